@@ -1,0 +1,81 @@
+"""Load models and tokenizers; device, precision and parameter counts."""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class ModelUnavailableError(OSError):
+    """A model or tokenizer could not be loaded; the message names the id, the cause and the remedy."""
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for; else CUDA, Apple's MPS, or the CPU, whichever is there first."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16 by hardware: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX; never MPS."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Decide "auto", "fp32" or "bf16" for a device. Never fp16: T5's feed-forward output overflows it.
+
+    Raises:
+        ValueError: bf16 is asked for where the device has none.
+    """
+    if precision == "bf16" and not has_bf16(device):
+        raise ValueError(f"precision 'bf16' is not supported on {device}: choose 'auto' or 'fp32'")
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Autocast to bf16 where `use_bf16` says so; a context that changes nothing elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16) if use_bf16(precision, device) else contextlib.nullcontext()
+
+
+def load_model(
+    id_or_path: str, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder-decoder model, in eval mode on its device, and its tokenizer.
+
+    `dtype` None is float32: training needs float32 weights, and autocast gives bf16's speed over them.
+
+    Raises:
+        ModelUnavailableError: nothing can be loaded under that id or path.
+    """
+    with clear_loading_errors(id_or_path):
+        tokenizer = AutoTokenizer.from_pretrained(id_or_path)
+        model = AutoModelForSeq2SeqLM.from_pretrained(id_or_path, dtype=dtype or torch.float32, attn_implementation="sdpa")
+    return model.to(pick_device(device)).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def clear_loading_errors(id_or_path: str) -> Iterator[None]:
+    """Turn what the hub client raises inside the block into one ModelUnavailableError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise ModelUnavailableError(
+            f"cannot load {id_or_path!r}: {cause} Check the id or folder and the connection, "
+            "or set LABS_PRESET=offline to use the embedded models."
+        ) from None
+
+
+def parameter_counts(model: nn.Module) -> dict[str, float]:
+    """Total and trainable parameters, shared ones once, and the trainable share in percent."""
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"total": total, "trainable": trainable, "trainable_percent": 100 * trainable / total}

@@ -1,0 +1,77 @@
+"""Prompts: instruction templates, worked examples within a token budget, and the choice of examples."""
+
+import random
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+PLAIN = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
+
+# The seven templates FLAN was trained on for dialogue summarisation (SAMSum): google-research/FLAN, flan/templates.py, Apache-2.0.
+FLAN_TEMPLATES = (
+    "{dialogue}\n\nBriefly summarize that dialogue.",
+    "Here is a dialogue:\n{dialogue}\n\nWrite a short summary!",
+    "Dialogue:\n{dialogue}\n\nWhat is a summary of this dialogue?",
+    "{dialogue}\n\nWhat was that dialogue about, in two sentences or less?",
+    "Here is a dialogue:\n{dialogue}\n\nWhat were they talking about?",
+    "Dialogue:\n{dialogue}\nWhat were the main points in that conversation?",
+    "Dialogue:\n{dialogue}\nWhat was going on in that conversation?",
+)
+
+TEMPLATES = {
+    "none": "{dialogue}",
+    "plain": PLAIN,
+    "polite": "Summarize the following conversation politely.\n\n{dialogue}\n\nSummary:",
+    "flan": FLAN_TEMPLATES[0],
+}
+
+Example = tuple[str, str]  # (dialogue, summary)
+
+
+def build_prompt(
+    dialogue: str,
+    examples: Sequence[Example] = (),
+    template: str = PLAIN,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_tokens: int | None = None,
+) -> str:
+    """Write the prompt for one dialogue, preceded by worked examples in the same template.
+
+    With `max_tokens`, whole examples are dropped, the last one first, until the prompt fits; the dialogue itself is never cut.
+
+    Raises:
+        ValueError: the template has no `{dialogue}`; `max_tokens` comes without a tokenizer; the dialogue alone exceeds `max_tokens`.
+    """
+    if "{dialogue}" not in template:
+        raise ValueError(f"the template {template!r} has no {{dialogue}}: put {{dialogue}} where the dialogue belongs")
+    if max_tokens is not None and tokenizer is None:
+        raise ValueError(f"max_tokens={max_tokens} needs a tokenizer to count with: pass tokenizer=")
+    query = template.replace("{dialogue}", dialogue)
+    shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
+    for kept in range(len(shots), -1, -1):
+        prompt = "\n\n".join([*shots[:kept], query])
+        if max_tokens is None or (tokens := count_tokens(tokenizer, prompt)) <= max_tokens:
+            return prompt
+    raise ValueError(
+        f"the dialogue {dialogue[:60]!r}… needs {tokens} tokens without any example, over max_tokens={max_tokens}: "
+        "raise max_tokens (T5's relative positions read longer inputs than it was trained on) or shorten the dialogue"
+    )
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Tokens of a text as the model reads it, the end-of-sequence token included."""
+    return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+
+
+def random_examples(dialogues: Sequence[str], summaries: Sequence[str], k: int, queries: int, seed: int = 0) -> list[list[Example]]:
+    """Draw `k` examples for each of `queries` prompts, without repetition within a prompt.
+
+    Drawing anew for every prompt averages over the luck of the examples, so that a score speaks of "k random examples".
+
+    Raises:
+        ValueError: fewer than `k` dialogues to draw from.
+    """
+    if k > len(dialogues):
+        raise ValueError(f"cannot draw k={k} examples from {len(dialogues)} dialogues: ask for fewer")
+    rng = random.Random(seed)
+    return [[(dialogues[i], summaries[i]) for i in rng.sample(range(len(dialogues)), k)] for _ in range(queries)]

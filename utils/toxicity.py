@@ -1,0 +1,69 @@
+"""The hate-speech classifier as a scorer: probabilities to judge by, raw logits to reward by."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from utils.models import clear_loading_errors, pick_device
+
+
+class HateScorer:
+    """A sequence classifier with a label "hate" and a label "nothate", such as Meta's roberta-hate-speech-dynabench-r4-target.
+
+    Labels are looked up by name in the model's `id2label`, whatever their order or case: an output's position or rank says nothing.
+    Give it responses alone; what the policy did not write it cannot change.
+
+    Raises:
+        ModelUnavailableError: nothing can be loaded under that id or path.
+        ValueError: the model has no label "hate" or "nothate".
+    """
+
+    def __init__(self, id_or_path: str, device: str | torch.device | None = None, batch_size: int = 64):
+        self.device = pick_device(device)
+        self.batch_size = batch_size
+        with clear_loading_errors(id_or_path):
+            self.tokenizer = AutoTokenizer.from_pretrained(id_or_path)
+            self.model = AutoModelForSequenceClassification.from_pretrained(id_or_path, dtype=torch.float32).to(self.device).eval()
+        self.label_ids = {name.lower(): i for i, name in self.model.config.id2label.items()}
+        for name in ("hate", "nothate"):
+            self._label_id(name)
+
+    def probability(self, texts: Sequence[str]) -> np.ndarray:
+        """p(hate) of each text, by a softmax over all labels; shape (texts,)."""
+        logits = self._all_logits(texts)
+        return torch.softmax(logits, dim=-1)[:, self._label_id("hate")].numpy()
+
+    def logits(self, texts: Sequence[str], label: str = "nothate") -> np.ndarray:
+        """Raw logit of one label for each text; shape (texts,). A reward by logits keeps its slope where probabilities saturate."""
+        return self._all_logits(texts)[:, self._label_id(label)].numpy()
+
+    def _label_id(self, label: str) -> int:
+        if label.lower() not in self.label_ids:
+            raise ValueError(f"the classifier has no label {label!r}: its labels are {', '.join(self.label_ids)}")
+        return self.label_ids[label.lower()]
+
+    @torch.no_grad()
+    def _all_logits(self, texts: Sequence[str]) -> torch.Tensor:
+        if isinstance(texts, str):
+            raise TypeError(f"texts is the string {texts[:40]!r}: give a list of texts")
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        logits = torch.empty(len(texts), self.model.config.num_labels)  # (texts, labels)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            batch = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, return_tensors="pt").to(self.device)
+            logits[rows] = self.model(**batch).logits.float().cpu()
+        return logits
+
+
+class HateReward:
+    """A reward function for the trainers: the raw logit of "nothate" of each completion, the prompt left out."""
+
+    __name__ = "nothate_logit"
+
+    def __init__(self, scorer: HateScorer):
+        self.scorer = scorer
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        return self.scorer.logits(completions).tolist()
