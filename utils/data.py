@@ -18,12 +18,15 @@ class DatasetError(ValueError):
 
 
 def load_dialogsum(id_or_path: str) -> DatasetDict:
-    """Load DialogSum, or data of the same layout, from the hub or from a folder with train.csv, validation.csv and test.csv.
+    """Load DialogSum, or data of the same layout, from the hub or from a folder with train.csv, validation.csv and
+    test.csv.
 
-    Returns splits train, validation and test with the text columns id, dialogue, summary and topic, as they stand in the files.
+    Returns splits train, validation and test with the text columns id, dialogue, summary and topic, as they stand in
+    the files.
 
     Raises:
-        DatasetError: a split or column is missing, a cell is empty or not text, an id is repeated, or nothing is there to load.
+        DatasetError: a split or column is missing, a cell is empty or not text, an id is repeated, or nothing is there
+            to load.
     """
     folder = Path(id_or_path)
     dataset = _read_folder(folder) if folder.is_dir() else _read_hub(id_or_path)
@@ -37,11 +40,15 @@ def load_dialogsum(id_or_path: str) -> DatasetDict:
 def _read_folder(folder: Path) -> DatasetDict:
     files = {split: folder / f"{split}.csv" for split in SPLITS}
     if missing := [f.name for f in files.values() if not f.is_file()]:
-        raise DatasetError(f"the folder {folder} has no {', '.join(missing)}: it needs {', '.join(f'{s}.csv' for s in SPLITS)}")
+        raise DatasetError(
+            f"the folder {folder} has no {', '.join(missing)}: it needs {', '.join(f'{s}.csv' for s in SPLITS)}"
+        )
     splits = {}
     for split, file in files.items():
         try:
-            splits[split] = load_dataset("csv", data_files=str(file), split="train", keep_default_na=False, features=_text_features(file))
+            splits[split] = load_dataset(
+                "csv", data_files=str(file), split="train", keep_default_na=False, features=_text_features(file)
+            )
         except Exception as error:  # datasets wraps the parser's own error, whose class is not public
             raise DatasetError(f"{file} is not a readable CSV file: {error.__cause__ or error}") from None
     return DatasetDict(splits)
@@ -73,17 +80,22 @@ def _check_rows(rows: Dataset, where: str) -> None:
     for column in COLUMNS:
         for number, cell in enumerate(rows[column], start=1):
             if not isinstance(cell, str) or not cell.strip():
-                raise DatasetError(f"{where}, row {number}: {column} is {cell!r}; fill it in with text or remove the row")
+                raise DatasetError(
+                    f"{where}, row {number}: {column} is {cell!r}; fill it in with text or remove the row"
+                )
     repeated = [name for name, count in Counter(rows["id"]).items() if count > 1]
     if repeated:
         number = len(rows["id"]) - rows["id"][::-1].index(repeated[0])
-        raise DatasetError(f"{where}, row {number}: the id {repeated[0]!r} is repeated; give every row an id of its own")
+        raise DatasetError(
+            f"{where}, row {number}: the id {repeated[0]!r} is repeated; give every row an id of its own"
+        )
 
 
 def group_references(dataset: Dataset) -> Dataset:
     """Gather rows of the same dialogue: one row per dialogue, in order of first appearance.
 
-    Returns columns id, dialogue, summaries (list) and topics (list); the id of several rows is theirs without the trailing `_1`, `_2`, ….
+    Returns columns id, dialogue, summaries (list) and topics (list); the id of several rows is theirs without the
+    trailing `_1`, `_2`, ….
     """
     groups: dict[str, list[dict]] = defaultdict(list)
     for row in dataset:
@@ -120,7 +132,8 @@ class NearDuplicates:
 
 
 def drop_near_duplicates(dataset: Dataset, against: Dataset, n: int = 5, threshold: float = 0.7) -> Dataset:
-    """Keep the rows whose dialogue has no near-duplicate in `against`: Jaccard similarity of word n-grams below `threshold`.
+    """Keep the rows whose dialogue has no near-duplicate in `against`: Jaccard similarity of word n-grams below
+    `threshold`.
 
     Raises:
         ValueError: n below 1, or a threshold outside (0, 1].

@@ -1,6 +1,5 @@
 """Full and LoRA fine-tuning on Seq2SeqTrainer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +46,24 @@ class FineTuningResult:
 
 def lora_config(rank: int = 32, **changes: Any) -> LoraConfig:
     """LoRA on the query and value projections, as in Hu et al. 2021; alpha = rank, so that W + BA is not scaled."""
-    return LoraConfig(**{"task_type": TaskType.SEQ_2_SEQ_LM, "r": rank, "lora_alpha": rank, "lora_dropout": 0.05, "target_modules": ["q", "v"]} | changes)
+    return LoraConfig(
+        **{
+            "task_type": TaskType.SEQ_2_SEQ_LM,
+            "r": rank,
+            "lora_alpha": rank,
+            "lora_dropout": 0.05,
+            "target_modules": ["q", "v"],
+        }
+        | changes
+    )
 
 
 def tokenize_pairs(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, template: str = PLAIN, max_prompt_tokens: int = 1024, max_summary_tokens: int = 128
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str = PLAIN,
+    max_prompt_tokens: int = 1024,
+    max_summary_tokens: int = 128,
 ) -> Dataset:
     """Prompts and summaries as token ids: input_ids, attention_mask and labels, unpadded.
 
@@ -118,10 +130,11 @@ def fine_tune(
 ) -> FineTuningResult:
     """Train on (prompt, summary) pairs; keep the checkpoint whose validation ROUGE-1 is best.
 
-    `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains `model` itself; "lora" trains an adapter
-    (`peft_config`, by default `lora_config()`) put into `model`: give it a copy if the original is still needed. Labels are padded with
-    −100, batches are padded to their longest row and grouped by length; weights are float32, under bf16 autocast where `precision`
-    allows. `arguments` go to Seq2SeqTrainingArguments. With `resume`, training goes on from the newest checkpoint in `output_dir`.
+    `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains `model` itself; "lora"
+    trains an adapter (`peft_config`, by default `lora_config()`) put into `model`: give it a copy if the original is
+    still needed. Labels are padded with −100, batches are padded to their longest row and grouped by length; weights
+    are float32, under bf16 autocast where `precision` allows. `arguments` go to Seq2SeqTrainingArguments. With
+    `resume`, training goes on from the newest checkpoint in `output_dir`.
 
     Raises:
         ValueError: an unknown method, or a peft_config with method "full".
@@ -147,11 +160,18 @@ def fine_tune(
     outcome = trainer.train(resume_from_checkpoint=resume or None)
     model.eval()
     return FineTuningResult(
-        model, method, pd.DataFrame(trainer.state.log_history), parameter_counts(model), outcome.metrics["train_runtime"], output_dir
+        model,
+        method,
+        pd.DataFrame(trainer.state.log_history),
+        parameter_counts(model),
+        outcome.metrics["train_runtime"],
+        output_dir,
     )
 
 
-def _training_arguments(model: PreTrainedModel, method: str, output_dir: str, precision: str, arguments: dict[str, Any]) -> Seq2SeqTrainingArguments:
+def _training_arguments(
+    model: PreTrainedModel, method: str, output_dir: str, precision: str, arguments: dict[str, Any]
+) -> Seq2SeqTrainingArguments:
     defaults = {
         "num_train_epochs": 1,
         "per_device_train_batch_size": 16,

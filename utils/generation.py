@@ -13,13 +13,17 @@ BATCH_TOKENS = {"cpu": 8_192, "cuda": 131_072, "mps": 16_384}
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], batch_size: int | None = None, **generation_config: Any
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    batch_size: int | None = None,
+    **generation_config: Any,
 ) -> list[str]:
     """Answer every prompt; answers come in the prompts' order.
 
-    Prompts are sorted by length and batched: `batch_size` of them, or by default as many as fill a budget of tokens that suits the
-    device. Without sampling, equal prompts are answered once. Dropout is off during generation and as it was after.
-    `generation_config` goes to `model.generate`; `max_new_tokens` is 128 unless given.
+    Prompts are sorted by length and batched: `batch_size` of them, or by default as many as fill a budget of tokens
+    that suits the device. Without sampling, equal prompts are answered once. Dropout is off during generation and as it
+    was after. `generation_config` goes to `model.generate`; `max_new_tokens` is 128 unless given.
 
     Raises:
         ValueError: `batch_size` below 1.

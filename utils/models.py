@@ -26,7 +26,7 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bf16 by hardware: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX; never MPS."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
@@ -57,7 +57,9 @@ def load_model(
     """
     with clear_loading_errors(id_or_path):
         tokenizer = AutoTokenizer.from_pretrained(id_or_path)
-        model = AutoModelForSeq2SeqLM.from_pretrained(id_or_path, dtype=dtype or torch.float32, attn_implementation="sdpa")
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            id_or_path, dtype=dtype or torch.float32, attn_implementation="sdpa"
+        )
     return model.to(pick_device(device)).eval(), tokenizer
 
 

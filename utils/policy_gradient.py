@@ -12,7 +12,8 @@ EPSILON = 1e-8
 def response_mask(responses: Tensor, eos_token_id: int) -> Tensor:
     """1 from the first response token through the first end-of-sequence, inclusive; responses without one count whole.
 
-    `responses` holds the ids after the decoder's start token. Padding is never looked for: T5's start token equals its pad token.
+    `responses` holds the ids after the decoder's start token. Padding is never looked for: T5's start token equals its
+    pad token.
     """
     is_eos = (responses == eos_token_id).long()
     return (is_eos.cumsum(dim=1) - is_eos == 0).long()
@@ -24,7 +25,8 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and variance 1 (Bessel-corrected) over the masked positions of the whole batch; 0 elsewhere.
+    """Shift and scale to mean 0 and variance 1 (Bessel-corrected) over the masked positions of the whole batch; 0
+    elsewhere.
 
     Raises:
         ValueError: fewer than two masked positions, whose variance does not exist.
@@ -37,9 +39,11 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def kl_estimates(logprobs: Tensor, reference_logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per-token estimates of KL(policy ‖ reference) from tokens the policy sampled (Schulman 2020, "Approximating KL divergence").
+    """Per-token estimates of KL(policy ‖ reference) from tokens the policy sampled (Schulman 2020, "Approximating KL
+    divergence").
 
-    With r = p_reference / p_policy: k1 = −log r (unbiased), k2 = (log r)² / 2, k3 = (r − 1) − log r (unbiased, never negative).
+    With r = p_reference / p_policy: k1 = −log r (unbiased), k2 = (log r)² / 2, k3 = (r − 1) − log r (unbiased, never
+    negative).
     """
     log_ratio = reference_logprobs - logprobs
     return -log_ratio, log_ratio.square() / 2, torch.expm1(log_ratio) - log_ratio
@@ -53,7 +57,8 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016): advantages, and returns = advantages + values; 0 outside the mask.
+    """Generalised advantage estimation (Schulman et al. 2016): advantages, and returns = advantages + values; 0 outside
+    the mask.
 
     δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γλ A_{t+1}; after the last response token V and A are 0.
     """
@@ -69,8 +74,11 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, advantages + values
 
 
-def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
-    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), negated, and the share of tokens on which the clip decides.
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), negated, and the share of tokens on which the clip
+    decides.
 
     loss = mean max(−ρA, −clip(ρ, 1−ε, 1+ε)A) with ρ = p_new / p_old.
     """
@@ -81,7 +89,9 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float) -> Tensor:
-    """Half the squared error of the values, which may move by at most `clip_range` from the old ones; the worse of both counts."""
+    """Half the squared error of the values, which may move by at most `clip_range` from the old ones; the worse of both
+    counts.
+    """
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
     return 0.5 * masked_mean(torch.maximum((values - returns).square(), (clipped - returns).square()), mask)
 

@@ -7,7 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 PLAIN = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
-# The seven templates FLAN was trained on for dialogue summarisation (SAMSum): google-research/FLAN, flan/templates.py, Apache-2.0.
+# The seven templates FLAN was trained on for dialogue summarisation (SAMSum).
+# Source: google-research/FLAN, flan/templates.py, Apache-2.0.
 FLAN_TEMPLATES = (
     "{dialogue}\n\nBriefly summarize that dialogue.",
     "Here is a dialogue:\n{dialogue}\n\nWrite a short summary!",
@@ -37,10 +38,12 @@ def build_prompt(
 ) -> str:
     """Write the prompt for one dialogue, preceded by worked examples in the same template.
 
-    With `max_tokens`, whole examples are dropped, the last one first, until the prompt fits; the dialogue itself is never cut.
+    With `max_tokens`, whole examples are dropped, the last one first, until the prompt fits; the dialogue itself is
+    never cut.
 
     Raises:
-        ValueError: the template has no `{dialogue}`; `max_tokens` comes without a tokenizer; the dialogue alone exceeds `max_tokens`.
+        ValueError: the template has no `{dialogue}`; `max_tokens` comes without a tokenizer; the dialogue alone exceeds
+            `max_tokens`.
     """
     if "{dialogue}" not in template:
         raise ValueError(f"the template {template!r} has no {{dialogue}}: put {{dialogue}} where the dialogue belongs")
@@ -63,7 +66,9 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
 
-def random_examples(dialogues: Sequence[str], summaries: Sequence[str], k: int, queries: int, seed: int = 0) -> list[list[Example]]:
+def random_examples(
+    dialogues: Sequence[str], summaries: Sequence[str], k: int, queries: int, seed: int = 0
+) -> list[list[Example]]:
     """Draw `k` examples for each of `queries` prompts, without repetition within a prompt.
 
     Drawing anew for every prompt averages over the luck of the examples, so that a score speaks of "k random examples".

@@ -1,6 +1,7 @@
 """The one Settings dataclass, and the presets that fill it in."""
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,9 @@ class Settings:
     ppo_batch_size: int = field(default=16, metadata={"help": "prompts in one PPO step"})
     ppo_learning_rate: float = field(default=1e-4, metadata={"help": "peak, PPO"})
     kl_coef: float = field(default=0.05, metadata={"help": "price of one nat of KL to the reference"})
-    judged_dialogues: int = field(default=120, metadata={"help": "held-out heated dialogues that toxicity is judged on"})
+    judged_dialogues: int = field(
+        default=120, metadata={"help": "held-out heated dialogues that toxicity is judged on"}
+    )
 
     def table(self) -> pd.DataFrame:
         """One row per field: its value and its meaning."""
@@ -75,7 +78,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo_batch_size": 32,
         "ppo_learning_rate": 2e-3,
     },
-    "cpu": _HUB | {"train_dialogues": 500, "validation_dialogues": 50, "test_dialogues": 50, "ppo_steps": 20, "judged_dialogues": 40},
+    "cpu": _HUB
+    | {
+        "train_dialogues": 500,
+        "validation_dialogues": 50,
+        "test_dialogues": 50,
+        "ppo_steps": 20,
+        "judged_dialogues": 40,
+    },
     "gpu": _HUB | {"full_epochs": 3.0, "lora_epochs": 3.0, "ppo_steps": 200, "ppo_batch_size": 32},
 }
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -84,7 +94,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
     """Fill in the Settings: preset, then variables LABS_<FIELD>, then keywords; the later wins.
 
-    `preset` is "offline", "cpu", "gpu" or "auto" (gpu where CUDA is, else cpu); None reads LABS_PRESET, else means "auto".
+    `preset` is "offline", "cpu", "gpu" or "auto" (gpu where CUDA is, else cpu); None reads LABS_PRESET, else means
+    "auto".
 
     Raises:
         ValueError: an unknown preset, field or variable, or a value that a field cannot take.
@@ -110,7 +121,10 @@ def _from_environment(fields: dict[str, dataclasses.Field]) -> dict[str, Any]:
         if not variable.startswith("LABS_") or name == "preset":
             continue
         if name not in fields:
-            raise ValueError(f"unknown variable {variable}: choose from {', '.join(f'LABS_{f.upper()}' for f in ('preset', *fields))}")
+            raise ValueError(
+                f"unknown variable {variable}: "
+                f"choose from {', '.join(f'LABS_{name.upper()}' for name in ('preset', *fields))}"
+            )
         values[name] = _parse(variable, text, fields[name].type)
     return values
 
@@ -123,7 +137,9 @@ def _parse(variable: str, text: str, kind: Any) -> Any:
     try:
         return float(text) if kind is float else int(text)
     except ValueError:
-        raise ValueError(f"{variable}={text!r} is not a number: give {'a number' if kind is float else 'a whole number'}") from None
+        raise ValueError(
+            f"{variable}={text!r} is not a number: give {'a number' if kind is float else 'a whole number'}"
+        ) from None
 
 
 def _check(name: str, value: Any, kind: Any) -> None:
@@ -135,5 +151,5 @@ def _check(name: str, value: Any, kind: Any) -> None:
     minimum = 0 if name in ("seed", "few_shot", "kl_coef") else 1
     if isinstance(value, int) and value < minimum:
         raise ValueError(f"setting {name}={value!r} must be at least {minimum}")
-    if isinstance(value, float) and (value < 0 or (value == 0 and name != "kl_coef")):
-        raise ValueError(f"setting {name}={value!r} must be positive")
+    if isinstance(value, float) and not (0 < value < math.inf or (value == 0 and name == "kl_coef")):
+        raise ValueError(f"setting {name}={value!r} must be positive and finite")

@@ -10,10 +10,11 @@ from utils.models import clear_loading_errors, pick_device
 
 
 class HateScorer:
-    """A sequence classifier with a label "hate" and a label "nothate", such as Meta's roberta-hate-speech-dynabench-r4-target.
+    """A sequence classifier with a label "hate" and a label "nothate", such as Meta's
+    roberta-hate-speech-dynabench-r4-target.
 
-    Labels are looked up by name in the model's `id2label`, whatever their order or case: an output's position or rank says nothing.
-    Give it responses alone; what the policy did not write it cannot change.
+    Labels are looked up by name in the model's `id2label`, whatever their order or case: an output's position or rank
+    says nothing. Give it responses alone; what the policy did not write it cannot change.
 
     Raises:
         ModelUnavailableError: nothing can be loaded under that id or path.
@@ -25,7 +26,11 @@ class HateScorer:
         self.batch_size = batch_size
         with clear_loading_errors(id_or_path):
             self.tokenizer = AutoTokenizer.from_pretrained(id_or_path)
-            self.model = AutoModelForSequenceClassification.from_pretrained(id_or_path, dtype=torch.float32).to(self.device).eval()
+            self.model = (
+                AutoModelForSequenceClassification.from_pretrained(id_or_path, dtype=torch.float32)
+                .to(self.device)
+                .eval()
+            )
         self.label_ids = {name.lower(): i for i, name in self.model.config.id2label.items()}
         for name in ("hate", "nothate"):
             self._label_id(name)
@@ -36,7 +41,9 @@ class HateScorer:
         return torch.softmax(logits, dim=-1)[:, self._label_id("hate")].numpy()
 
     def logits(self, texts: Sequence[str], label: str = "nothate") -> np.ndarray:
-        """Raw logit of one label for each text; shape (texts,). A reward by logits keeps its slope where probabilities saturate."""
+        """Raw logit of one label for each text; shape (texts,). A reward by logits keeps its slope where probabilities
+        saturate.
+        """
         return self._all_logits(texts)[:, self._label_id(label)].numpy()
 
     def _label_id(self, label: str) -> int:
@@ -52,7 +59,9 @@ class HateScorer:
         logits = torch.empty(len(texts), self.model.config.num_labels)  # (texts, labels)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            batch = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, return_tensors="pt").to(self.device)
+            batch = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, return_tensors="pt").to(
+                self.device
+            )
             logits[rows] = self.model(**batch).logits.float().cpu()
         return logits
 
@@ -66,4 +75,5 @@ class HateReward:
         self.scorer = scorer
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
+        """One reward per completion, after TRL's interface of reward functions."""
         return self.scorer.logits(completions).tolist()

@@ -74,7 +74,12 @@ def make_t5_tokenizer(texts: list[str]) -> T5Tokenizer:
         for start, piece in enumerate(re.findall(r"#Person\d#:?|[A-Za-z']+|.", word)):
             pieces[piece if start else f"▁{piece}"] += 1
     total = pieces.total()
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, log(count / total)) for piece, count in sorted(pieces.items()))]
+    vocabulary = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *((piece, log(count / total)) for piece, count in sorted(pieces.items())),
+    ]
     characters = ["▁", *map(chr, range(33, 127))]
     vocabulary += [(character, -20.0) for character in characters if character not in pieces]
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, additional_special_tokens=[], model_max_length=512)
@@ -135,7 +140,9 @@ def train_classifier(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    bpe.train_from_iterator([text for text, _ in texts] + [chr(c) for c in range(32, 127)], vocab_size=1500, special_tokens=special)
+    bpe.train_from_iterator(
+        [text for text, _ in texts] + [chr(c) for c in range(32, 127)], vocab_size=1500, special_tokens=special
+    )
     bpe.save_model(str(folder))
     tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=128)
     config = RobertaConfig(
@@ -175,12 +182,17 @@ def train_classifier(folder: Path) -> None:
 
 def write_manifest(folder: Path, seconds: dict[str, float]) -> None:
     """Write manifest.json: how the files were made, and their SHA-256."""
-    files = sorted(path for part in ("data", "t5", "classifier") for path in (folder / part).iterdir() if path.is_file())
+    files = sorted(
+        path for part in ("data", "t5", "classifier") for path in (folder / part).glob("*") if path.is_file()
+    )
     manifest = {
         "seed": SEED,
-        "versions": {m.__name__: m.__version__ for m in (torch, transformers, tokenizers, np)} | {"python": platform.python_version()},
+        "versions": {m.__name__: m.__version__ for m in (torch, transformers, tokenizers, np)}
+        | {"python": platform.python_version()},
         "seconds": {name: round(value) for name, value in seconds.items()},
-        "sha256": {str(path.relative_to(folder).as_posix()): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "sha256": {
+            str(path.relative_to(folder).as_posix()): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+        },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -195,7 +207,10 @@ def main() -> None:
     seconds = json.loads(manifest.read_text(encoding="utf-8"))["seconds"] if manifest.exists() else {}
     splits = write_corpus(arguments.folder / "data")
     held_out = NearDuplicates(row["dialogue"] for split in ("validation", "test") for row in splits[split])
-    jobs = {"t5": lambda: train_t5(arguments.folder / "t5", held_out), "classifier": lambda: train_classifier(arguments.folder / "classifier")}
+    jobs = {
+        "t5": lambda: train_t5(arguments.folder / "t5", held_out),
+        "classifier": lambda: train_classifier(arguments.folder / "classifier"),
+    }
     for name, job in jobs.items():
         if arguments.only in (None, name):
             start = time.perf_counter()

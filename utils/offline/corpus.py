@@ -1,14 +1,15 @@
 """A seeded generator of everyday dialogues with summaries in several styles: the corpus behind the embedded default.
 
-A dialogue is one request between #Person1# and #Person2#, with or without a reason, a day, names, small talk and an insult.
-The same facts can be summarised in three styles, and each style may leave out the day and the reason:
+A dialogue is one request between #Person1# and #Person2#, with or without a reason, a day, names, small talk and an
+insult. The same facts can be summarised in three styles, and each style may leave out the day and the reason:
 
     report   Anna asks #Person2# for the ladder on Friday because the roof leaks. #Person2# agrees.
     notes    Anna and #Person2# talk about the ladder. Result: yes. When: Friday. Why: the roof leaks.
     diary    I asked for a loan of the ladder, Friday being the day, since the roof leaks. They were glad to help.
 
-The corpus' own references are reports that tell everything. A prompt that only says "summarize" cannot know that; worked examples
-can tell it, and one example tells only what its own dialogue had to tell (an example without a day says nothing about days).
+The corpus' own references are reports that tell everything. A prompt that only says "summarize" cannot know that;
+worked examples can tell it, and one example tells only what its own dialogue had to tell (an example without a day says
+nothing about days).
 """
 
 import dataclasses
@@ -109,12 +110,18 @@ def make_rows(n: int, seed: int, split: str, heated_share: float, references: in
 
 
 def labelled_texts(n: int, seed: int, held_out: bool) -> list[tuple[str, int]]:
-    """Texts with label 1 (a person is insulted) or 0, half and half: turns and summaries, and harmless uses of the same words.
+    """Texts with label 1 (a person is insulted) or 0, half and half: turns and summaries, and harmless uses of the same
+    words.
 
     One pair of insulting words in five is kept for `held_out` texts, the others for training.
     """
     rng = random.Random(f"labelled-{seed}-{held_out}")
-    pairs = [(a, b) for i, a in enumerate(tables.INSULT_ADJECTIVES) for j, b in enumerate(tables.INSULT_NOUNS) if ((i + j) % 5 == 0) == held_out]
+    pairs = [
+        (a, b)
+        for i, a in enumerate(tables.INSULT_ADJECTIVES)
+        for j, b in enumerate(tables.INSULT_NOUNS)
+        if ((i + j) % 5 == 0) == held_out
+    ]
     return [(_insulting_text(rng, rng.choice(pairs)), 1) if i % 2 else (_harmless_text(rng), 0) for i in range(n)]
 
 

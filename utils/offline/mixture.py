@@ -2,10 +2,12 @@
 
 The design, and why each part is there:
 
-- A prompt without examples says nothing of the wanted style; most such prompts want short notes, so notes are what zero-shot gets.
-- A prompt with examples wants the examples' style, each style with a fair share, so that the answer learns to follow them.
-- The examples of a prompt agree on whether days and reasons are told. An example whose dialogue names no day says nothing about
-  days, so that several examples tell more of the style than one.
+- A prompt without examples says nothing of the wanted style; most such prompts want short notes, so notes are what
+  zero-shot gets.
+- A prompt with examples wants the examples' style, each style with a fair share, so that the answer learns to follow
+  them.
+- The examples of a prompt agree on whether days and reasons are told. An example whose dialogue names no day says
+  nothing about days, so that several examples tell more of the style than one.
 - A bare dialogue wants its next turn, as a language model's bare text does: an instruction is needed to get a summary.
 - "politely" in the instruction means that insults are not repeated.
 """
@@ -18,7 +20,9 @@ from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, build_prompt
 
 ZERO_SHOT_FORMS = {"notes": 0.6, "report": 0.25, "diary": 0.15}
 FEW_SHOT_FORMS = {"report": 0.4, "notes": 0.3, "diary": 0.3}
-SHARE_TOLD = 0.4  # of days and of reasons; below one half, so that an example that tells nothing of days leaves them out
+SHARE_TOLD = (
+    0.4  # of days and of reasons; below one half, so that an example that tells nothing of days leaves them out
+)
 SHARE_TOLD_ZERO_SHOT = 0.2
 HEATED_SHARE = 0.3
 

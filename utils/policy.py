@@ -1,0 +1,86 @@
+"""What PPO trains: an encoder-decoder policy, its reference and its value head, in one module."""
+
+import copy
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from utils.finetuning import lora_config
+
+
+class PolicyWithValueHead(nn.Module):
+    """A policy with a linear value head on its decoder's last hidden state, and the reference it must stay close to.
+
+    The reference is the policy as found. With LoRA the policy as found, its own adapter merged, becomes the base under
+    a fresh adapter, and the reference is that base with the adapter off: no second model in memory, and the first KL
+    is 0. Where no adapter touches the encoder, `encode` runs it once and its output serves every later call.
+
+    Args:
+        model: the policy as found; it is changed in place.
+        peft_config: the fresh adapter's, by default `lora_config()` without dropout; False trains all parameters
+            against a frozen copy.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel, peft_config: LoraConfig | bool | None = None):
+        super().__init__()
+        base = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        if peft_config is False:
+            self.reference = copy.deepcopy(base).eval().requires_grad_(False)
+            self.policy = base.requires_grad_(True)
+        else:
+            self.reference = None
+            self.policy = get_peft_model(base, peft_config or lora_config(lora_dropout=0.0))
+        self.encoder_is_frozen = not any(p.requires_grad for p in self.policy.get_encoder().parameters())
+        self.value_head = nn.Linear(self.policy.config.d_model, 1, dtype=torch.float32, device=self.policy.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+        """What the decoder needs to know of the prompts: the encoder's output if it is frozen, else its input."""
+        if not self.encoder_is_frozen:
+            return {"input_ids": input_ids, "attention_mask": attention_mask}
+        output = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+        return {"last_hidden_state": output.last_hidden_state, "attention_mask": attention_mask}
+
+    def sample(self, prompts: dict[str, Tensor], generation_config: GenerationConfig) -> Tensor:
+        """Responses as ids after the decoder's start token, (batch, time)."""
+        return self.policy.generate(**_encoder_inputs(prompts), generation_config=generation_config)[:, 1:]
+
+    def forward(self, prompts: dict[str, Tensor], responses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probability of each response token, the value before it and the entropy there; (batch, time), fp32."""
+        output = _decode(self.policy, prompts, responses, output_hidden_states=True)
+        logprobs = torch.log_softmax(output.logits.float(), dim=-1)  # (batch, time, vocabulary)
+        entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+        with torch.autocast(responses.device.type, enabled=False):
+            values = self.value_head(output.decoder_hidden_states[-1].float()).squeeze(-1)
+        return _of_tokens(logprobs, responses), values, entropy
+
+    @torch.no_grad()
+    def reference_logprobs(self, prompts: dict[str, Tensor], responses: Tensor) -> Tensor:
+        """Log-probability of each response token under the policy as found, (batch, time), fp32."""
+        with nullcontext() if self.reference else self.policy.disable_adapter():
+            logits = _decode(self.reference or self.policy, prompts, responses).logits
+        return _of_tokens(torch.log_softmax(logits.float(), dim=-1), responses)
+
+
+def _decode(model: PreTrainedModel | PeftModel, prompts: dict[str, Tensor], responses: Tensor, **arguments: Any) -> Any:
+    """Teacher forcing: the decoder reads the start token and all but the last response token."""
+    start = responses.new_full((len(responses), 1), model.config.decoder_start_token_id)
+    decoder_input_ids = torch.cat([start, responses[:, :-1]], dim=1)
+    return model(**_encoder_inputs(prompts), decoder_input_ids=decoder_input_ids, use_cache=False, **arguments)
+
+
+def _encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:
+    if "last_hidden_state" not in prompts:
+        return prompts
+    encoded = BaseModelOutput(last_hidden_state=prompts["last_hidden_state"])
+    return {"encoder_outputs": encoded, "attention_mask": prompts["attention_mask"]}
+
+
+def _of_tokens(logprobs: Tensor, responses: Tensor) -> Tensor:
+    return logprobs.gather(-1, responses.unsqueeze(-1)).squeeze(-1)  # (batch, time)
