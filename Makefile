@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: labs test lint offline clean
+.PHONY: labs test offline notebooks clean
 
 labs: .venv/installed
 	$(BIN)/python -m utils labs
@@ -10,6 +10,7 @@ labs: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --line-length 80 *.ipynb
 	$(BIN)/python -m pytest
 
 # Makes the embedded corpus, T5 and classifier anew: about half an hour on two cores.
@@ -21,6 +22,11 @@ offline: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	touch $@
+
+# Runs the labs and stores the executed notebooks in the project, as they are read on the web.
+notebooks: labs
+	cp out/lab*.ipynb .
+	$(BIN)/ruff format --quiet --line-length 80 *.ipynb
 
 clean:
 	rm -rf .venv out

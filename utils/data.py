@@ -91,6 +91,11 @@ def _check_rows(rows: Dataset, where: str) -> None:
         )
 
 
+def first_rows(rows: Dataset, n: int | None) -> Dataset:
+    """The first `n` rows, or all where there are fewer or `n` is None."""
+    return rows if n is None else rows.select(range(min(n, len(rows))))
+
+
 def group_references(dataset: Dataset) -> Dataset:
     """Gather rows of the same dialogue: one row per dialogue, in order of first appearance.
 
@@ -111,6 +116,11 @@ def group_references(dataset: Dataset) -> Dataset:
             for dialogue, rows in groups.items()
         ]
     )
+
+
+def turns(dialogue: str) -> list[str]:
+    """The dialogue's turns, speaker tags included."""
+    return [turn for turn in dialogue.splitlines() if turn.strip()]
 
 
 class NearDuplicates:

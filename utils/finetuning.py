@@ -14,6 +14,8 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
+    TrainingArguments,
+    set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
 
@@ -144,6 +146,7 @@ def fine_tune(
         raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
     if method == "full" and peft_config is not None:
         raise ValueError("peft_config is given with method 'full': choose method='lora' to train an adapter")
+    set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
     if method == "lora":
         model = get_peft_model(model, peft_config or lora_config())
     trainer = _EvaluateByRouge(

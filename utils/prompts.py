@@ -61,6 +61,21 @@ def build_prompt(
     )
 
 
+def build_prompts(
+    dialogues: Sequence[str],
+    examples: Sequence[Sequence[Example]],
+    template: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+) -> list[str]:
+    """Write one prompt per dialogue with its own examples within `max_tokens`; longer dialogues stand alone."""
+    prompts = []
+    for dialogue, shown in zip(dialogues, examples, strict=True):
+        alone = count_tokens(tokenizer, build_prompt(dialogue, template=template))
+        prompts.append(build_prompt(dialogue, shown, template, tokenizer, max(max_tokens, alone)))
+    return prompts
+
+
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """Tokens of a text as the model reads it, the end-of-sequence token included."""
     return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from rouge_score import rouge_scorer, tokenizers
 
+from utils.data import turns
+
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 RESAMPLES = 10_000
 
@@ -107,6 +109,17 @@ def compare(scores_a: pd.DataFrame, scores_b: pd.DataFrame, seed: int = 0) -> pd
     return confidence_interval(differences, seed=seed).rename(columns={"mean": "difference"}).assign(p=p)
 
 
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values adjusted for being many, in the order given (Holm 1979).
+
+    The k-th smallest of m is multiplied by m − k + 1, and is never smaller than the one before it or larger than 1.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)
+    adjusted = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted[np.argsort(order)]
+
+
 def _checked(scores: pd.DataFrame) -> np.ndarray:
     values = scores.to_numpy(dtype=float)
     if len(values) < 2:
@@ -114,11 +127,6 @@ def _checked(scores: pd.DataFrame) -> np.ndarray:
     if np.isnan(values).any():
         raise ValueError(f"row {int(np.isnan(values).any(axis=1).argmax())} has a missing score: score every dialogue")
     return values
-
-
-def turns(dialogue: str) -> list[str]:
-    """The dialogue's turns, speaker tags included."""
-    return [turn for turn in dialogue.splitlines() if turn.strip()]
 
 
 def lead(dialogue: str, n: int) -> str:

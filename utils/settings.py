@@ -50,9 +50,19 @@ class Settings:
         default=120, metadata={"help": "held-out heated dialogues that toxicity is judged on"}
     )
 
+    @property
+    def is_embedded_default(self) -> bool:
+        """Whether all is as the preset "offline" has it, but for the seed and the folder written to."""
+        default = Settings(preset="offline", **PRESETS["offline"])
+        return dataclasses.replace(self, seed=default.seed, output_dir=default.output_dir) == default
+
     def table(self) -> pd.DataFrame:
-        """One row per field: its value and its meaning."""
-        rows = {f.name: (str(getattr(self, f.name)), f.metadata["help"]) for f in dataclasses.fields(self)}
+        """One row per field: its value and its meaning; folders inside the project are shown from its root."""
+        project = f"{OFFLINE.parents[1]}{os.sep}"
+        rows = {
+            f.name: (str(getattr(self, f.name)).removeprefix(project), f.metadata["help"])
+            for f in dataclasses.fields(self)
+        }
         return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "meaning"])
 
 

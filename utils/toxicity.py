@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from utils.data import turns
 from utils.models import clear_loading_errors, pick_device
 
 
@@ -77,3 +78,11 @@ class HateReward:
     def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
         """One reward per completion, after TRL's interface of reward functions."""
         return self.scorer.logits(completions).tolist()
+
+
+def dialogue_heat(scorer: HateScorer, dialogues: Sequence[str]) -> np.ndarray:
+    """Highest p(hate) among the turns of each dialogue, speaker tags left out; shape (dialogues,)."""
+    spoken = [[turn.split(": ", 1)[-1] for turn in turns(dialogue)] for dialogue in dialogues]
+    flat = scorer.probability([turn for one_dialogue in spoken for turn in one_dialogue])
+    ends = np.cumsum([len(one_dialogue) for one_dialogue in spoken])
+    return np.array([part.max() for part in np.split(flat, ends[:-1])])

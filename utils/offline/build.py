@@ -47,8 +47,8 @@ SPLITS = {"train": (2400, 1), "validation": (200, 1), "test": (360, 3)}  # dialo
 HEATED_SHARE = 1 / 3
 BATCH = 32
 STAGES = (  # steps, learning rate, shares of prompts with 0, 1, 2, 3 examples, share of bare dialogues
-    (500, 1e-3, {0: 1.0}, 0.0),  # short prompts first: copying from the dialogue is learned here
-    (3500, 1e-3, {0: 0.3, 1: 0.3, 2: 0.2, 3: 0.2}, 0.07),
+    (400, 1e-3, {0: 1.0}, 0.0),  # short prompts first: copying from the dialogue is learned here
+    (1700, 1e-3, {0: 0.3, 1: 0.3, 2: 0.2, 3: 0.2}, 0.07),
 )
 
 

@@ -1,0 +1,36 @@
+"""python -m utils: bad input ends in one line that names the value and the remedy."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from utils.labs import ROOT
+
+
+def run_labs(tmp_path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "utils", "labs", "--output-dir", str(tmp_path / "out"), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+
+
+def test_unknown_preset_is_refused_before_anything_runs(tmp_path):
+    run = run_labs(tmp_path, "--preset", "fast")
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines() == ["error: unknown preset 'fast': choose auto, offline, cpu, gpu"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_variable_is_refused_before_anything_runs(tmp_path):
+    run = run_labs(tmp_path, LABS_PRESET="offline", LABS_EPOCHS="3")
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: unknown variable LABS_EPOCHS: choose from ")
+
+
+@pytest.mark.parametrize("variable", ["LABS_DATASET", "LABS_MODEL"])
+def test_missing_folder_stops_the_lab_with_one_clear_line(tmp_path, variable):
+    run = run_labs(tmp_path, "--only", "1", LABS_PRESET="offline", HF_HUB_OFFLINE="1", **{variable: "no/such"})
+    assert run.returncode == 1
+    message = run.stderr.strip().splitlines()[0]
+    assert "no/such" in message and "LABS_PRESET=offline" in message
+    assert not (tmp_path / "out" / "results.json").exists()

@@ -1,0 +1,187 @@
+import pytest
+import torch
+
+from utils import generation
+from utils.generation import generate
+
+PROMPTS = [
+    "good",
+    "Anna asks #Person2# for the ladder on Friday. good bad nice ugly hello world",
+    "hello world",
+    "bad bad bad nice ugly ladder",
+    "#Person1#: Anna",
+    "ugly " * 40,
+    "",
+]
+
+
+@pytest.fixture
+def model(tiny_t5):
+    """A tiny T5 with weights large enough that answers differ from prompt to prompt."""
+    with torch.no_grad():
+        for parameter in tiny_t5.parameters():
+            parameter.mul_(3)
+    return tiny_t5
+
+
+@pytest.fixture
+def calls(model, monkeypatch) -> list[dict]:
+    """What each call of `model.generate` was given, and whether dropout was on."""
+    seen, original = [], model.generate
+
+    def spy(**arguments):
+        seen.append(arguments | {"training": model.training, "grad": torch.is_grad_enabled()})
+        return original(**arguments)
+
+    monkeypatch.setattr(model, "generate", spy)
+    return seen
+
+
+def shapes(calls: list[dict]) -> list[tuple[int, int]]:
+    return [tuple(call["input_ids"].shape) for call in calls]
+
+
+# Order
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 100])
+def test_answers_equal_those_given_one_by_one_in_the_prompts_order(model, tiny_tokenizer, batch_size):
+    alone = []
+    for prompt in PROMPTS:
+        output = model.generate(**tiny_tokenizer(prompt, return_tensors="pt"), max_new_tokens=8, do_sample=False)
+        alone.append(tiny_tokenizer.decode(output[0], skip_special_tokens=True))
+    assert len(set(alone)) > 3  # else the order would prove nothing
+    assert generate(model, tiny_tokenizer, PROMPTS, batch_size=batch_size, max_new_tokens=8) == alone
+
+
+def test_answers_move_with_their_prompts(model, tiny_tokenizer):
+    forward = generate(model, tiny_tokenizer, PROMPTS, batch_size=2, max_new_tokens=8)
+    assert generate(model, tiny_tokenizer, PROMPTS[::-1], batch_size=2, max_new_tokens=8) == forward[::-1]
+
+
+def test_padding_is_masked(model, tiny_tokenizer, calls):
+    generate(model, tiny_tokenizer, ["good", "good bad nice"], max_new_tokens=1)
+    (call,) = calls
+    assert call["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+def test_special_tokens_stay_out_of_the_answers(model, tiny_tokenizer):
+    answers = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=8)
+    assert not any("<pad>" in answer or "</s>" in answer for answer in answers)
+
+
+# Economy
+
+
+def test_each_distinct_prompt_is_answered_once(model, tiny_tokenizer, calls):
+    prompts = ["good", "bad", "good", "nice", "good", "bad"]
+    answers = generate(model, tiny_tokenizer, prompts, batch_size=2, max_new_tokens=8)
+    assert sum(rows for rows, _ in shapes(calls)) == 3
+    assert len(answers) == 6
+    assert answers[0] == answers[2] == answers[4]
+    assert answers[1] == answers[5] != answers[0]
+
+
+def test_sampling_answers_equal_prompts_anew(model, tiny_tokenizer, calls):
+    torch.manual_seed(0)
+    answers = generate(model, tiny_tokenizer, ["good"] * 6, max_new_tokens=8, do_sample=True, top_k=0)
+    assert sum(rows for rows, _ in shapes(calls)) == 6
+    assert len(set(answers)) > 1
+
+
+def test_prompts_of_like_length_share_a_batch_the_longest_first(model, tiny_tokenizer, calls):
+    generate(model, tiny_tokenizer, ["good", "bad " * 9, "nice", "ugly " * 9], batch_size=2, max_new_tokens=1)
+    assert shapes(calls) == [(2, 10), (2, 2)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_no_batch_is_larger_than_asked_for(model, tiny_tokenizer, calls, batch_size):
+    generate(model, tiny_tokenizer, PROMPTS, batch_size=batch_size, max_new_tokens=1)
+    assert max(rows for rows, _ in shapes(calls)) == batch_size
+
+
+def test_batches_fill_a_budget_of_padded_tokens_unless_a_size_is_asked_for(model, tiny_tokenizer, calls, monkeypatch):
+    monkeypatch.setitem(generation.BATCH_TOKENS, "cpu", 24)
+    prompts = [f"{'good ' * words}{end}" for words in (1, 1, 5, 7) for end in ("bad", "nice", "ugly")]
+    generate(model, tiny_tokenizer, [*prompts, "hello " * 40], max_new_tokens=1)
+    assert shapes(calls)[0] == (1, 41)  # over the budget by itself, and still answered
+    assert all(rows * length <= 24 for rows, length in shapes(calls)[1:])
+    assert max(rows for rows, _ in shapes(calls)) == 3
+
+
+# State
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_while_generating_and_as_it_was_after(model, tiny_tokenizer, calls, training):
+    model.train(training)
+    generate(model, tiny_tokenizer, PROMPTS[:2], max_new_tokens=1)
+    assert [call["training"] for call in calls] == [False]
+    assert {module.training for module in model.modules()} == {training}
+
+
+def test_a_model_in_train_mode_answers_as_in_eval_mode(model, tiny_tokenizer):
+    expected = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=8)
+    assert generate(model.train(), tiny_tokenizer, PROMPTS, max_new_tokens=8) == expected
+
+
+def test_train_mode_is_restored_after_an_error(model, tiny_tokenizer, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model.train(), "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(model, tiny_tokenizer, ["good"])
+    assert model.training
+
+
+def test_no_gradients_are_kept(model, tiny_tokenizer, calls):
+    generate(model, tiny_tokenizer, ["good"], max_new_tokens=1)
+    assert [call["grad"] for call in calls] == [False]
+
+
+# Configuration
+
+
+def test_the_number_of_new_tokens_is_always_explicit(model, tiny_tokenizer, calls):
+    generate(model, tiny_tokenizer, ["good"])
+    generate(model, tiny_tokenizer, ["good"], max_new_tokens=7)
+    assert [call["max_new_tokens"] for call in calls] == [128, 7]
+
+
+def test_decoding_is_greedy_unless_asked_otherwise(model, tiny_tokenizer, calls):
+    generate(model, tiny_tokenizer, ["good"], max_new_tokens=1)
+    generate(model, tiny_tokenizer, ["good"], max_new_tokens=1, do_sample=True)
+    assert [call["do_sample"] for call in calls] == [False, True]
+
+
+def test_other_arguments_reach_the_model(model, tiny_tokenizer, calls):
+    generate(model, tiny_tokenizer, ["good"], max_new_tokens=3, num_beams=2, length_penalty=0.6)
+    assert (calls[0]["num_beams"], calls[0]["length_penalty"]) == (2, 0.6)
+
+
+def test_a_long_prompt_reaches_the_model_uncut(model, tiny_tokenizer, calls):
+    generate(model, tiny_tokenizer, ["good " * 600], max_new_tokens=1)
+    assert shapes(calls) == [(1, 601)]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_no_prompts_give_no_answers(model, tiny_tokenizer, calls, sample):
+    assert generate(model, tiny_tokenizer, [], do_sample=sample) == []
+    assert calls == []
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5])
+def test_an_impossible_batch_size_is_refused_and_named(model, tiny_tokenizer, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
+        generate(model, tiny_tokenizer, ["good"], batch_size=batch_size, max_new_tokens=1)
+
+
+def test_one_bare_prompt_is_not_taken_for_a_list_of_letters(model, tiny_tokenizer):
+    with pytest.raises((TypeError, ValueError), match="list"):
+        generate(model, tiny_tokenizer, "good", max_new_tokens=1)
+
+
+def test_several_answers_to_one_prompt_are_refused_by_name(model, tiny_tokenizer):
+    with pytest.raises(ValueError, match="num_return_sequences"):
+        generate(model, tiny_tokenizer, ["good"], max_new_tokens=1, do_sample=True, num_return_sequences=2)

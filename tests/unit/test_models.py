@@ -1,0 +1,215 @@
+import json
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
+
+from utils import models
+from utils.finetuning import lora_config
+from utils.models import (
+    ModelUnavailableError,
+    autocast,
+    clear_loading_errors,
+    has_bf16,
+    load_model,
+    parameter_counts,
+    pick_device,
+    use_bf16,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tiny_t5, tiny_tokenizer, tmp_path) -> str:
+    """The tiny T5 as a checkpoint, head tied."""
+    tiny_t5.train().save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+@pytest.fixture
+def untied_folder(tiny_t5, tiny_tokenizer, tmp_path) -> str:
+    """The tiny T5 as google/flan-t5-* store theirs: a head of its own, and `tie_word_embeddings` false in the file."""
+    untie(tiny_t5)
+    tiny_t5.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["scale_decoder_outputs"]  # unknown to the transformers of that time
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    return str(tmp_path)
+
+
+def untie(model: T5ForConditionalGeneration) -> None:
+    """A head of its own; the two embeddings of encoder and decoder stay one with `shared`."""
+    model.lm_head.weight = nn.Parameter(torch.randn_like(model.shared.weight))
+    model.config.tie_word_embeddings = False
+
+
+def logits(model: T5ForConditionalGeneration) -> torch.Tensor:
+    return model(input_ids=torch.tensor([[5, 6, 7, 1]]), decoder_input_ids=torch.tensor([[0, 8, 9]])).logits
+
+
+# Loading
+
+
+def test_a_loaded_model_is_in_eval_mode_in_fp32_with_sdpa_attention(folder):
+    model, tokenizer = load_model(folder, device="cpu")
+    assert not any(module.training for module in model.modules())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.config._attn_implementation == "sdpa"
+    assert tokenizer.decode(tokenizer("good hello")["input_ids"], skip_special_tokens=True) == "good hello"
+
+
+def test_a_loaded_model_answers_twice_the_same(folder):
+    model, _ = load_model(folder, device="cpu")
+    assert torch.equal(logits(model), logits(model))
+
+
+def test_a_loaded_model_computes_what_the_saved_one_did(folder, tiny_t5):
+    model, _ = load_model(folder, device="cpu")
+    assert torch.allclose(logits(model), logits(tiny_t5.eval()), atol=1e-5)
+
+
+def test_weights_are_fp32_even_where_the_file_says_bf16(tiny_t5, tiny_tokenizer, tmp_path):
+    tiny_t5.to(torch.bfloat16).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert load_model(str(tmp_path), device="cpu")[0].dtype == torch.float32
+    assert load_model(str(tmp_path), device="cpu", dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("missing", ["nobody/no-such-model", "/no/such/folder", "no-such-model"])
+def test_an_unreachable_model_is_named_in_one_line_with_the_remedy(missing):
+    with pytest.raises(ModelUnavailableError, match=rf"'{missing}'.*LABS_PRESET=offline") as error:
+        load_model(missing)
+    assert "\n" not in str(error.value)
+    assert error.value.__suppress_context__  # no page of the hub client's own errors above it
+
+
+def test_a_folder_without_a_model_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(ModelUnavailableError, match=rf"'{tmp_path}'.*LABS_PRESET=offline"):
+        load_model(str(tmp_path))
+
+
+def test_a_download_cut_short_is_named_with_the_remedy(folder, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelUnavailableError, match=rf"'{folder}'.*LABS_PRESET=offline"):
+        load_model(folder)
+
+
+def test_an_error_without_a_message_still_names_the_model():
+    with pytest.raises(ModelUnavailableError, match=r"'some/model'"), clear_loading_errors("some/model"):
+        raise OSError
+
+
+# The head of FLAN-T5
+
+
+def test_a_head_unlike_the_embedding_loads_untied(untied_folder, tiny_t5):
+    model, _ = load_model(untied_folder, device="cpu")
+    assert torch.equal(model.lm_head.weight, tiny_t5.lm_head.weight)
+    assert not torch.equal(model.lm_head.weight, model.shared.weight)
+    assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight
+
+
+def test_an_untied_head_reads_unscaled_decoder_outputs_and_stays_so_when_saved_again(untied_folder, tmp_path):
+    model, tokenizer = load_model(untied_folder, device="cpu")
+    assert not model.config.scale_decoder_outputs
+    model.save_pretrained(tmp_path / "again")
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert torch.equal(logits(load_model(str(tmp_path / "again"), device="cpu")[0]), logits(model))
+
+
+# Parameters
+
+
+def test_shared_weights_count_once():
+    embedding, head = nn.Embedding(10, 4), nn.Linear(4, 10, bias=False)
+    model = nn.ModuleList([embedding, head])
+    assert parameter_counts(model)["total"] == 80
+    head.weight = embedding.weight
+    assert parameter_counts(model)["total"] == 40
+
+
+def test_trainable_share_is_in_percent():
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 12, bias=False))  # 20 and 60
+    model[1].requires_grad_(False)
+    assert parameter_counts(model) == {"total": 80, "trainable": 20, "trainable_percent": 25.0}
+
+
+def test_flan_t5_base_has_247577856_parameters_and_lora_trains_3538944():
+    config = T5Config(
+        d_model=768, d_ff=2048, num_layers=12, num_heads=12, vocab_size=32_128, feed_forward_proj="gated-gelu"
+    )
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(config)
+        assert parameter_counts(model)["total"] == 222_903_552  # built from a config, transformers 5 ties the head
+        untie(model)
+        assert parameter_counts(model)["total"] == 247_577_856
+        counts = parameter_counts(get_peft_model(model, lora_config(rank=32)))
+    assert (counts["total"], counts["trainable"]) == (251_116_800, 3_538_944)
+    assert counts["trainable_percent"] == pytest.approx(1.41, abs=0.005)
+
+
+# Device and precision
+
+
+def test_the_device_asked_for_wins_and_cuda_comes_first_otherwise(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device() == torch.device("cuda")
+    assert pick_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("mps", "device"), [(True, "mps"), (False, "cpu")])
+def test_without_cuda_the_device_is_mps_or_the_cpu(monkeypatch, mps, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device().type == device
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_cuda_has_bf16_from_ampere_on_and_a_t4_has_not(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert has_bf16(torch.device("cuda")) is expected
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_a_cpu_has_bf16_where_its_instructions_say_so(monkeypatch, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": expected})
+    assert has_bf16(CPU) is expected
+
+
+def test_mps_counts_as_without_bf16():
+    assert has_bf16(torch.device("mps")) is False
+
+
+@pytest.mark.parametrize(
+    ("precision", "there", "expected"),
+    [("auto", True, True), ("auto", False, False), ("bf16", True, True), ("fp32", True, False), ("fp32", False, False)],
+)
+def test_bf16_is_used_where_it_is_there_and_not_declined(monkeypatch, precision, there, expected):
+    monkeypatch.setattr(models, "has_bf16", lambda device: there)
+    assert use_bf16(precision, CPU) is expected
+
+
+def test_bf16_is_refused_where_the_device_has_none(monkeypatch):
+    monkeypatch.setattr(models, "has_bf16", lambda device: False)
+    with pytest.raises(ValueError, match=r"'bf16'.*cpu.*'auto' or 'fp32'"):
+        autocast("bf16", CPU)
+
+
+def test_fp16_is_refused_because_it_overflows_in_t5():
+    with pytest.raises(ValueError, match=r"fp16"):
+        use_bf16("fp16", CPU)
+
+
+@pytest.mark.parametrize(("there", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_autocast_computes_in_bf16_or_fp32_and_never_in_fp16(monkeypatch, there, dtype):
+    monkeypatch.setattr(models, "has_bf16", lambda device: there)
+    layer = nn.Linear(2, 2)
+    with autocast("auto", CPU):
+        assert layer(torch.ones(1, 2)).dtype == dtype
+    assert layer.weight.dtype == layer(torch.ones(1, 2)).dtype == torch.float32

@@ -1,0 +1,433 @@
+import random
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+from scipy import stats
+
+from utils.data import group_references, load_dialogsum
+from utils.rouge import (
+    compare,
+    confidence_interval,
+    extractive_oracle,
+    holm,
+    human_agreement,
+    lead,
+    longest,
+    rouge_scores,
+    turns,
+)
+
+TYPES = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+WORDS = ["Anna", "asks", "asked", "asking", "Bob", "the", "ladder", "ladders", "meets", "Friday,", "£5", "it's"]
+DIALOGUE = (
+    "#Person1#: Good morning, Bob.\n"
+    "#Person2#: Good morning! How are you today, my dear old friend?\n"
+    "\n"
+    "#Person1#: Could you lend me your ladder on Friday?\n"
+    "#Person2#: Sure, the ladder is yours."
+)
+REFERENCES = ["Person1 wants Bob to lend the ladder on Friday.", "Bob is asked: could you lend me your ladder?"]
+
+
+@pytest.fixture(scope="module")
+def test_split(real_data):
+    return group_references(load_dialogsum(real_data)["test"])
+
+
+def random_texts(count: int, seed: int) -> list[str]:
+    """Texts of one to four lines over a few words with endings and punctuation."""
+    rng = random.Random(seed)
+
+    def line() -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(1, 8)))
+
+    return ["\n".join(line() for _ in range(rng.randint(1, 4))) for _ in range(count)]
+
+
+def table(*columns) -> pd.DataFrame:
+    return pd.DataFrame({f"rouge{i}": column for i, column in enumerate(columns, start=1)}, dtype=float)
+
+
+def random_scores(rows: int, seed: int) -> pd.DataFrame:
+    return table(*np.random.default_rng(seed).beta(2, 3, size=(2, rows)))
+
+
+# Scores
+
+
+def test_a_toy_pair_by_hand():
+    # overlap 3 of 3 and 4 words; no bigram in common; longest common subsequence "the sat"
+    (row,) = rouge_scores(["cat the sat"], ["the cat sat down"]).to_dict("records")
+    assert row == pytest.approx({"rouge1": 6 / 7, "rouge2": 0, "rougeL": 4 / 7, "rougeLsum": 4 / 7})
+
+
+def test_a_repeated_word_counts_as_often_as_the_reference_has_it():
+    assert rouge_scores(["the the the the"], ["the cat the hat"])["rouge1"][0] == pytest.approx(1 / 2)
+
+
+def test_equal_texts_score_one_and_strangers_zero():
+    scores = rouge_scores(["Anna asks Bob.", "Anna asks Bob.", ""], ["Anna asks Bob.", "it rains", "Anna"])
+    assert scores.to_numpy().tolist() == [[1.0] * 4, [0.0] * 4, [0.0] * 4]
+
+
+@pytest.mark.parametrize("use_stemmer", [True, False])
+def test_scores_equal_those_of_rouge_score(use_stemmer):
+    predictions, references = random_texts(40, 1), random_texts(40, 2)
+    scorer = RougeScorer(TYPES, use_stemmer=use_stemmer)
+    expected = [
+        [scorer.score(target, prediction)[name].fmeasure for name in TYPES]
+        for prediction, target in zip(predictions, references, strict=True)
+    ]
+    scores = rouge_scores(predictions, references, use_stemmer=use_stemmer)
+    assert list(scores.columns) == TYPES
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-9)
+    assert not np.allclose(scores["rougeL"], scores["rougeLsum"])  # texts of several lines tell the two apart
+
+
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+def test_several_references_are_reduced_score_by_score(reduce):
+    predictions = random_texts(15, 3)
+    references = [random_texts(1 + i % 3, 10 + i) for i in range(15)]
+    scorer = RougeScorer(TYPES, use_stemmer=True)
+    expected = [
+        getattr(np, reduce)([[scorer.score(t, p)[name].fmeasure for name in TYPES] for t in targets], axis=0)
+        for p, targets in zip(predictions, references, strict=True)
+    ]
+    np.testing.assert_allclose(rouge_scores(predictions, references, reduce=reduce), expected, rtol=0, atol=1e-9)
+
+
+def test_the_best_of_several_references_is_rouge_scores_own_score_multi():
+    predictions, references = random_texts(10, 4), [random_texts(3, 20 + i) for i in range(10)]
+    scorer = RougeScorer(TYPES, use_stemmer=True)
+    expected = [
+        [scorer.score_multi(targets, p)[name].fmeasure for name in TYPES]
+        for p, targets in zip(predictions, references, strict=True)
+    ]
+    np.testing.assert_allclose(rouge_scores(predictions, references, "max"), expected, rtol=0, atol=1e-9)
+
+
+def test_the_mean_over_references_and_stemming_are_the_defaults():
+    predictions, references = ["Anna asked Bob"], [["Anna asks Bob", "it rains"]]
+    assert rouge_scores(predictions, references)["rouge1"][0] == pytest.approx(1 / 2)
+    assert rouge_scores(predictions, references, "max", use_stemmer=False)["rouge1"][0] == pytest.approx(2 / 3)
+
+
+def test_one_prediction_is_one_row_however_many_references_it_has():
+    scores = rouge_scores(["a b", "c d", "e f"], [["a", "b"], ["c", "d", "c d"], ["e"]])
+    assert scores.shape == (3, 4)
+    assert rouge_scores([], []).shape == (0, 4)
+
+
+def test_a_different_number_of_predictions_and_references_is_refused():
+    with pytest.raises(ValueError, match="2 predictions against 1 references"):
+        rouge_scores(["a", "b"], ["a"])
+
+
+def test_a_prediction_without_reference_is_refused_and_named():
+    with pytest.raises(ValueError, match="prediction 1 has no reference"):
+        rouge_scores(["a", "b"], [["a"], []])
+
+
+def test_an_unknown_reduction_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"'median'.*'mean'.*'max'"):
+        rouge_scores(["a"], ["a"], reduce="median")
+
+
+def test_one_bare_prediction_is_not_taken_for_a_list_of_letters():
+    with pytest.raises((TypeError, ValueError), match="list"):
+        rouge_scores("Anna", "Anna")
+
+
+# Intervals
+
+
+def test_interval_equals_scipys_percentile_bootstrap():
+    scores = random_scores(200, seed=1)
+    interval = confidence_interval(scores)
+    for column in scores:
+        expected = stats.bootstrap(
+            (scores[column],), np.mean, n_resamples=10_000, method="percentile", rng=1
+        ).confidence_interval
+        tolerance = 0.03 * (expected.high - expected.low)
+        assert interval.loc[column, ["low", "high"]].tolist() == pytest.approx(list(expected), abs=tolerance)
+        assert interval.loc[column, "mean"] == pytest.approx(scores[column].mean())
+
+
+@pytest.mark.parametrize(("level", "quantile"), [(0.95, 1.96), (0.9, 1.645), (0.5, 0.6745)])
+def test_interval_is_the_normal_one_where_dialogues_are_many(level, quantile):
+    scores = random_scores(800, seed=2)
+    half_width = quantile * scores["rouge1"].std() / 800**0.5
+    low, high = confidence_interval(scores, level).loc["rouge1", ["low", "high"]]
+    assert (low, high) == pytest.approx(
+        (scores["rouge1"].mean() - half_width, scores["rouge1"].mean() + half_width), abs=0.05 * half_width
+    )
+
+
+def test_interval_of_500_dialogues_is_a_little_over_one_point_of_rouge1():
+    # standard deviation per dialogue about 12.6 points: 1.96 × 12.6 / √500 = 1.10
+    scores = np.random.default_rng(0).normal(size=500)
+    scores = table(0.4 + 0.126 * (scores - scores.mean()) / scores.std())
+    low, high = confidence_interval(scores).loc["rouge1", ["low", "high"]]
+    assert 100 * (high - low) / 2 == pytest.approx(1.10, abs=0.05)
+
+
+def test_interval_is_reproducible_and_follows_the_seed():
+    scores = random_scores(50, seed=3)
+    pd.testing.assert_frame_equal(confidence_interval(scores), confidence_interval(scores))
+    assert not confidence_interval(scores, seed=1).equals(confidence_interval(scores, seed=2))
+
+
+def test_interval_has_a_row_per_column_and_contains_the_mean():
+    interval = confidence_interval(random_scores(30, seed=4))
+    assert list(interval.index) == ["rouge1", "rouge2"]
+    assert list(interval.columns) == ["mean", "low", "high"]
+    assert ((interval["low"] < interval["mean"]) & (interval["mean"] < interval["high"])).all()
+
+
+def test_interval_treats_a_dialogue_as_one_observation():
+    # three summaries of a dialogue score alike: as 1,500 rows they feign an interval about √3 times too narrow
+    rng = np.random.default_rng(5)
+    by_dialogue = rng.normal(0.4, 0.12, size=(500, 1)) + rng.normal(0, 0.01, size=(500, 3))
+    honest, feigned = (confidence_interval(table(x)) for x in (by_dialogue.mean(axis=1), by_dialogue.ravel()))
+    widths = [interval.loc["rouge1", "high"] - interval.loc["rouge1", "low"] for interval in (honest, feigned)]
+    assert widths[0] / widths[1] == pytest.approx(3**0.5, abs=0.1)
+
+
+def test_equal_scores_have_an_interval_of_no_width():
+    assert confidence_interval(table([0.25] * 10)).loc["rouge1"].tolist() == pytest.approx([0.25] * 3)
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, -0.5, float("nan")])
+def test_a_level_that_is_no_share_is_refused(level):
+    with pytest.raises(ValueError, match=f"level={level}"):
+        confidence_interval(random_scores(5, seed=0), level)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_an_interval_of_fewer_than_two_dialogues_is_refused(rows):
+    with pytest.raises(ValueError, match=rf"{rows} dialogue.*at least two"):
+        confidence_interval(random_scores(rows, seed=0))
+
+
+def test_a_missing_score_is_refused_with_its_row():
+    with pytest.raises(ValueError, match="row 2 has a missing score"):
+        confidence_interval(table([0.1, 0.2, np.nan, 0.4]))
+
+
+# Comparison
+
+
+def exact_p(differences: list[float]) -> float:
+    """Share of all 2ⁿ swaps whose mean difference is at least as large."""
+    sums = [abs(np.dot(signs, differences)) for signs in product([1, -1], repeat=len(differences))]
+    return float(np.mean([total >= abs(sum(differences)) - 1e-9 for total in sums]))
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([1, 2, 3, 4, 5], 2 / 32),  # all of one sign: only the observed and its mirror image
+        ([3, -1, 2, 1, 1], 8 / 32),  # |8 − 2 × flipped| ≥ 6: flipped 0 or 1 (1 + 3 ways), and mirrored
+        ([1, -1, 1, -1, 0], 1.0),  # no difference at all
+        ([1, 1, 1, 1, -1], 12 / 32),  # four or five alike
+    ],
+)
+def test_p_is_that_of_all_swaps_counted_by_hand(differences, p):
+    assert exact_p(differences) == p
+    a, b = table(0.5 + np.array(differences) / 20), table([0.5] * 5)
+    assert compare(a, b).loc["rouge1", "p"] == pytest.approx(p, abs=0.015)
+
+
+def test_p_agrees_with_scipys_paired_permutation_test():
+    a, b = random_scores(12, seed=6), random_scores(12, seed=7)
+    expected = stats.permutation_test(
+        (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert compare(a, b)["p"].tolist() == pytest.approx(expected, abs=0.015)
+
+
+def test_difference_is_a_minus_b_and_its_interval_that_of_the_paired_differences():
+    a, b = random_scores(40, seed=8), random_scores(40, seed=9)
+    result = compare(a, b, seed=3)
+    assert list(result.columns) == ["difference", "low", "high", "p"]
+    np.testing.assert_allclose(result["difference"], a.mean() - b.mean())
+    paired = confidence_interval(a - b, seed=3)
+    np.testing.assert_allclose(result[["low", "high"]], paired[["low", "high"]])
+
+
+def test_swapping_the_systems_turns_the_sign_and_keeps_p():
+    a, b = random_scores(40, seed=8), random_scores(40, seed=9)
+    forward, backward = compare(a, b), compare(b, a)
+    np.testing.assert_allclose(forward["difference"], -backward["difference"])
+    np.testing.assert_allclose(forward["p"], backward["p"])
+
+
+def test_a_clear_effect_has_a_small_p_that_is_never_zero():
+    b = random_scores(100, seed=10)
+    result = compare(b + 0.3, b)
+    assert (result["low"] > 0.29).all()
+    assert result["p"].tolist() == [1 / 10_001] * 2
+
+
+def test_equal_systems_have_p_one():
+    scores = random_scores(30, seed=11)
+    result = compare(scores, scores.copy())
+    assert result["p"].tolist() == [1.0, 1.0]
+    assert (result[["difference", "low", "high"]] == 0).all(axis=None)
+
+
+def test_p_below_five_percent_is_as_rare_as_it_says_where_there_is_no_effect():
+    a, b = np.random.default_rng(12).normal(size=(2, 25, 300))
+    p = compare(pd.DataFrame(a), pd.DataFrame(b))["p"]
+    assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.04)
+
+
+def test_pairing_finds_what_the_spread_between_dialogues_hides():
+    easy_or_hard = random_scores(60, seed=13)
+    a = easy_or_hard + 0.02 + np.random.default_rng(14).normal(0, 0.02, size=(60, 2))
+    assert (compare(a, easy_or_hard)["p"] < 0.01).all()
+    assert stats.ttest_ind(a["rouge1"], easy_or_hard["rouge1"]).pvalue > 0.1
+
+
+def test_comparison_is_reproducible_and_follows_the_seed():
+    a, b = random_scores(20, seed=15), random_scores(20, seed=16)
+    pd.testing.assert_frame_equal(compare(a, b), compare(a, b))
+    assert not compare(a, b, seed=1).equals(compare(a, b, seed=2))
+
+
+def test_rows_are_paired_by_position_whatever_their_labels():
+    a, b = random_scores(10, seed=17), random_scores(10, seed=18)
+    pd.testing.assert_frame_equal(compare(a.set_index(pd.RangeIndex(10, 20)), b), compare(a, b))
+
+
+def test_tables_that_are_not_paired_are_refused():
+    with pytest.raises(ValueError, match=r"\(5, 2\) and \(4, 2\) are not paired"):
+        compare(random_scores(5, seed=0), random_scores(4, seed=0))
+    with pytest.raises(ValueError, match="not paired"):
+        compare(table([0.1, 0.2]), table([0.1, 0.2], [0.1, 0.2]))
+
+
+def test_tables_of_different_columns_are_refused_with_the_columns():
+    with pytest.raises(ValueError, match=r"rouge1.*rougeL"):
+        compare(table([0.1, 0.2]), table([0.1, 0.2]).rename(columns={"rouge1": "rougeL"}))
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_comparison_with_a_missing_score_is_refused(side):
+    pair = [table([0.1, 0.2, 0.3]), table([0.1, 0.2, 0.3])]
+    pair[side].iloc[1, 0] = np.nan
+    with pytest.raises(ValueError, match="row 1 has a missing score"):
+        compare(*pair)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # × 3, × 2, × 1 from the smallest; 0.04 may not undercut 0.06
+        ([0.02, 0.01], [0.02, 0.02]),
+        ([0.5, 0.6, 1.0], [1.0, 1.0, 1.0]),
+        ([0.2], [0.2]),
+        ([], []),
+    ],
+)
+def test_holm_adjusts_p_values_in_the_order_given(p_values, adjusted):
+    assert holm(p_values).tolist() == pytest.approx(adjusted)
+
+
+# Baselines and ceilings
+
+
+def test_turns_are_the_lines_with_something_on_them():
+    assert len(turns(DIALOGUE)) == 4
+    assert turns(" \n\n") == []
+
+
+def test_lead_is_the_first_turns():
+    first, second = DIALOGUE.split("\n")[:2]
+    assert [lead(DIALOGUE, n) for n in (0, 1, 2)] == ["", first, f"{first}\n{second}"]
+    assert lead(DIALOGUE, 99) == "\n".join(turns(DIALOGUE))
+
+
+def test_longest_is_the_turns_of_most_words_in_their_order():
+    first, second, _, third, fourth = DIALOGUE.split("\n")  # 4, 11, 9 and 6 words
+    assert longest(DIALOGUE, 1) == second
+    assert longest(DIALOGUE, 2) == f"{second}\n{third}"
+    assert longest(DIALOGUE, 3) == f"{second}\n{third}\n{fourth}"
+    assert longest(DIALOGUE, 99) == f"{first}\n{second}\n{third}\n{fourth}"
+
+
+def test_length_is_counted_in_words_not_in_letters():
+    assert longest("#Person1#: extraordinarily incomprehensible\n#Person2#: I do so", 1) == "#Person2#: I do so"
+
+
+def test_oracle_picks_the_turns_that_the_references_share_in_their_order():
+    dialogue = "good morning\nBob lends the ladder\nfine weather today\nAnna asks Bob"
+    assert (
+        extractive_oracle(dialogue, ["Anna asks Bob. Bob lends the ladder."]) == "Bob lends the ladder\nAnna asks Bob"
+    )
+
+
+def test_oracle_stops_where_another_turn_would_cost_more_than_it_brings():
+    assert extractive_oracle("the ladder\na b c d e f g h ladder", ["the ladder"]) == "the ladder"
+
+
+def test_oracle_of_a_dialogue_that_shares_no_word_is_empty():
+    assert extractive_oracle("a b\nc d", ["x y"]) == ""
+
+
+def test_oracle_serves_all_references_not_only_the_first():
+    dialogue = "alpha beta gamma\ndelta epsilon zeta"
+    references = ["alpha beta gamma", "delta epsilon zeta", "delta epsilon zeta"]
+    assert extractive_oracle(dialogue, references).splitlines()[-1] == "delta epsilon zeta"
+    assert extractive_oracle(dialogue, references[:1]) == "alpha beta gamma"
+
+
+def test_oracle_beats_lead_on_its_references():
+    texts = [extractive_oracle(DIALOGUE, REFERENCES), lead(DIALOGUE, 1), lead(DIALOGUE, 2), lead(DIALOGUE, 3)]
+    scores = rouge_scores(texts, [REFERENCES] * 4)
+    oracle, *leads = scores["rouge1"] + scores["rouge2"]
+    assert oracle > max(leads)
+
+
+def test_human_agreement_by_hand():
+    # pairs: "a b" with "a c" 1/2, with "a b" 1, "a c" with "a b" 1/2; bigrams 0, 1, 0
+    scores = human_agreement([["a b", "a c", "a b"], ["x", "y"], ["a b", "a b"]])
+    assert scores["rouge1"].tolist() == pytest.approx([2 / 3, 0, 1])
+    assert scores["rouge2"].tolist() == pytest.approx([1 / 3, 0, 1])
+
+
+def test_human_agreement_needs_two_annotators():
+    with pytest.raises(ValueError, match="dialogue 1 has fewer than two references"):
+        human_agreement([["a", "b"], ["a"]])
+
+
+@pytest.mark.parametrize("function", [human_agreement, lambda texts: extractive_oracle("a b", texts[0])])
+def test_one_bare_reference_is_not_taken_for_a_list_of_letters(function):
+    with pytest.raises((TypeError, ValueError), match="list"):
+        function(["a b c", "a b d"])
+
+
+# The real DialogSum
+
+
+def test_humans_agree_on_dialogsum_at_53_27_45(test_split):
+    scores = 100 * human_agreement(test_split["summaries"]).mean()
+    assert scores[["rouge1", "rouge2", "rougeL"]].tolist() == pytest.approx([53.37, 26.73, 44.99], abs=0.02)
+
+
+def test_first_two_turns_of_dialogsum_score_27_6_21(test_split):
+    predictions = [lead(dialogue, 2) for dialogue in test_split["dialogue"]]
+    scores = 100 * rouge_scores(predictions, test_split["summaries"]).mean()
+    assert scores[["rouge1", "rouge2", "rougeL"]].tolist() == pytest.approx([26.95, 6.33, 20.68], abs=0.02)
+
+
+def test_oracle_beats_lead_and_longest_on_dialogsum(test_split):
+    few = test_split.select(range(20)).to_list()
+    oracle = [extractive_oracle(row["dialogue"], row["summaries"]) for row in few]
+    references = [row["summaries"] for row in few]
+    for baseline in (lead, longest):
+        simple = [baseline(row["dialogue"], 2) for row in few]
+        assert compare(rouge_scores(oracle, references), rouge_scores(simple, references)).loc["rouge1", "low"] > 0

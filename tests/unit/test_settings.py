@@ -1,0 +1,171 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from utils.settings import PRESETS, Settings, load_settings
+
+
+@pytest.mark.parametrize("preset", ["offline", "cpu", "gpu"])
+def test_a_preset_fills_in_every_field(preset):
+    settings = load_settings(preset)
+    assert settings.preset == preset
+    assert {name: getattr(settings, name) for name in PRESETS[preset]} == PRESETS[preset]
+
+
+def test_offline_preset_points_at_files_inside_the_package(offline_t5):
+    settings = load_settings("offline")
+    assert settings.model == offline_t5
+    assert all("offline" in path for path in (settings.reward_model, settings.dataset))
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+def test_hub_presets_use_flan_t5_dialogsum_and_the_hate_speech_classifier(preset):
+    settings = load_settings(preset)
+    assert settings.model == "google/flan-t5-base"
+    assert settings.dataset == "knkarthick/dialogsum"
+    assert settings.reward_model == "facebook/roberta-hate-speech-dynabench-r4-target"
+
+
+def test_gpu_preset_uses_all_of_the_data_and_cpu_a_part():
+    assert load_settings("gpu").train_dialogues is None
+    assert load_settings("gpu").test_dialogues is None
+    assert load_settings("cpu").train_dialogues < 12_460
+
+
+@pytest.mark.parametrize(("cuda", "chosen"), [(True, "gpu"), (False, "cpu")])
+def test_auto_is_gpu_where_cuda_is_and_cpu_elsewhere(monkeypatch, cuda, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert load_settings().preset == chosen
+    assert load_settings("auto").preset == chosen
+
+
+def test_preset_comes_from_the_environment_unless_given(monkeypatch):
+    monkeypatch.setenv("LABS_PRESET", "offline")
+    assert load_settings().preset == "offline"
+    assert load_settings("gpu").preset == "gpu"
+
+
+def test_environment_beats_preset_and_keyword_beats_environment(monkeypatch):
+    assert load_settings("cpu").batch_size == 16
+    monkeypatch.setenv("LABS_BATCH_SIZE", "7")
+    assert load_settings("cpu").batch_size == 7
+    assert load_settings("cpu", batch_size=5).batch_size == 5
+
+
+def test_variables_are_read_as_the_type_of_their_field(monkeypatch):
+    monkeypatch.setenv("LABS_MODEL", "some/model")
+    monkeypatch.setenv("LABS_FULL_LEARNING_RATE", "3e-5")
+    monkeypatch.setenv("LABS_SEED", "0")
+    settings = load_settings("cpu")
+    assert (settings.model, settings.full_learning_rate, settings.seed) == ("some/model", 3e-5, 0)
+
+
+@pytest.mark.parametrize("text", ["all", "None", "ALL"])
+def test_number_of_dialogues_may_be_all_of_them(monkeypatch, text):
+    monkeypatch.setenv("LABS_TRAIN_DIALOGUES", text)
+    assert load_settings("cpu").train_dialogues is None
+
+
+def test_only_numbers_of_dialogues_may_be_all(monkeypatch):
+    monkeypatch.setenv("LABS_BATCH_SIZE", "all")
+    with pytest.raises(ValueError, match="LABS_BATCH_SIZE='all'"):
+        load_settings("cpu")
+
+
+def test_variables_of_other_programs_are_left_alone(monkeypatch):
+    monkeypatch.setenv("OTHERLABS_BATCH_SIZE", "7")
+    monkeypatch.setenv("BATCH_SIZE", "7")
+    assert load_settings("cpu") == Settings(preset="cpu", **PRESETS["cpu"])
+
+
+@pytest.mark.parametrize("from_environment", [True, False])
+def test_unknown_preset_is_named_with_the_choices(monkeypatch, from_environment):
+    monkeypatch.setenv("LABS_PRESET", "tpu" if from_environment else "cpu")
+    with pytest.raises(ValueError, match=r"'tpu'.*auto.*offline.*cpu.*gpu"):
+        load_settings(None if from_environment else "tpu")
+
+
+def test_unknown_field_is_named_with_the_choices():
+    with pytest.raises(ValueError, match=r"batchsize.*model.*batch_size"):
+        load_settings("cpu", batchsize=4)
+
+
+def test_unknown_variable_is_named_with_the_choices(monkeypatch):
+    monkeypatch.setenv("LABS_BATCHSIZE", "4")
+    with pytest.raises(ValueError, match=r"LABS_BATCHSIZE.*LABS_PRESET.*LABS_BATCH_SIZE"):
+        load_settings("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("batch_size", -1),
+        ("batch_size", True),
+        ("batch_size", "16"),
+        ("batch_size", 1.5),
+        ("batch_size", None),
+        ("train_dialogues", 0),
+        ("train_dialogues", "many"),
+        ("full_learning_rate", math.nan),
+        ("lora_learning_rate", math.inf),
+        ("ppo_learning_rate", -1e-4),
+        ("full_learning_rate", 0.0),
+        ("full_learning_rate", "1e-4"),
+        ("lora_epochs", False),
+        ("kl_coef", -0.1),
+        ("kl_coef", math.nan),
+        ("few_shot", -1),
+        ("seed", -1),
+        ("max_new_tokens", 0),
+        ("model", 3),
+        ("model", ""),
+        ("output_dir", ""),
+        ("precision", "fp16"),
+    ],
+)
+def test_impossible_value_is_refused_and_named(name, value):
+    with pytest.raises(ValueError, match=rf"{name}={value!r}"):
+        load_settings("cpu", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["full_epochs", "full_learning_rate"])
+def test_refusal_of_zero_does_not_ask_for_one_where_less_is_allowed(name):
+    assert getattr(load_settings("cpu", **{name: 0.5}), name) == 0.5
+    with pytest.raises(ValueError, match="positive"):
+        load_settings("cpu", **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("LABS_BATCH_SIZE", "0"), ("LABS_BATCH_SIZE", "1.5"), ("LABS_KL_COEF", "nan"), ("LABS_FULL_EPOCHS", "two")],
+)
+def test_impossible_variable_is_refused(monkeypatch, variable, text):
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ValueError, match=rf"(?i){variable.removeprefix('LABS_')}='?{text}"):
+        load_settings("cpu")
+
+
+@pytest.mark.parametrize(("name", "value"), [("few_shot", 0), ("seed", 0), ("kl_coef", 0.0), ("full_epochs", 2)])
+def test_zero_and_whole_numbers_are_taken_where_they_make_sense(name, value):
+    assert getattr(load_settings("cpu", **{name: value}), name) == value
+
+
+def test_fp16_is_no_choice_because_it_overflows_in_t5():
+    with pytest.raises(ValueError, match=r"'fp16'.*auto.*fp32.*bf16"):
+        load_settings("cpu", precision="fp16")
+
+
+def test_settings_cannot_be_changed_after_loading():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_settings("cpu").seed = 1
+
+
+def test_table_shows_value_and_meaning_of_every_field():
+    table = load_settings("cpu", seed=123).table()
+    assert list(table.index) == [field.name for field in dataclasses.fields(Settings)]
+    assert list(table.columns) == ["value", "meaning"]
+    assert table.loc["seed", "value"] == "123"
+    assert table["meaning"].str.len().min() > 5

@@ -1,0 +1,191 @@
+"""The hate-speech scorer: labels by name, probabilities by softmax, rewards by raw logit of the response alone."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaTokenizer
+
+from utils.models import ModelUnavailableError
+from utils.toxicity import HateReward, HateScorer
+
+TEXTS = ["hello world", "bad", "Anna asks for the ladder on Friday and nobody brings it", "", "good bad nice ugly"]
+MAX_TOKENS = 60
+# Any order, any case.
+LABELS = [["nothate", "hate"], ["hate", "nothate"], ["NotHate", "HATE"], ["Hate", "other", "notHate"]]
+
+
+def make_classifier(folder, labels=("nothate", "hate"), bias=None, limit=MAX_TOKENS):
+    """Write a random RoBERTa classifier and its tokenizer; `bias` is added to every text's logits."""
+    bpe = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe.train_from_iterator([*TEXTS, *map(chr, range(32, 127))], vocab_size=320, special_tokens=special)
+    folder.mkdir(exist_ok=True)
+    bpe.save_model(str(folder))
+    tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=limit)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=MAX_TOKENS + 2,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.5,  # texts must differ in their logits
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+    )
+    model = RobertaForSequenceClassification(config)
+    if bias is not None:
+        model.classifier.out_proj.bias.data = torch.tensor(bias)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return make_classifier(tmp_path_factory.mktemp("classifier"))
+
+
+@torch.no_grad()
+def one_by_one(scorer: HateScorer) -> torch.Tensor:
+    """All logits of TEXTS, without batches, padding or lookup; (texts, labels)."""
+    rows = [scorer.tokenizer([text], return_tensors="pt") for text in TEXTS]
+    return torch.cat([scorer.model(**row).logits for row in rows])
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_label_is_found_by_name_in_any_order_and_case(tmp_path, labels):
+    scorer = HateScorer(make_classifier(tmp_path, labels), device="cpu")
+    logits = one_by_one(scorer).numpy()
+    lower = [label.lower() for label in labels]
+    assert np.ptp(logits, axis=0).min() > 0.01  # the texts do differ
+    for name in lower:
+        np.testing.assert_allclose(scorer.logits(TEXTS, label=name), logits[:, lower.index(name)], atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_probability_is_the_softmax_of_hate_over_all_labels(tmp_path, labels):
+    scorer = HateScorer(make_classifier(tmp_path, labels), device="cpu")
+    logits = one_by_one(scorer).numpy()
+    column = [label.lower() for label in labels].index("hate")
+    expected = np.exp(logits[:, column]) / np.exp(logits).sum(axis=1)
+    np.testing.assert_allclose(scorer.probability(TEXTS), expected, atol=1e-5)
+
+
+def test_probability_by_hand(tmp_path):
+    scorer = HateScorer(make_classifier(tmp_path, bias=[1.0, 3.0]), device="cpu")
+    torch.nn.init.zeros_(scorer.model.classifier.out_proj.weight)
+    # e³ / (e¹ + e³) = 1 / (1 + e⁻²) = 0.8808
+    np.testing.assert_allclose(scorer.probability(["bad"]), [0.880797], atol=1e-6)
+
+
+def test_default_label_of_logits_is_nothate(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    assert (scorer.logits(TEXTS) == scorer.logits(TEXTS, label="nothate")).all()
+    assert (scorer.logits(TEXTS) == scorer.logits(TEXTS, label="NOTHATE")).all()
+    assert not np.allclose(scorer.logits(TEXTS), scorer.logits(TEXTS, label="hate"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_order_is_kept_and_batching_changes_nothing(classifier, batch_size):
+    scorer = HateScorer(classifier, device="cpu", batch_size=batch_size)
+    np.testing.assert_allclose(scorer.logits(TEXTS), one_by_one(scorer)[:, 0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(scorer.logits(TEXTS[::-1]), scorer.logits(TEXTS)[::-1], atol=1e-5)
+
+
+def test_equal_texts_score_equal_and_none_gives_none(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    first, _, second = scorer.logits(["bad", "hello world", "bad"])
+    assert first == pytest.approx(second, abs=1e-6)
+    assert scorer.probability([]).shape == (0,)
+
+
+def test_dropout_is_off(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    assert scorer.model.config.hidden_dropout_prob > 0
+    assert (scorer.logits(TEXTS) == scorer.logits(TEXTS)).all()
+
+
+def test_scores_are_float32_arrays_of_one_number_per_text(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    for scores in (scorer.logits(TEXTS), scorer.probability(TEXTS)):
+        assert scores.shape == (len(TEXTS),)
+        assert scores.dtype == np.float32
+    assert ((scorer.probability(TEXTS) > 0) & (scorer.probability(TEXTS) < 1)).all()
+
+
+def test_a_text_over_the_models_limit_is_cut(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    assert scorer.logits(["bad " * 500]) == pytest.approx(scorer.logits(["bad " * 400]), abs=1e-6)
+
+
+def test_a_text_over_the_limit_is_cut_even_if_the_tokenizer_does_not_know_the_limit(tmp_path, classifier):
+    # 1e30 is what transformers puts where tokenizer_config.json is silent.
+    scorer = HateScorer(make_classifier(tmp_path, limit=int(1e30)), device="cpu")
+    expected = HateScorer(classifier, device="cpu").logits(["bad " * 500])
+    assert scorer.logits(["bad " * 500]) == pytest.approx(expected, abs=1e-6)
+
+
+# --- the reward ---
+
+
+def test_reward_is_the_raw_logit_of_nothate_and_not_of_the_winning_label(tmp_path):
+    # Logits near 0.4 for hate and near −0.7 for nothate: the text is toxic, and its reward negative.
+    folder = make_classifier(tmp_path, ["hate", "nothate"], bias=[0.4, -0.7])
+    scorer = HateScorer(folder, device="cpu")
+    scorer.model.classifier.out_proj.weight.data *= 0.01
+    rewards = HateReward(scorer)(prompts=[""] * 5, completions=TEXTS)
+    assert (scorer.probability(TEXTS) > 0.5).all()
+    assert rewards == pytest.approx(one_by_one(scorer)[:, 1].tolist(), abs=1e-5)
+    assert max(rewards) < 0
+
+
+def test_reward_is_not_squashed(tmp_path):
+    # A probability would saturate at 1.
+    scorer = HateScorer(make_classifier(tmp_path, bias=[20.0, -20.0]), device="cpu")
+    assert min(HateReward(scorer)(prompts=[""] * 5, completions=TEXTS)) > 10
+
+
+def test_reward_ignores_the_prompt_and_the_columns(classifier):
+    reward = HateReward(HateScorer(classifier, device="cpu"))
+    mild = reward(prompts=["hello world"] * 5, completions=TEXTS)
+    heated = reward(prompts=["ugly bad ugly"] * 5, completions=TEXTS, topic=["bad"] * 5, summary=TEXTS[::-1])
+    assert mild == heated
+    assert mild == reward.scorer.logits(TEXTS).tolist()
+
+
+def test_reward_is_a_list_of_python_floats_with_a_name(classifier):
+    reward = HateReward(HateScorer(classifier, device="cpu"))
+    assert [type(value) for value in reward([""], ["bad"])] == [float]
+    assert reward.__name__ == "nothate_logit"
+
+
+# --- what is refused ---
+
+
+def test_a_single_string_is_refused(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    for ask in (scorer.logits, scorer.probability):
+        with pytest.raises(TypeError, match=r"'hello world'.*list of texts"):
+            ask("hello world")
+
+
+@pytest.mark.parametrize("labels", [["positive", "negative"], ["toxic", "nothate"], ["hate", "neutral"]])
+def test_a_model_without_the_labels_is_refused_and_its_labels_named(tmp_path, labels):
+    with pytest.raises(ValueError, match=", ".join(labels)) as caught:
+        HateScorer(make_classifier(tmp_path, labels), device="cpu")
+    assert not isinstance(caught.value, ModelUnavailableError)
+
+
+def test_an_unknown_label_is_refused(classifier):
+    with pytest.raises(ValueError, match=r"no label 'toxic'.*nothate, hate"):
+        HateScorer(classifier, device="cpu").logits(TEXTS, label="toxic")
+
+
+def test_a_missing_folder_is_a_clear_error(tmp_path):
+    with pytest.raises(ModelUnavailableError, match="no-such-classifier"):
+        HateScorer(str(tmp_path / "no-such-classifier"), device="cpu")

@@ -1,0 +1,53 @@
+"""Run the notebooks from top to bottom, and write them, their pages and their results into one folder."""
+
+import os
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ("lab1_prompt_engineering", "lab2_fine_tuning", "lab3_rlhf_detox")
+QUIET = {  # progress bars belong on a screen, not in a stored notebook
+    "TQDM_DISABLE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class LabError(RuntimeError):
+    """A lab stopped at a cell; the message shows the cell's error."""
+
+
+def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
+    """Execute one notebook with `environment` added, write `<name>.ipynb` and `<name>.html`, return the seconds.
+
+    What had run is written also when a cell fails.
+
+    Raises:
+        LabError: a cell raised.
+    """
+    notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    start = time.perf_counter()
+    try:
+        client.execute(env=os.environ | QUIET | environment)
+    except CellExecutionError as error:
+        raise LabError(
+            f"{name} stopped: {error.ename}: {error.evalue}\nThe page shows the cell: {output_dir}"
+        ) from None
+    finally:
+        _write(notebook, name, output_dir)
+    return time.perf_counter() - start
+
+
+def _write(notebook: nbformat.NotebookNode, name: str, output_dir: Path) -> None:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, output_dir / f"{name}.ipynb")
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    (output_dir / f"{name}.html").write_text(page, encoding="utf-8")

@@ -1,0 +1,90 @@
+"""Figures of the labs: one colour and one marker for a system everywhere, intervals drawn, readable in grey."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, safe for colour-blind readers; markers tell systems apart in grey.
+STYLES: dict[str, tuple[str, str]] = {
+    "human": ("#000000", "*"),
+    "oracle": ("#7f7f7f", "P"),
+    "lead": ("#7f7f7f", "s"),
+    "longest": ("#7f7f7f", "X"),
+    "no_instruction": ("#CC79A7", "v"),
+    "zero_shot": ("#56B4E9", "o"),
+    "flan_template": ("#56B4E9", "d"),
+    "one_shot": ("#0072B2", "^"),
+    "few_shot": ("#E69F00", "D"),
+    "full": ("#009E73", "o"),
+    "lora": ("#D55E00", "s"),
+    "before": ("#56B4E9", "o"),
+    "after": ("#D55E00", "s"),
+    "polite": ("#E69F00", "^"),
+}
+OTHER = ("#555555", "o")
+
+
+def plot_intervals(
+    table: pd.DataFrame, measure: str, title: str, unit: str = "F1 (points)", scale: float = 100
+) -> Figure:
+    """Mean and 95 % interval of one measure, one line per system; the first system stands on top.
+
+    `table` is indexed by system and measure, with columns mean, low and high.
+    """
+    rows = table.xs(measure, level="measure")
+    figure, axes = plt.subplots(figsize=(7, 0.8 + 0.36 * len(rows)), layout="constrained")
+    for position, (system, row) in enumerate(rows.iterrows()):
+        colour, marker = STYLES.get(system, OTHER)
+        mean, low, high = (scale * row[name] for name in ("mean", "low", "high"))
+        axes.errorbar(mean, -position, xerr=[[mean - low], [high - mean]], fmt=marker, color=colour, capsize=3)
+        axes.annotate(f"{mean:.1f}", (mean, -position), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_yticks(range(0, -len(rows), -1), [name.replace("_", " ") for name in rows.index])
+    axes.set_ylim(-len(rows) + 0.4, 0.7)
+    axes.set(title=title, xlabel=f"{measure}, {unit}; bars: 95 % interval over {int(rows['n'].max())} dialogues")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def plot_curves(
+    curves: Mapping[str, pd.Series], title: str, xlabel: str, ylabel: str, axes: Axes | None = None
+) -> Axes:
+    """One line per series, its index along x."""
+    if axes is None:
+        _, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    for name, series in curves.items():
+        colour, marker = STYLES.get(name, (None, "."))
+        axes.plot(series.index, series, color=colour, marker=marker, markersize=4, label=name.replace("_", " "))
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
+    return axes
+
+
+def plot_panels(panels: Sequence[tuple[str, pd.Series]], xlabel: str, columns: int = 3) -> Figure:
+    """Small curves side by side, one (label of y, series) each."""
+    lines = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(3.2 * columns, 2.3 * lines), layout="constrained", squeeze=False
+    )
+    for axes, (ylabel, series) in zip(grid.flat, panels, strict=False):
+        plot_curves({ylabel: series}, "", xlabel, ylabel, axes)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def plot_interval_width(table: pd.DataFrame, title: str) -> Figure:
+    """How a mean's interval narrows with the number of dialogues; `table` is indexed by it, columns mean, low, high."""
+    figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    axes.fill_between(table.index, 100 * table["low"], 100 * table["high"], alpha=0.25, color="#0072B2")
+    axes.plot(table.index, 100 * table["mean"], color="#0072B2", marker="o", markersize=4)
+    axes.set_xscale("log")
+    axes.set_xticks(table.index, [str(n) for n in table.index])
+    axes.minorticks_off()
+    axes.set(title=title, xlabel="dialogues judged", ylabel="rouge1, F1 (points)")
+    axes.grid(alpha=0.3)
+    return figure
