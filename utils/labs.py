@@ -34,6 +34,7 @@ def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
     """
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    client.extra_arguments = ["--log-level=ERROR"]
     start = time.perf_counter()
     try:
         client.execute(env=os.environ | QUIET | environment)

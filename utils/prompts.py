@@ -1,8 +1,10 @@
 """Prompts: instruction templates, worked examples within a token budget, and the choice of examples."""
 
 import random
+import re
 from collections.abc import Sequence
 
+import bm25s
 from transformers import PreTrainedTokenizerBase
 
 PLAIN = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
@@ -91,7 +93,55 @@ def random_examples(
     Raises:
         ValueError: fewer than `k` dialogues to draw from.
     """
-    if k > len(dialogues):
-        raise ValueError(f"cannot draw k={k} examples from {len(dialogues)} dialogues: ask for fewer")
+    _check_supply(k, dialogues)
     rng = random.Random(seed)
     return [[(dialogues[i], summaries[i]) for i in rng.sample(range(len(dialogues)), k)] for _ in range(queries)]
+
+
+def similar_examples(
+    dialogues: Sequence[str], summaries: Sequence[str], k: int, queries: Sequence[str]
+) -> list[list[Example]]:
+    """Find the `k` dialogues most like each query, the most similar first, by BM25 (Robertson and Zaragoza 2009).
+
+    Raises:
+        ValueError: fewer than `k` dialogues to choose from.
+    """
+    _check_supply(k, dialogues)
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(list(dialogues), show_progress=False), show_progress=False)
+    found, _ = index.retrieve(bm25s.tokenize(list(queries), show_progress=False), k=k, show_progress=False)
+    return [[(dialogues[i], summaries[i]) for i in row] for row in found.tolist()]
+
+
+def diverse_examples(
+    dialogues: Sequence[str], summaries: Sequence[str], k: int, queries: int, seed: int = 0, pool: int = 50
+) -> list[list[Example]]:
+    """Draw `k` examples for each of `queries` prompts that differ from one another as much as possible.
+
+    The first is drawn at random; each next one is, of `pool` random dialogues, the one that shares the fewest words
+    (Jaccard similarity) with those chosen (farthest-first traversal, Gonzalez 1985).
+
+    Raises:
+        ValueError: fewer than `k` dialogues to choose from.
+    """
+    _check_supply(k, dialogues)
+    rng = random.Random(seed)
+    vocabularies = [set(re.findall(r"\w+", dialogue.lower())) for dialogue in dialogues]
+
+    def nearness(i: int, chosen: list[int]) -> float:
+        shared = (len(vocabularies[i] & vocabularies[j]) / len(vocabularies[i] | vocabularies[j]) for j in chosen)
+        return max(shared, default=0.0)
+
+    sets = []
+    for _ in range(queries):
+        candidates = rng.sample(range(len(dialogues)), min(max(pool, k), len(dialogues)))
+        chosen: list[int] = []
+        while len(chosen) < k:
+            chosen.append(min((i for i in candidates if i not in chosen), key=lambda i: nearness(i, chosen)))
+        sets.append([(dialogues[i], summaries[i]) for i in chosen])
+    return sets
+
+
+def _check_supply(k: int, dialogues: Sequence[str]) -> None:
+    if k > len(dialogues):
+        raise ValueError(f"cannot choose k={k} examples from {len(dialogues)} dialogues: ask for fewer")

@@ -104,9 +104,9 @@ def test_an_empty_cell_is_named_with_file_row_column_and_remedy(folder, cell, po
 
 
 def test_a_repeated_id_is_named_with_file_row_and_remedy(folder):
-    other = ROW.replace("a,", "b,", 1)
+    other, last = ROW.replace("a,", "b,", 1), ROW.replace("a,", "c,", 1)
     with pytest.raises(DatasetError, match=r"train\.csv, row 3: the id 'a' is repeated; give"):
-        load_dialogsum(str(folder(train=HEADER + ROW + other + ROW)))
+        load_dialogsum(str(folder(train=HEADER + ROW + other + ROW + last)))
 
 
 def test_equal_ids_in_different_splits_are_no_error(folder):
@@ -230,9 +230,11 @@ def test_similarity_exactly_at_the_threshold_is_dropped():
 
 
 def test_defaults_are_five_grams_and_seven_tenths():
-    words = list("abcdefghijklmn")
-    kept = drop_near_duplicates(dialogues(" ".join(words[:11]), " ".join(words[:10])), dialogues(" ".join(words)))
-    assert kept["dialogue"][:] == [" ".join(words[:10])]  # six of ten
+    words = [f"word{i}" for i in range(17)]
+    # 7 of 10 five-grams, but 6 of 9 six-grams; 9 of 13 five-grams, but 10 of 14 four-grams
+    for known, part, kept in ((14, 11, 0), (17, 13, 1)):
+        rows, against = dialogues(" ".join(words[:part])), dialogues(" ".join(words[:known]))
+        assert len(drop_near_duplicates(rows, against)) == kept
 
 
 def test_rows_that_stay_keep_their_order_and_columns():

@@ -44,19 +44,19 @@ def shapes(calls: list[dict]) -> list[tuple[int, int]]:
 # Order
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 100])
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
 def test_answers_equal_those_given_one_by_one_in_the_prompts_order(model, tiny_tokenizer, batch_size):
     alone = []
     for prompt in PROMPTS:
-        output = model.generate(**tiny_tokenizer(prompt, return_tensors="pt"), max_new_tokens=8, do_sample=False)
+        output = model.generate(**tiny_tokenizer(prompt, return_tensors="pt"), max_new_tokens=5, do_sample=False)
         alone.append(tiny_tokenizer.decode(output[0], skip_special_tokens=True))
     assert len(set(alone)) > 3  # else the order would prove nothing
-    assert generate(model, tiny_tokenizer, PROMPTS, batch_size=batch_size, max_new_tokens=8) == alone
+    assert generate(model, tiny_tokenizer, PROMPTS, batch_size=batch_size, max_new_tokens=5) == alone
 
 
 def test_answers_move_with_their_prompts(model, tiny_tokenizer):
-    forward = generate(model, tiny_tokenizer, PROMPTS, batch_size=2, max_new_tokens=8)
-    assert generate(model, tiny_tokenizer, PROMPTS[::-1], batch_size=2, max_new_tokens=8) == forward[::-1]
+    forward = generate(model, tiny_tokenizer, PROMPTS, batch_size=2, max_new_tokens=5)
+    assert generate(model, tiny_tokenizer, PROMPTS[::-1], batch_size=2, max_new_tokens=5) == forward[::-1]
 
 
 def test_padding_is_masked(model, tiny_tokenizer, calls):
@@ -66,7 +66,7 @@ def test_padding_is_masked(model, tiny_tokenizer, calls):
 
 
 def test_special_tokens_stay_out_of_the_answers(model, tiny_tokenizer):
-    answers = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=8)
+    answers = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5)
     assert not any("<pad>" in answer or "</s>" in answer for answer in answers)
 
 
@@ -75,7 +75,7 @@ def test_special_tokens_stay_out_of_the_answers(model, tiny_tokenizer):
 
 def test_each_distinct_prompt_is_answered_once(model, tiny_tokenizer, calls):
     prompts = ["good", "bad", "good", "nice", "good", "bad"]
-    answers = generate(model, tiny_tokenizer, prompts, batch_size=2, max_new_tokens=8)
+    answers = generate(model, tiny_tokenizer, prompts, batch_size=2, max_new_tokens=5)
     assert sum(rows for rows, _ in shapes(calls)) == 3
     assert len(answers) == 6
     assert answers[0] == answers[2] == answers[4]
@@ -84,7 +84,7 @@ def test_each_distinct_prompt_is_answered_once(model, tiny_tokenizer, calls):
 
 def test_sampling_answers_equal_prompts_anew(model, tiny_tokenizer, calls):
     torch.manual_seed(0)
-    answers = generate(model, tiny_tokenizer, ["good"] * 6, max_new_tokens=8, do_sample=True, top_k=0)
+    answers = generate(model, tiny_tokenizer, ["good"] * 6, max_new_tokens=5, do_sample=True, top_k=0)
     assert sum(rows for rows, _ in shapes(calls)) == 6
     assert len(set(answers)) > 1
 
@@ -121,8 +121,8 @@ def test_dropout_is_off_while_generating_and_as_it_was_after(model, tiny_tokeniz
 
 
 def test_a_model_in_train_mode_answers_as_in_eval_mode(model, tiny_tokenizer):
-    expected = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=8)
-    assert generate(model.train(), tiny_tokenizer, PROMPTS, max_new_tokens=8) == expected
+    expected = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5)
+    assert generate(model.train(), tiny_tokenizer, PROMPTS, max_new_tokens=5) == expected
 
 
 def test_train_mode_is_restored_after_an_error(model, tiny_tokenizer, monkeypatch):

@@ -140,11 +140,11 @@ def logprobs_of(model, tokenizer, responses: torch.Tensor = SCRIPT) -> torch.Ten
 
 
 def with_adapter(model, rank: int = 4) -> PeftModel:
-    """A "fine-tuned" policy: LoRA whose B is no longer zero."""
+    """A "fine-tuned" policy: LoRA whose B is no longer zero; always the same."""
     peft_model = get_peft_model(model, lora_config(rank=rank))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in peft_model.named_parameters():
-        if ".lora_B." in name:
+        if ".lora_" in name:
             parameter.data.normal_(0, 0.3, generator=generator)
     return peft_model.eval()
 
@@ -168,7 +168,7 @@ def sampled(trainer: PPOTrainer, prompts: dict) -> tuple[torch.Tensor, torch.Ten
 @pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
 @torch.no_grad()
 def test_sampler_log_probabilities_equal_a_forward_pass(make, tiny_t5, tiny_tokenizer, peft_config):
-    trainer = make(with_adapter(tiny_t5), peft_config=peft_config, max_new_tokens=12)
+    trainer = make(with_adapter(tiny_t5), peft_config=peft_config, max_new_tokens=10)
     trainer.model.eval()
     prompts = trainer.model.encode(**encoded(tiny_tokenizer))
     responses, distributions = sampled(trainer, prompts)
@@ -192,9 +192,8 @@ def test_sampler_log_probabilities_equal_a_forward_pass(make, tiny_t5, tiny_toke
 @torch.no_grad()
 def test_the_models_own_generation_settings_do_not_reach_the_sampler(make, tiny_t5, tiny_tokenizer, habit):
     # `generate` fills what a GenerationConfig leaves open from the model's own, and the sampler is then not the policy.
-    for name, value in habit.items():
-        setattr(tiny_t5.generation_config, name, value)
-    trainer = make(max_new_tokens=12)
+    tiny_t5.generation_config.update(**habit)
+    trainer = make(peft_config=False)
     trainer.model.eval()
     prompts = trainer.model.encode(**encoded(tiny_tokenizer))
     responses, distributions = sampled(trainer, prompts)
@@ -203,6 +202,7 @@ def test_the_models_own_generation_settings_do_not_reach_the_sampler(make, tiny_
     drawn_from = distributions.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
     inside = response_mask(responses, EOS).bool()
     assert_close(logprobs[inside], drawn_from[inside], atol=1e-4, rtol=0)
+    assert habit.items() <= tiny_t5.generation_config.to_dict().items()  # still there for evaluation
 
 
 def test_sampling_is_plain(make):
@@ -302,9 +302,9 @@ def test_log_softmax_and_value_stay_float32_under_bf16_autocast(tiny_t5, tiny_to
 @pytest.mark.parametrize("peft_config", [None, False, LoraConfig(r=4, target_modules=["q", "v"], lora_dropout=0.5)])
 def test_ratio_is_one_on_the_first_minibatch(make, tiny_t5, peft_config):
     assert tiny_t5.config.dropout_rate == 0.1
-    trainer = make(peft_config=peft_config, max_steps=3, num_mini_batches=2)
+    trainer = make(peft_config=peft_config, max_steps=2, num_mini_batches=2)
     trainer.train()
-    assert logged(trainer, "ratio_first") == pytest.approx([1.0] * 3, abs=1e-5)
+    assert logged(trainer, "ratio_first") == pytest.approx([1.0] * 2, abs=1e-5)
     assert max(abs(ratio - 1) for ratio in logged(trainer, "ratio")) > 1e-3  # later minibatches have moved
     assert not any(module.training for module in trainer.model.modules())
 
@@ -538,11 +538,12 @@ def test_returns_are_gae_returns_and_clip_ranges_are_the_configs(make, spy):
 # --- 9. the value ---
 
 
-def test_first_values_are_zero_and_the_value_head_learns_the_return(make):
+def test_first_values_are_zero_and_the_value_head_learns_the_return(make, spy):
+    calls = spy("gae")
     trainer = make(
         reward=lambda prompts, completions, **_: [1.0] * 4,
         missing_eos_penalty=0.0,
-        max_steps=20,
+        max_steps=12,
         learning_rate=3e-2,
         cliprange_value=1.0,
         gamma=1.0,
@@ -550,8 +551,9 @@ def test_first_values_are_zero_and_the_value_head_learns_the_return(make):
         kl_coef=0.0,
     )
     trainer.train()
+    assert (calls[0][0][1] == 0).all()
     losses = logged(trainer, "loss/value")
-    assert losses[-1] < losses[0] / 5
+    assert losses[-1] < losses[0] / 2
     assert trainer.model.value_head.weight.abs().max() > 0
 
 
@@ -698,28 +700,27 @@ def test_an_encoder_that_trains_is_never_shared(make, tiny_tokenizer):
 # --- learning ---
 
 
-def good_share(prompts, completions, **columns):
-    """Toy reward: how often the word "good" stands in the response."""
-    return [float(text.split().count("good")) for text in completions]
+def count_o(prompts, completions, **columns):
+    """Toy reward: how often the letter o stands in the response, as in "good", "hello", "world" and "for"."""
+    return [float(text.count("o")) for text in completions]
 
 
-@pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
+@pytest.mark.parametrize("peft_config", [DECODER_ONLY, False])
 def test_reward_rises_on_a_toy_task(make, peft_config):
     trainer = make(
-        reward=good_share,
-        rows=Dataset.from_dict({"prompt": PROMPTS * 8}),
+        reward=count_o,
+        rows=Dataset.from_dict({"prompt": PROMPTS * 6}),
         peft_config=peft_config,
-        per_device_train_batch_size=32,
-        max_steps=30,
-        num_ppo_epochs=4,
+        per_device_train_batch_size=24,
+        max_steps=24,
+        num_ppo_epochs=3,
         learning_rate=1e-2 if peft_config is False else 3e-2,
         kl_coef=0.0,
         missing_eos_penalty=0.0,
     )
     trainer.train()
     scores = logged(trainer, "score/raw")
-    assert sum(scores[:3]) / 3 < 0.3
-    assert sum(scores[-3:]) / 3 > 1.0
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 1
 
 
 def test_a_high_kl_price_keeps_the_policy_close(make, tiny_t5):
@@ -727,17 +728,18 @@ def test_a_high_kl_price_keeps_the_policy_close(make, tiny_t5):
     for price in (0.0, 5.0):
         trainer = make(
             copy.deepcopy(tiny_t5),
-            reward=good_share,
-            rows=Dataset.from_dict({"prompt": PROMPTS * 8}),
-            per_device_train_batch_size=32,
-            max_steps=20,
+            reward=count_o,
+            peft_config=DECODER_ONLY,
+            rows=Dataset.from_dict({"prompt": PROMPTS * 4}),
+            per_device_train_batch_size=16,
+            max_steps=12,
             learning_rate=3e-2,
             kl_coef=price,
             missing_eos_penalty=0.0,
         )
         trainer.train()
         kl[price] = sum(logged(trainer, "kl/k3_per_sequence")[-5:]) / 5
-    assert kl[5.0] < kl[0.0] / 3
+    assert kl[5.0] < kl[0.0] / 2
 
 
 def test_the_trained_policy_answers_prompts(make, tiny_tokenizer):

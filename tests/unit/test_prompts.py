@@ -2,7 +2,16 @@ import itertools
 
 import pytest
 
-from utils.prompts import FLAN_TEMPLATES, TEMPLATES, build_prompt, build_prompts, count_tokens, random_examples
+from utils.prompts import (
+    FLAN_TEMPLATES,
+    TEMPLATES,
+    build_prompt,
+    build_prompts,
+    count_tokens,
+    diverse_examples,
+    random_examples,
+    similar_examples,
+)
 
 DIALOGUE = "#Person1#: Anna asks #Person2# for the ladder."
 EXAMPLES = [("#Person1#: hello world.", "good"), ("#Person1#: nice.", "bad"), ("#Person2#: ugly.", "nice")]
@@ -36,6 +45,11 @@ def test_the_plain_prompt_in_full():
 @pytest.mark.parametrize("text", ["{", "}", "{}", "{0}", "{name}", "{{dialogue}}", "{dialogue}", "%s", r"\1"])
 def test_braces_and_the_like_in_a_dialogue_survive(text):
     assert build_prompt(text, [(text, text)], template="A {dialogue} B") == f"A {text} B {text}\n\nA {text} B"
+
+
+def test_braces_of_a_template_survive():
+    head = 'Answer as {"summary": …}.'
+    assert build_prompt("b", [("a", "A.")], head + "\n{dialogue}") == f"{head}\na A.\n\n{head}\nb"
 
 
 def test_newlines_between_turns_survive():
@@ -118,18 +132,14 @@ def test_as_many_sets_of_examples_as_dialogues_are_needed(tiny_tokenizer):
 
 # Choice of examples
 
-LETTERS, CAPITALS = list("abcdefghij"), list("ABCDEFGHIJ")
+LETTERS = [2 * letter for letter in "abcdefghij"]
+CAPITALS = [text.upper() for text in LETTERS]
 
 
 def test_random_examples_are_the_same_for_the_same_seed_only():
     drawn = random_examples(LETTERS, CAPITALS, k=3, queries=5, seed=1)
     assert drawn == random_examples(LETTERS, CAPITALS, k=3, queries=5, seed=1)
     assert drawn != random_examples(LETTERS, CAPITALS, k=3, queries=5, seed=2)
-
-
-def test_random_examples_pair_each_dialogue_with_its_own_summary():
-    drawn = itertools.chain(*random_examples(LETTERS, CAPITALS, k=4, queries=20))
-    assert all(summary == dialogue.upper() for dialogue, summary in drawn)
 
 
 def test_random_examples_are_distinct_within_a_prompt():
@@ -144,20 +154,102 @@ def test_random_examples_are_drawn_anew_for_every_prompt():
     assert {dialogue for dialogue, _ in itertools.chain(*drawn)} == set(LETTERS)
 
 
-def test_no_examples_give_zero_shot_prompts():
-    assert random_examples([], [], k=0, queries=2) == [[], []]
+SHELF = {
+    "the ladder is on the roof": "Ladder up.",
+    "Anna buys bread": "Bread.",
+    "Bob plays tennis with Anna": "Tennis.",
+    "a ladder, a ladder and tennis": "Both.",
+}
 
 
-def test_too_few_dialogues_to_draw_from_are_refused():
+def test_similar_examples_share_the_querys_words_the_most_similar_first():
+    found = similar_examples(
+        list(SHELF), list(SHELF.values()), k=2, queries=["Who plays tennis?", "Where is my ladder?"]
+    )
+    assert [example for example, _ in found] == [
+        ("Bob plays tennis with Anna", "Tennis."),
+        ("a ladder, a ladder and tennis", "Both."),
+    ]
+    assert found[1][1] == ("the ladder is on the roof", "Ladder up.")
+
+
+def test_similar_examples_are_distinct_and_as_many_as_asked_for_even_where_nothing_is_similar():
+    (found,) = similar_examples(list(SHELF), list(SHELF.values()), k=4, queries=["zzz"])
+    assert dict(found) == SHELF
+
+
+def test_similar_examples_of_no_queries_are_none():
+    assert similar_examples(list(SHELF), list(SHELF.values()), k=2, queries=[]) == []
+
+
+def test_diverse_examples_share_as_few_words_as_can_be():
+    clusters = ["a b c", "a b c d", "a b c e", "x y z", "x y z w", "m n", "m n o"]
+    for examples in diverse_examples(clusters, clusters, k=3, queries=20):
+        assert {dialogue[0] for dialogue, _ in examples} == {"a", "x", "m"}
+
+
+def test_diverse_examples_begin_anywhere_and_follow_the_seed():
+    drawn = diverse_examples(LETTERS, CAPITALS, k=2, queries=40, seed=1)
+    assert drawn == diverse_examples(LETTERS, CAPITALS, k=2, queries=40, seed=1)
+    assert drawn != diverse_examples(LETTERS, CAPITALS, k=2, queries=40, seed=2)
+    assert len({examples[0] for examples in drawn}) > 5
+
+
+def test_diverse_examples_come_from_a_random_pool_of_at_least_k():
+    near_and_far = ["a b", *(["a b c"] * 40), "x y"]
+    drawn = diverse_examples(near_and_far, near_and_far, k=2, queries=20, pool=2)
+    assert sum("x y" in dict(examples) for examples in drawn) < 10  # seldom in a pool of two
+    assert (
+        sorted(dialogue for dialogue, _ in diverse_examples(LETTERS, CAPITALS, k=10, queries=1, pool=1)[0]) == LETTERS
+    )
+
+
+def test_dialogues_without_words_can_be_among_diverse_examples():
+    assert len(diverse_examples(["…", "!", "a"], ["1", "2", "3"], k=3, queries=1)[0]) == 3
+
+
+# What no choice can do
+
+
+def draw_random(dialogues: list[str], summaries: list[str], k: int):
+    return random_examples(dialogues, summaries, k, queries=2)
+
+
+def draw_similar(dialogues: list[str], summaries: list[str], k: int):
+    return similar_examples(dialogues, summaries, k, queries=["aa", "bb"])
+
+
+def draw_diverse(dialogues: list[str], summaries: list[str], k: int):
+    return diverse_examples(dialogues, summaries, k, queries=2)
+
+
+CHOICES = pytest.mark.parametrize("choose", [draw_random, draw_similar, draw_diverse])
+
+
+@CHOICES
+def test_no_examples_give_zero_shot_prompts(choose):
+    assert choose(LETTERS, CAPITALS, k=0) == [[], []]
+
+
+@CHOICES
+def test_every_choice_pairs_a_dialogue_with_its_own_summary(choose):
+    for examples in choose(LETTERS, CAPITALS, k=10):
+        assert sorted(examples) == list(zip(LETTERS, CAPITALS, strict=True))
+
+
+@CHOICES
+def test_too_few_dialogues_to_choose_from_are_refused(choose):
     with pytest.raises(ValueError, match=r"k=11 examples from 10"):
-        random_examples(LETTERS, CAPITALS, k=11, queries=1)
+        choose(LETTERS, CAPITALS, k=11)
 
 
-def test_a_negative_number_of_examples_is_refused_and_named():
+@CHOICES
+def test_a_negative_number_of_examples_is_refused_and_named(choose):
     with pytest.raises(ValueError, match=r"k=-1"):
-        random_examples(LETTERS, CAPITALS, k=-1, queries=1)
+        choose(LETTERS, CAPITALS, k=-1)
 
 
-def test_dialogues_and_summaries_of_different_number_are_refused():
+@CHOICES
+def test_dialogues_and_summaries_of_different_number_are_refused(choose):
     with pytest.raises(ValueError, match=r"10 dialogues.*9 summaries"):
-        random_examples(LETTERS, CAPITALS[:9], k=1, queries=1)
+        choose(LETTERS, CAPITALS[:9], k=1)

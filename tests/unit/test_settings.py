@@ -169,3 +169,14 @@ def test_table_shows_value_and_meaning_of_every_field():
     assert list(table.columns) == ["value", "meaning"]
     assert table.loc["seed", "value"] == "123"
     assert table["meaning"].str.len().min() > 5
+
+
+def test_table_shows_folders_of_the_project_from_its_root():
+    assert load_settings("offline").table().loc["model", "value"].replace("\\", "/") == "utils/offline/t5"
+    assert load_settings("cpu", model="/elsewhere/t5").table().loc["model", "value"] == "/elsewhere/t5"
+
+
+def test_only_seed_and_output_folder_leave_the_embedded_default_what_it_is():
+    assert load_settings("offline", seed=7, output_dir="elsewhere").is_embedded_default
+    assert not load_settings("offline", batch_size=1).is_embedded_default
+    assert not load_settings("cpu").is_embedded_default

@@ -1,0 +1,71 @@
+"""Intervals for means and comparisons of systems, with one dialogue as one observation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+RESAMPLES = 10_000
+
+
+def confidence_interval(scores: pd.DataFrame, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """Percentile bootstrap interval of each column's mean; a row is one dialogue, the unit that is resampled (Efron
+    1979).
+
+    Returns one row per column of `scores`, with columns mean, low, high.
+
+    Raises:
+        ValueError: fewer than two rows, a missing score, or a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: give a share between 0 and 1, such as 0.95")
+    values = _checked(scores)
+    weights = np.random.default_rng(seed).multinomial(
+        len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES
+    )
+    means = weights @ values / len(values)  # (resamples, columns)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return pd.DataFrame({"mean": values.mean(axis=0), "low": low, "high": high}, index=scores.columns)
+
+
+def compare(scores_a: pd.DataFrame, scores_b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Paired comparison of two systems on the same dialogues: mean of a − b with its 95 % bootstrap interval, and p.
+
+    p is the two-sided approximate-randomisation test's (Noreen 1989): the share of random swaps of a and b, dialogue by
+    dialogue, whose mean difference is at least as large; it is at least 1 / (resamples + 1).
+
+    Raises:
+        ValueError: the tables differ in rows or columns.
+    """
+    if scores_a.shape != scores_b.shape or list(scores_a.columns) != list(scores_b.columns):
+        raise ValueError(
+            f"tables of shape {scores_a.shape} and {scores_b.shape} are not paired: "
+            "score both systems on the same dialogues"
+        )
+    differences = scores_a.reset_index(drop=True) - scores_b.reset_index(drop=True)
+    values = _checked(differences)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(RESAMPLES, len(values)))
+    swapped = np.abs(signs @ values)
+    observed = np.abs(values.sum(axis=0))
+    p = (1 + (swapped >= observed - 1e-12).sum(axis=0)) / (1 + RESAMPLES)
+    return confidence_interval(differences, seed=seed).rename(columns={"mean": "difference"}).assign(p=p)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values adjusted for being many, in the order given (Holm 1979).
+
+    The k-th smallest of m is multiplied by m − k + 1, and is never smaller than the one before it or larger than 1.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)
+    adjusted = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted[np.argsort(order)]
+
+
+def _checked(scores: pd.DataFrame) -> np.ndarray:
+    values = scores.to_numpy(dtype=float)
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} dialogue(s) give no interval: score at least two")
+    if np.isnan(values).any():
+        raise ValueError(f"row {int(np.isnan(values).any(axis=1).argmax())} has a missing score: score every dialogue")
+    return values
