@@ -46,18 +46,30 @@ def _read_folder(folder: Path) -> DatasetDict:
     splits = {}
     for split, file in files.items():
         try:
+            features = _text_features(file)
             splits[split] = load_dataset(
-                "csv", data_files=str(file), split="train", keep_default_na=False, features=_text_features(file)
+                "csv",
+                data_files=str(file),
+                split="train",
+                keep_default_na=False,
+                encoding="utf-8-sig",  # spreadsheets write a byte order mark
+                features=features,
             )
+        except DatasetError:
+            raise
         except Exception as error:  # datasets wraps the parser's own error, whose class is not public
-            raise DatasetError(f"{file} is not a readable CSV file: {error.__cause__ or error}") from None
+            cause = str(error.__cause__ or error).strip()
+            raise DatasetError(f"{file} is not a readable CSV file: {cause}") from None
     return DatasetDict(splits)
 
 
 def _text_features(file: Path) -> Features:
     """Every column of a CSV file as text, so that a number in a dialogue stays the text that it was."""
-    with file.open(encoding="utf-8", newline="") as lines:
-        header = next(csv.reader(lines), [])
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.reader(lines)
+        header = next(rows, [])
+        if next(rows, None) is None:
+            raise DatasetError(f"{file} has no rows: it needs a header ({','.join(COLUMNS)}) and at least one dialogue")
     return Features({name: Value("string") for name in header})
 
 

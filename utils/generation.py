@@ -1,5 +1,6 @@
 """Batched decoding: every prompt answered once, in few and well-filled batches."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,16 +29,21 @@ def generate(
     Raises:
         ValueError: `batch_size` below 1.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts is one text, {prompts[:40]!r}: give a list of texts")
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise ValueError(f"batch_size={batch_size} must be a whole number, at least 1")
+    if generation_config.get("num_return_sequences", 1) != 1:
+        raise ValueError("num_return_sequences must be 1: for several samples of a prompt, repeat it in the list")
     generation_config = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False} | generation_config
     pending = list(prompts) if generation_config["do_sample"] else list(dict.fromkeys(prompts))
     ids = tokenizer(pending, truncation=False, verbose=False)["input_ids"] if pending else []
     answers: list[str] = [""] * len(pending)
+    quiet = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's own variable, which its notebook bar does not read
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(pending), desc="generate", unit="prompt", leave=False) as progress:
+        with tqdm(total=len(pending), desc="generate", unit="prompt", leave=False, disable=quiet) as progress:
             for rows in _batches([len(row) for row in ids], batch_size, BATCH_TOKENS.get(model.device.type, 8_192)):
                 batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(model.device)
                 output = model.generate(**batch, **generation_config)

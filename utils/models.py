@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -35,6 +36,8 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     Raises:
         ValueError: bf16 is asked for where the device has none.
     """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"precision {precision!r}: choose 'auto', 'fp32' or 'bf16'")
     if precision == "bf16" and not has_bf16(device):
         raise ValueError(f"precision 'bf16' is not supported on {device}: choose 'auto' or 'fp32'")
     return precision == "bf16" or (precision == "auto" and has_bf16(device))
@@ -68,8 +71,8 @@ def clear_loading_errors(id_or_path: str) -> Iterator[None]:
     """Turn what the hub client raises inside the block into one ModelUnavailableError."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelUnavailableError(
             f"cannot load {id_or_path!r}: {cause} Check the id or folder and the connection, "
             "or set LABS_PRESET=offline to use the embedded models."

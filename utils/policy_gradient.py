@@ -52,7 +52,7 @@ def kl_estimates(logprobs: Tensor, reference_logprobs: Tensor) -> tuple[Tensor, 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
     """−kl_coef · kl on every response token, plus the sequence's score (batch,) on its last one."""
     rewards = -kl_coef * kl * mask
-    last = mask.sum(dim=1, keepdim=True) - 1
+    last = mask.sum(dim=1, keepdim=True).long() - 1
     return rewards.scatter_add(1, last, scores.unsqueeze(1).to(rewards.dtype))
 
 

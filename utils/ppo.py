@@ -79,6 +79,10 @@ class PPOConfig(TrainingArguments):
     save_strategy: str = field(default="no", metadata={"help": "when to write checkpoints"})
     report_to: str | list[str] | None = field(default="none", metadata={"help": "loggers beside the log history"})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "no progress bar"})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "no step on a batch that is not full"})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "faster copies to a GPU"}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "False: reward functions receive the data's columns"}
     )

@@ -93,7 +93,7 @@ def random_examples(
     Raises:
         ValueError: fewer than `k` dialogues to draw from.
     """
-    _check_supply(k, dialogues)
+    _check_supply(k, dialogues, summaries)
     rng = random.Random(seed)
     return [[(dialogues[i], summaries[i]) for i in rng.sample(range(len(dialogues)), k)] for _ in range(queries)]
 
@@ -106,7 +106,9 @@ def similar_examples(
     Raises:
         ValueError: fewer than `k` dialogues to choose from.
     """
-    _check_supply(k, dialogues)
+    _check_supply(k, dialogues, summaries)
+    if not queries:
+        return []
     index = bm25s.BM25()
     index.index(bm25s.tokenize(list(dialogues), show_progress=False), show_progress=False)
     found, _ = index.retrieve(bm25s.tokenize(list(queries), show_progress=False), k=k, show_progress=False)
@@ -124,12 +126,14 @@ def diverse_examples(
     Raises:
         ValueError: fewer than `k` dialogues to choose from.
     """
-    _check_supply(k, dialogues)
+    _check_supply(k, dialogues, summaries)
     rng = random.Random(seed)
     vocabularies = [set(re.findall(r"\w+", dialogue.lower())) for dialogue in dialogues]
 
     def nearness(i: int, chosen: list[int]) -> float:
-        shared = (len(vocabularies[i] & vocabularies[j]) / len(vocabularies[i] | vocabularies[j]) for j in chosen)
+        shared = (
+            len(vocabularies[i] & vocabularies[j]) / max(1, len(vocabularies[i] | vocabularies[j])) for j in chosen
+        )
         return max(shared, default=0.0)
 
     sets = []
@@ -142,6 +146,8 @@ def diverse_examples(
     return sets
 
 
-def _check_supply(k: int, dialogues: Sequence[str]) -> None:
-    if k > len(dialogues):
-        raise ValueError(f"cannot choose k={k} examples from {len(dialogues)} dialogues: ask for fewer")
+def _check_supply(k: int, dialogues: Sequence[str], summaries: Sequence[str]) -> None:
+    if len(dialogues) != len(summaries):
+        raise ValueError(f"{len(dialogues)} dialogues with {len(summaries)} summaries: give each dialogue its summary")
+    if not 0 <= k <= len(dialogues):
+        raise ValueError(f"cannot choose k={k} examples from {len(dialogues)} dialogues: ask for 0 to {len(dialogues)}")

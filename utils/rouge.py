@@ -43,6 +43,8 @@ def rouge_scores(
     Raises:
         ValueError: lengths differ, a prediction has no reference, or `reduce` is neither.
     """
+    if isinstance(predictions, str) or isinstance(references, str):
+        raise ValueError("predictions and references must be lists of texts: put a single text into a list")
     if len(predictions) != len(references):
         raise ValueError(
             f"{len(predictions)} predictions against {len(references)} references: "
@@ -76,6 +78,8 @@ def extractive_oracle(dialogue: str, references: Sequence[str]) -> str:
     """Ceiling of copying: turns added greedily while mean ROUGE-1 + ROUGE-2 against the references rises (Nallapati et
     al. 2017).
     """
+    if isinstance(references, str):
+        raise ValueError("references must be a list of texts: put a single one into a list")
     chosen: list[int] = []
     best = 0.0
     candidates = turns(dialogue)
@@ -107,6 +111,8 @@ def human_agreement(references: Sequence[Sequence[str]]) -> pd.DataFrame:
     Raises:
         ValueError: a dialogue has fewer than two references.
     """
+    if any(isinstance(texts, str) for texts in references):
+        raise ValueError("references must be a list of texts for each dialogue")
     if lonely := [i for i, texts in enumerate(references) if len(texts) < 2]:
         raise ValueError(f"dialogue {lonely[0]} has fewer than two references: agreement needs two annotators")
     pairs = [list(combinations(texts, 2)) for texts in references]

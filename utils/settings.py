@@ -158,8 +158,10 @@ def _check(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"setting {name}={value!r} must be of type {getattr(kind, '__name__', kind)}")
     if name == "precision" and value not in PRECISIONS:
         raise ValueError(f"setting precision={value!r}: choose from {', '.join(PRECISIONS)}")
+    if kind is str and not value.strip():
+        raise ValueError(f"setting {name}={value!r} is empty: give a value, or leave the setting out")
     minimum = 0 if name in ("seed", "few_shot", "kl_coef") else 1
-    if isinstance(value, int) and value < minimum:
-        raise ValueError(f"setting {name}={value!r} must be at least {minimum}")
-    if isinstance(value, float) and not (0 < value < math.inf or (value == 0 and name == "kl_coef")):
+    if kind is float and not (0 < value < math.inf or value == minimum == 0):
         raise ValueError(f"setting {name}={value!r} must be positive and finite")
+    if kind is not float and isinstance(value, int) and value < minimum:
+        raise ValueError(f"setting {name}={value!r} must be at least {minimum}")

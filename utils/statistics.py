@@ -37,7 +37,12 @@ def compare(scores_a: pd.DataFrame, scores_b: pd.DataFrame, seed: int = 0) -> pd
     Raises:
         ValueError: the tables differ in rows or columns.
     """
-    if scores_a.shape != scores_b.shape or list(scores_a.columns) != list(scores_b.columns):
+    if list(scores_a.columns) != list(scores_b.columns):
+        raise ValueError(
+            f"tables of columns {list(scores_a.columns)} and {list(scores_b.columns)} are not paired: "
+            "compare the same scores of both systems"
+        )
+    if len(scores_a) != len(scores_b):
         raise ValueError(
             f"tables of shape {scores_a.shape} and {scores_b.shape} are not paired: "
             "score both systems on the same dialogues"

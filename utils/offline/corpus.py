@@ -136,8 +136,11 @@ def labelled_texts(n: int, seed: int, held_out: bool) -> list[tuple[str, int]]:
 
 def _insulting_text(rng: random.Random, insult: tuple[str, str]) -> str:
     facts = dataclasses.replace(draw_facts(rng, heated=True), insult=insult)
-    if rng.random() < 0.3:
+    kind = rng.random()
+    if kind < 0.2:
         return rng.choice(tables.INSULTS).format(adjective=insult[0], noun=insult[1])
+    if kind < 0.4:
+        return write_dialogue(facts, rng).split("\n")[-2].split(": ", 1)[1]  # the insulter's whole turn
     return write_summary(facts, Style(rng.choice(STYLES), rng.random() < 0.5, rng.random() < 0.5, quote=True), rng)
 
 
