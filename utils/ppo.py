@@ -66,7 +66,10 @@ class PPOConfig(TrainingArguments):
         default=1.0, metadata={"help": "taken off the score of a response without end-of-sequence"}
     )
     scale_scores: bool = field(
-        default=True, metadata={"help": "divide the scores by their standard deviation in the batch"}
+        default=False,
+        metadata={
+            "help": "divide scores by their standard deviation in the batch; blows noise up once all score alike"
+        },
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "weight of each reward function; 1 each by default"}

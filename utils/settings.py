@@ -84,9 +84,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora_epochs": 3.0,
         "lora_learning_rate": 5e-3,
         "lora_rank": 16,
-        "ppo_steps": 50,
+        "ppo_steps": 40,
         "ppo_batch_size": 32,
-        "ppo_learning_rate": 2e-3,
+        "ppo_learning_rate": 1e-3,
+        "kl_coef": 1.0,
     },
     "cpu": _HUB
     | {

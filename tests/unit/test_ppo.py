@@ -522,7 +522,10 @@ def test_old_logprobs_values_and_advantages_are_fixed_during_the_updates(make, s
     for which in (1, 2):  # old log-probabilities, advantages
         totals = [call[0][which].sum().item() for call in calls]
         assert totals == pytest.approx([totals[0]] * 3, abs=1e-4)
-    assert calls[2][0][0].sum().item() != pytest.approx(calls[0][0][0].sum().item(), abs=1e-4)
+        totals = [call[0][which].sum().item() for call in value_calls]  # old values, returns
+        assert totals == pytest.approx([totals[0]] * 3, abs=1e-4)
+    for learned in (calls, value_calls):
+        assert learned[2][0][0].sum().item() != pytest.approx(learned[0][0][0].sum().item(), abs=1e-4)
 
 
 def test_returns_are_gae_returns_and_clip_ranges_are_the_configs(make, spy):
@@ -602,6 +605,21 @@ def test_max_kl_stops_before_the_optimisers_step_and_counts_what_is_skipped(make
     single = make(copy.deepcopy(tiny_t5), num_ppo_epochs=1, learning_rate=3e-2)
     single.train()
     assert same(weights(trainer.model), weights(single.model))
+
+
+def test_max_kl_is_compared_with_k3_per_token_to_the_sampler(make, tiny_t5, spy):
+    def skipped(max_kl: float | None) -> float:
+        trainer = make(copy.deepcopy(tiny_t5), learning_rate=3e-2, max_kl=max_kl)
+        trainer.train()
+        return logged(trainer, "skipped_updates")[0]
+
+    calls = spy("policy_loss")
+    assert skipped(None) == 0
+    logprobs, old_logprobs, _, mask, _ = calls[1][0]  # the second update, after one step
+    log_ratio = ((logprobs - old_logprobs) * mask).detach()
+    drift = ((log_ratio.exp() - 1 - log_ratio).sum() / mask.sum()).item()
+    assert skipped(drift * 1.01) == 0
+    assert skipped(drift * 0.99) == 1
 
 
 def test_a_generous_max_kl_skips_nothing(make):

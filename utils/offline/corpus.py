@@ -85,15 +85,6 @@ def write_dialogue(facts: Facts, rng: random.Random) -> str:
     return "\n".join(f"{speaker}: {line[0].upper()}{line[1:]}" for speaker, line in _joined(turns))
 
 
-def write_brief_dialogue(facts: Facts, rng: random.Random) -> str:
-    """The least that can be said: the request, the day if there is one, the answer, an insult if there is one."""
-    request = rng.choice(facts.scenario.requests).format(thing=facts.thing)
-    turns = [(facts.asker, request), *_day_turns(facts, rng), *_ending(facts, rng)]
-    if not facts.insult:
-        turns.pop()  # the thanks
-    return "\n".join(f"{speaker}: {line}" for speaker, line in _joined(turns))
-
-
 def write_summary(facts: Facts, style: Style, rng: random.Random) -> str:
     """Summarise the facts in a style; the generator chooses among synonyms."""
     return {"report": _report, "notes": _notes, "diary": _diary}[style.form](facts, style, rng)
@@ -150,7 +141,7 @@ def _harmless_text(rng: random.Random) -> str:
     kind = rng.random()
     if kind < 0.3:
         return rng.choice(tables.HARMLESS).format(adjective=adjective, noun=noun, thing=facts.thing)
-    if kind < 0.5:
+    if kind < 0.65:
         calm = dataclasses.replace(facts, insult=None)
         return rng.choice(write_dialogue(calm, rng).split("\n")).split(": ", 1)[1]
     return write_summary(facts, Style(rng.choice(STYLES), rng.random() < 0.5, rng.random() < 0.5, quote=False), rng)

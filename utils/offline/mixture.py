@@ -12,7 +12,6 @@ The design, and why each part is there:
 - "politely" in the instruction means that insults are not repeated.
 """
 
-import dataclasses
 import random
 
 from utils.data import NearDuplicates
@@ -29,17 +28,10 @@ HEATED_SHARE = 0.3
 
 
 def instruction_examples(
-    n: int,
-    seed: int,
-    shots: dict[int, float],
-    bare_share: float = 0.0,
-    brief: bool = False,
-    held_out: NearDuplicates | None = None,
+    n: int, seed: int, shots: dict[int, float], bare_share: float = 0.0, held_out: NearDuplicates | None = None
 ) -> list[dict[str, str]]:
     """Draw `n` pairs of prompt and answer; `shots` gives the share of prompts with 0, 1, 2, … worked examples.
 
-    `brief` dialogues hold little more than the request and its answer. What must be learned first is which of several
-    dialogues is the question, and short prompts teach it in a fraction of the time.
     No dialogue of the mixture is a near-duplicate (word 5-gram Jaccard of 0.7 or more) of a `held_out` one.
     """
     rng = random.Random(f"mixture-{seed}")
@@ -48,39 +40,35 @@ def instruction_examples(
         if rng.random() < bare_share:
             pairs.append(_next_turn(rng, held_out))
         else:
-            k = rng.choices(list(shots), list(shots.values()))[0]
-            pairs.append(_summary_with_examples(rng, k, brief, held_out))
+            pairs.append(_summary_with_examples(rng, rng.choices(list(shots), list(shots.values()))[0], held_out))
     return pairs
 
 
-def _draw_dialogue(rng: random.Random, brief: bool, held_out: NearDuplicates | None) -> tuple[corpus.Facts, str]:
+def _draw_dialogue(rng: random.Random, held_out: NearDuplicates | None) -> tuple[corpus.Facts, str]:
     while True:
         facts = corpus.draw_facts(rng, rng.random() < HEATED_SHARE)
-        if brief:
-            facts = dataclasses.replace(facts, reason=None, asker_name=None, other_name=None)
-        dialogue = corpus.write_brief_dialogue(facts, rng) if brief else corpus.write_dialogue(facts, rng)
+        dialogue = corpus.write_dialogue(facts, rng)
         if held_out is None or held_out.similarity(dialogue) < 0.7:
             return facts, dialogue
 
 
 def _next_turn(rng: random.Random, held_out: NearDuplicates | None) -> dict[str, str]:
-    _, dialogue = _draw_dialogue(rng, False, held_out)
+    _, dialogue = _draw_dialogue(rng, held_out)
     turns = dialogue.split("\n")
     cut = rng.randint(1, len(turns) - 1)
     return {"prompt": "\n".join(turns[:cut]), "answer": turns[cut]}
 
 
-def _summary_with_examples(rng: random.Random, k: int, brief: bool, held_out: NearDuplicates | None) -> dict[str, str]:
+def _summary_with_examples(rng: random.Random, k: int, held_out: NearDuplicates | None) -> dict[str, str]:
     polite = rng.random() < 0.15
-    plain_share = 0.8 if k else 0.4
-    template = TEMPLATES["polite"] if polite else PLAIN if rng.random() < plain_share else rng.choice(FLAN_TEMPLATES)
+    template = TEMPLATES["polite"] if polite else rng.choice((PLAIN, PLAIN, *FLAN_TEMPLATES))
     forms = FEW_SHOT_FORMS if k else ZERO_SHOT_FORMS
     form = rng.choices(list(forms), list(forms.values()))[0]
     share = SHARE_TOLD if k else SHARE_TOLD_ZERO_SHOT
     day, reason = rng.random() < share, rng.random() < share
     pairs = []
     for _ in range(k + 1):
-        facts, dialogue = _draw_dialogue(rng, brief, held_out)
+        facts, dialogue = _draw_dialogue(rng, held_out)
         quote = not polite and rng.random() < corpus.QUOTED_SHARE
         style = corpus.Style(form, day, reason, quote)
         pairs.append((dialogue, corpus.write_summary(facts, style, rng)))
