@@ -13,7 +13,7 @@ test: .venv/installed
 	$(BIN)/ruff format --check --line-length 80 *.ipynb
 	$(BIN)/python -m pytest
 
-# Makes the embedded corpus, T5 and classifier anew: about half an hour on two cores.
+# Makes the embedded corpus, T5 and classifier anew: about a quarter of an hour on two cores.
 offline: .venv/installed
 	$(BIN)/python -m utils.offline.build
 	$(BIN)/python -m utils.offline.card

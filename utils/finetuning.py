@@ -13,7 +13,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -82,25 +81,22 @@ def tokenize_pairs(
     return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="tokenize")
 
 
-class StopOnBadLoss(TrainerCallback):
-    """End training with a clear error as soon as a logged loss is not a number."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Check what was just logged."""
-        loss = (logs or {}).get("loss")
-        if loss is not None and not torch.isfinite(torch.tensor(loss)):
-            raise TrainingError(
-                f"the loss is {loss} at step {state.global_step}: lower the learning rate (now {args.learning_rate}); "
-                f"checkpoints written before that remain in {args.output_dir}"
-            )
-
-
 class _EvaluateByRouge(Seq2SeqTrainer):
     """Adds the validation dialogues' ROUGE, from generated summaries, to every evaluation."""
 
     rouge_rows: Dataset
     template: str
     max_new_tokens: int
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """One step, refused before its gradient is applied if the loss is not a number."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate "
+                f"(now {self.args.learning_rate}); checkpoints written before that remain in {self.args.output_dir}"
+            )
+        return loss
 
     def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
         metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -144,6 +140,8 @@ def fine_tune(
     """
     if method not in LEARNING_RATES:
         raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
+    if arguments.get("fp16"):
+        raise ValueError("fp16=True overflows T5's feed-forward output: choose precision='auto', 'fp32' or 'bf16'")
     if method == "full" and peft_config is not None:
         raise ValueError("peft_config is given with method 'full': choose method='lora' to train an adapter")
     set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
@@ -156,7 +154,6 @@ def fine_tune(
         eval_dataset=tokenize_pairs(validation, tokenizer, template, max_prompt_tokens, max_new_tokens),
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
         processing_class=tokenizer,
-        callbacks=[StopOnBadLoss()],
     )
     trainer.rouge_rows, trainer.template, trainer.max_new_tokens = validation, template, max_new_tokens
     trainer.remove_callback(PrinterCallback)
@@ -189,7 +186,6 @@ def _training_arguments(
         "metric_for_best_model": "eval_rouge1",
         "greater_is_better": True,
         "logging_steps": 10,
-        "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
         "bf16": use_bf16(precision, model.device),

@@ -48,8 +48,17 @@ class PolicyWithValueHead(nn.Module):
         return {"last_hidden_state": output.last_hidden_state, "attention_mask": attention_mask}
 
     def sample(self, prompts: dict[str, Tensor], generation_config: GenerationConfig) -> Tensor:
-        """Responses as ids after the decoder's start token, (batch, time)."""
-        return self.policy.generate(**_encoder_inputs(prompts), generation_config=generation_config)[:, 1:]
+        """Responses as ids after the decoder's start token, (batch, time).
+
+        The model's own generation settings are set aside: `generate` would fill what `generation_config` leaves open
+        from them (a minimum length, a repetition penalty, beams), and the sampler would not be the policy.
+        """
+        core = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
+        own, core.generation_config = core.generation_config, GenerationConfig()
+        try:
+            return self.policy.generate(**_encoder_inputs(prompts), generation_config=generation_config)[:, 1:]
+        finally:
+            core.generation_config = own
 
     def forward(self, prompts: dict[str, Tensor], responses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability of each response token, the value before it and the entropy there; (batch, time), fp32."""

@@ -23,7 +23,14 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import PrinterCallback
 
 from utils.policy import PolicyWithValueHead
@@ -164,6 +171,7 @@ class PPOTrainer(Trainer):
         _check_inputs(tokenizer, train_dataset, args, self.reward_funcs)
         self.metrics: dict[str, list[float]] = defaultdict(list)
         self.samples: list[dict[str, Any]] = []
+        set_seed(args.seed)  # before the adapter draws its first weights
         super().__init__(
             model=PolicyWithValueHead(model, peft_config),
             args=args,
@@ -347,6 +355,8 @@ def _check_inputs(
         raise ValueError(
             f"train_dataset has columns {', '.join(train_dataset.column_names)}: it needs a text column 'prompt'"
         )
+    if not reward_funcs:
+        raise ValueError("reward_funcs is empty: give at least one reward function")
     if args.reward_weights is not None and len(args.reward_weights) != len(reward_funcs):
         raise ValueError(
             f"{len(args.reward_weights)} reward_weights for {len(reward_funcs)} reward functions: give one each"

@@ -32,6 +32,9 @@ class HateScorer:
                 .to(self.device)
                 .eval()
             )
+        config = self.model.config
+        positions = config.max_position_embeddings - (config.pad_token_id or 0) - 1  # RoBERTa's start after its pad id
+        self.max_tokens = min(self.tokenizer.model_max_length, positions)
         self.label_ids = {name.lower(): i for i, name in self.model.config.id2label.items()}
         for name in ("hate", "nothate"):
             self._label_id(name)
@@ -60,9 +63,9 @@ class HateScorer:
         logits = torch.empty(len(texts), self.model.config.num_labels)  # (texts, labels)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            batch = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, return_tensors="pt").to(
-                self.device
-            )
+            batch = self.tokenizer(
+                [texts[i] for i in rows], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            ).to(self.device)
             logits[rows] = self.model(**batch).logits.float().cpu()
         return logits
 

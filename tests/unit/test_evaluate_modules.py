@@ -11,9 +11,10 @@ METRICS = Path(__file__).parents[2] / "utils" / "metrics"
 PREDICTIONS = ["Anna asks for the ladder.", "Tom declines."]
 
 
-@pytest.mark.parametrize(
-    "references", [["Anna wants the ladder.", "Tom says no."], [["Anna wants it.", "Anna asks."], ["No.", "Tom refuses."]]]
-)
+SEVERAL = [["Anna wants it.", "Anna asks."], ["No.", "Tom refuses."]]
+
+
+@pytest.mark.parametrize("references", [["Anna wants the ladder.", "Tom says no."], SEVERAL])
 def test_dialogue_rouge_equals_rouge_scores(references):
     metric = evaluate.load(str(METRICS / "dialogue_rouge.py"))
     scores = metric.compute(predictions=PREDICTIONS, references=references)
@@ -22,9 +23,8 @@ def test_dialogue_rouge_equals_rouge_scores(references):
 
 def test_dialogue_rouge_passes_its_options_on():
     metric = evaluate.load(str(METRICS / "dialogue_rouge.py"))
-    references = [["Anna wants it.", "Anna asks."], ["No.", "Tom refuses."]]
-    scores = metric.compute(predictions=PREDICTIONS, references=references, reduce="max", use_stemmer=False)
-    expected = rouge_scores(PREDICTIONS, references, reduce="max", use_stemmer=False).mean().to_dict()
+    scores = metric.compute(predictions=PREDICTIONS, references=SEVERAL, reduce="max", use_stemmer=False)
+    expected = rouge_scores(PREDICTIONS, SEVERAL, reduce="max", use_stemmer=False).mean().to_dict()
     assert scores == pytest.approx(expected, abs=1e-12)
 
 

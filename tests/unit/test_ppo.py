@@ -462,14 +462,15 @@ def test_reward_functions_see_prompts_plain_completions_and_the_datas_columns(ma
 def test_raw_and_scaled_scores_are_both_logged(make):
     # Scores 1, 2, 3, 6, the truncated third less 1: 1, 2, 2, 6. Mean 2.75; squared deviations
     # 3.0625 + 0.5625 + 0.5625 + 10.5625 = 14.75; standard deviation √(14.75 / 3) = 2.2174.
-    trainer = script(make(reward=by_topic(dict(zip(TOPICS, [1.0, 2.0, 3.0, 6.0], strict=True)))))
+    reward = by_topic(dict(zip(TOPICS, [1.0, 2.0, 3.0, 6.0], strict=True)))
+    trainer = script(make(reward=reward, scale_scores=True))
     trainer.train()
     assert logged(trainer, "score/raw") == [3.0]
     assert logged(trainer, "score/scaled") == pytest.approx([2.75 / 2.2174], abs=1e-4)
 
 
 def test_equal_scores_are_not_divided_by_zero(make):
-    trainer = make(reward=lambda prompts, completions, **_: [2.0] * 4, missing_eos_penalty=0.0)
+    trainer = make(reward=lambda prompts, completions, **_: [2.0] * 4, missing_eos_penalty=0.0, scale_scores=True)
     trainer.train()
     assert logged(trainer, "score/scaled") == [2.0]
     assert all(p.isfinite().all() for p in trainer.model.parameters())
@@ -491,7 +492,8 @@ def test_several_reward_functions_are_added_by_weight(make):
 
 
 def test_the_last_samples_are_kept_with_their_raw_score(make):
-    trainer = script(make(reward=by_topic(dict(zip(TOPICS, [1.0, 2.0, 3.0, 6.0], strict=True)))))
+    reward = by_topic(dict(zip(TOPICS, [1.0, 2.0, 3.0, 6.0], strict=True)))
+    trainer = script(make(reward=reward, scale_scores=True))
     trainer.train()
     scores = {sample["prompt"]: sample["score"] for sample in trainer.samples}
     assert scores == dict(zip(PROMPTS, [1.0, 2.0, 3.0, 6.0], strict=True))
@@ -570,7 +572,8 @@ def test_explained_variance_is_zero_for_values_that_start_at_zero(make):
 
 
 def test_gradients_are_clipped_at_every_optimiser_step(make):
-    trainer = make(max_steps=2, num_ppo_epochs=3, num_mini_batches=2, max_grad_norm=1e-3)
+    # The rate is low, so that no ratio is clipped and every gradient is larger than its limit.
+    trainer = make(max_steps=2, num_ppo_epochs=3, num_mini_batches=2, max_grad_norm=1e-3, learning_rate=1e-5)
     with gradient_norms() as norms:
         trainer.train()
     assert len(norms) == 2 * 3 * 2
@@ -766,9 +769,16 @@ def test_the_trained_policy_answers_prompts(make, tiny_tokenizer):
     assert len(generate(trainer.policy, tiny_tokenizer, PROMPTS, max_new_tokens=4)) == 4
 
 
-def test_a_last_batch_of_one_prompt_is_learned_from_too(make):
+def test_a_batch_that_is_not_full_makes_no_step(make):
+    trainer = make(rows=Dataset.from_dict({"prompt": [*PROMPTS, "ladder"]}), max_steps=-1, num_train_epochs=2)
+    trainer.train()
+    assert trainer.state.global_step == 2  # one full batch in each epoch
+
+
+def test_a_last_batch_of_one_prompt_can_be_learned_from_too(make):
     rows = Dataset.from_dict({"prompt": [*PROMPTS, "ladder"]})
-    trainer = make(rows=rows, num_mini_batches=2, max_steps=-1, num_train_epochs=1)
+    arguments = {"dataloader_drop_last": False, "scale_scores": True, "num_mini_batches": 2}
+    trainer = make(rows=rows, max_steps=-1, num_train_epochs=1, **arguments)
     trainer.train()
     assert trainer.state.global_step == 2
     assert all(p.isfinite().all() for p in trainer.model.parameters())

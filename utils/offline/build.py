@@ -1,6 +1,6 @@
 """Build the embedded default from nothing: corpus, tokenizers, T5, classifier and model card.
 
-    python -m utils.offline.build            # writes into utils/offline/, about half an hour on two cores
+    python -m utils.offline.build            # writes into utils/offline/, about 20 minutes on two cores
 
 Every choice was made on the validation split; the card's scores are the test split's.
 """
@@ -47,7 +47,7 @@ SPLITS = {"train": (2400, 1), "validation": (200, 1), "test": (360, 3)}  # dialo
 HEATED_SHARE = 1 / 3
 BATCH = 32
 STAGES = (  # steps, learning rate, shares of prompts with 0, 1, 2, 3 examples, share of bare dialogues
-    (400, 1e-3, {0: 1.0}, 0.0),  # short prompts first: copying from the dialogue is learned here
+    (400, 1e-3, {0: 1.0}, 0.0),  # no examples first: copying from the dialogue is learned here
     (1700, 1e-3, {0: 0.3, 1: 0.3, 2: 0.2, 3: 0.2}, 0.07),
 )
 

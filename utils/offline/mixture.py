@@ -20,9 +20,7 @@ from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, build_prompt
 
 ZERO_SHOT_FORMS = {"notes": 0.6, "report": 0.25, "diary": 0.15}
 FEW_SHOT_FORMS = {"report": 0.4, "notes": 0.3, "diary": 0.3}
-SHARE_TOLD = (
-    0.4  # of days and of reasons; below one half, so that an example that tells nothing of days leaves them out
-)
+SHARE_TOLD = 0.4  # of days and reasons; under one half: an example that says nothing of days leaves them out
 SHARE_TOLD_ZERO_SHOT = 0.2
 HEATED_SHARE = 0.3
 

@@ -1,0 +1,60 @@
+"""Figures have labelled axes with units, and draw every system with its interval in its own colour and marker."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from utils import plots
+from utils.results import interval_table
+
+SCORES = pd.DataFrame({"rouge1": [0.2, 0.4, 0.6]})
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def test_intervals_are_drawn_for_every_system_in_order():
+    table = interval_table({"human": SCORES + 0.1, "full": SCORES, "lead": SCORES - 0.1})
+    (axes,) = plots.plot_intervals(table, "rouge1", "title").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["human", "full", "lead"]
+    means = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    assert means == pytest.approx([50, 40, 30])
+    assert "rouge1, F1 (points)" in axes.get_xlabel() and "3 dialogues" in axes.get_xlabel()
+    low, high = (100 * table.loc[("full", "rouge1"), name] for name in ("low", "high"))
+    segment = axes.containers[1].lines[2][0].get_segments()[0]
+    assert segment[:, 0] == pytest.approx([low, high])
+
+
+def test_systems_differ_in_colour_or_marker():
+    shown_together = [
+        ("human", "oracle", "few_shot", "one_shot", "zero_shot", "no_instruction", "longest", "lead"),
+        ("human", "full", "lora", "zero_shot", "lead"),
+        ("human", "before", "after", "lead"),
+    ]
+    for names in shown_together:
+        assert len({plots.STYLES[name] for name in names}) == len(names)
+
+
+def test_curves_share_axes_and_name_themselves():
+    curve = pd.Series([3.0, 2.0], index=[1, 2])
+    axes = plots.plot_curves({"full": curve, "lora": curve}, "loss", "epoch", "nats")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "nats")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["full", "lora"]
+
+
+def test_panels_hide_what_is_empty():
+    figure = plots.plot_panels([("KL, nats", pd.Series([0.0, 1.0]))] * 4, "step")
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
+
+
+def test_interval_width_is_drawn_against_dialogues():
+    table = pd.DataFrame({"mean": [0.3, 0.3], "low": [0.2, 0.28], "high": [0.4, 0.32]}, index=[10, 500])
+    (axes,) = plots.plot_interval_width(table, "title").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "500"]

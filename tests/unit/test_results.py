@@ -1,0 +1,58 @@
+"""Results carry their interval, their number of dialogues and their origin; claims are checked."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from utils.results import claim, interval_table, percent, read_results, record
+from utils.settings import load_settings
+
+SCORES = pd.DataFrame({"rouge1": [0.2, 0.4, 0.6], "rouge2": [0.1, 0.1, 0.1]})
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return load_settings("offline", output_dir=str(tmp_path))
+
+
+def test_interval_table_has_one_row_per_system_and_measure():
+    table = interval_table({"lead": SCORES, "human": SCORES + 0.1})
+    assert list(table.columns) == ["mean", "low", "high", "n"]
+    assert table.loc[("human", "rouge1"), "mean"] == pytest.approx(0.5)
+    assert table.loc[("lead", "rouge2"), ["low", "high"]].tolist() == pytest.approx([0.1, 0.1])
+    assert (table["n"] == 3).all()
+
+
+def test_percent_leaves_counts_and_p_values_alone():
+    table = percent(pd.DataFrame({"mean": [0.12345], "n": [500], "p": [0.04]}))
+    assert table.iloc[0].tolist() == [12.35, 500, 0.04]
+
+
+def test_a_claim_that_fails_is_an_error_on_the_embedded_default(settings):
+    claim("two is more than one", True, settings)
+    with pytest.raises(AssertionError, match="one is more than two"):
+        claim("one is more than two", False, settings)
+
+
+def test_a_claim_that_fails_elsewhere_is_said(capsys):
+    claim("one is more than two", False, load_settings("offline", few_shot=2))
+    assert capsys.readouterr().out == "✗ not in this run: one is more than two\n"
+
+
+def test_record_keeps_the_other_labs_and_full_precision(settings):
+    record("lab1", interval_table({"lead": SCORES}), settings, 1.0)
+    path = record("lab2", interval_table({"full": SCORES}), settings, 2.0, {"trainable_percent": {"full": 100.0}})
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    assert whole["lab1"]["rouge1"]["lead"]["mean"] == pytest.approx(0.4)
+    assert whole["lab2"]["trainable_percent"] == {"full": 100.0}
+    assert whole["lab2"]["run"]["seconds"] == 2.0 and whole["lab2"]["run"]["embedded_default"]
+
+
+def test_read_results_lists_scores_only(settings):
+    path = record("lab3", interval_table({"after": SCORES}), settings, 1.0, {"kl_first_step": 0.0})
+    table = read_results(path)
+    assert table[["lab", "measure", "system", "n"]].values.tolist() == [
+        ["lab3", "rouge1", "after", 3],
+        ["lab3", "rouge2", "after", 3],
+    ]
