@@ -312,6 +312,7 @@ class PPOTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write what training changed; an adapter belongs to the policy as found, its own adapter merged."""
         output_dir = output_dir or self.args.output_dir
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
@@ -355,6 +356,8 @@ def _check_inputs(
         raise ValueError(
             f"train_dataset has columns {', '.join(train_dataset.column_names)}: it needs a text column 'prompt'"
         )
+    if clash := {"prompts", "completions"} & set(train_dataset.column_names):
+        raise ValueError(f"train_dataset has a column {clash.pop()!r}, a name that reward functions use: rename it")
     if not reward_funcs:
         raise ValueError("reward_funcs is empty: give at least one reward function")
     if args.reward_weights is not None and len(args.reward_weights) != len(reward_funcs):

@@ -27,15 +27,6 @@ DIALOGUE_ONLY = "{dialogue}"
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Models this small are slower on two threads, and sums on one are repeatable."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def train(tiny_t5, tiny_tokenizer, tmp_path):
     """fine_tune with tiny numbers: one epoch of two steps, both logged."""

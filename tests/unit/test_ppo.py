@@ -30,15 +30,6 @@ SCRIPT = torch.tensor([[5, EOS, PAD, PAD], [EOS, PAD, PAD, PAD], [5, 6, 7, 8], [
 LENGTHS = [2, 1, 4, 4]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Models this small are slower on two threads, and sums on one are repeatable."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def no_reward(prompts, completions, **columns):
     return [0.0] * len(completions)
 

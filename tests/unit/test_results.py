@@ -25,7 +25,7 @@ def test_interval_table_has_one_row_per_system_and_measure():
 
 
 def test_percent_leaves_counts_and_p_values_alone():
-    table = percent(pd.DataFrame({"mean": [0.12345], "n": [500], "p": [0.04]}))
+    table = percent(pd.DataFrame({"mean": [0.1234567], "n": [500], "p": [0.04]}))
     assert table.iloc[0].tolist() == [12.35, 500, 0.04]
 
 
