@@ -40,7 +40,8 @@ def plot_intervals(
         colour, marker = STYLES.get(system, OTHER)
         mean, low, high = (scale * row[name] for name in ("mean", "low", "high"))
         axes.errorbar(mean, -position, xerr=[[mean - low], [high - mean]], fmt=marker, color=colour, capsize=3)
-        axes.annotate(f"{mean:.{1 if scale > 1 else 2}f}", (mean, -position), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        shown = f"{mean:.1f}" if scale > 1 else f"{mean:.2f}"
+        axes.annotate(shown, (mean, -position), (0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks(range(0, -len(rows), -1), [name.replace("_", " ") for name in rows.index])
     axes.set_ylim(-len(rows) + 0.4, 0.7)
     axes.set(title=title, xlabel=f"{measure}, {unit}; bars: 95 % interval over {int(rows['n'].max())} dialogues")
