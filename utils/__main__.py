@@ -18,8 +18,8 @@ def labs(arguments: argparse.Namespace) -> None:
     environment = {"LABS_PRESET": preset, "LABS_OUTPUT_DIR": str(output_dir)}
     for number in arguments.only:
         name = NOTEBOOKS[number - 1]
-        print(f"{name} … ", end="", flush=True)
-        print(f"{run_lab(name, output_dir, environment):.0f} s → {output_dir / name}.html", flush=True)
+        print(f"{name} …", flush=True)
+        print(f"  {run_lab(name, output_dir, environment):.0f} s → {output_dir / name}.html", flush=True)
     table = percent(read_results(output_dir / "results.json"))
     print(table.to_string(index=False), f"\nScores in points of 0–100, 95 % intervals: {output_dir / 'results.json'}")
 
@@ -37,7 +37,7 @@ def main() -> int:
     try:
         arguments.run(arguments)
     except (LabError, ValueError) as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
