@@ -72,6 +72,7 @@ def tokenize_pairs(
     """
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
+        """Token ids of a batch of rows."""
         prompts = [build_prompt(dialogue, template=template) for dialogue in batch["dialogue"]]
         summaries = batch["summary"] if "summary" in batch else [texts[0] for texts in batch["summaries"]]
         encoded = tokenizer(prompts, max_length=max_prompt_tokens, truncation=True)

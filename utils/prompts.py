@@ -131,6 +131,7 @@ def diverse_examples(
     vocabularies = [set(re.findall(r"\w+", dialogue.lower())) for dialogue in dialogues]
 
     def nearness(i: int, chosen: list[int]) -> float:
+        """Highest similarity of a dialogue to those chosen."""
         shared = (
             len(vocabularies[i] & vocabularies[j]) / max(1, len(vocabularies[i] | vocabularies[j])) for j in chosen
         )
