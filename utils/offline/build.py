@@ -2,7 +2,7 @@
 
     python -m utils.offline.build            # writes into utils/offline/, about 20 minutes on two cores
 
-Every choice was made on the validation split; the card's scores are the test split's.
+The card's scores are the test split's; what was chosen on which split stands in the card.
 """
 
 import argparse
