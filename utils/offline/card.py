@@ -117,7 +117,8 @@ The T5 learned from scratch, on {pairs:,} generated pairs of prompt and answer (
 dialogues are no near-duplicates (word 5-gram Jaccard ≥ 0.7) of validation or test. The classifier learned to tell
 insults to people from harmless uses of the same words; one pair of insulting words in five was kept for its test.
 The T5, fine-tuning and PPO settings were chosen on the validation split. The classifier's training texts were widened
-once after counting, on all three splits, the dialogues it called heated. Versions and SHA-256 of every file: `manifest.json`.
+once after counting, on all three splits, the dialogues it called heated.
+Versions and SHA-256 of every file: `manifest.json`.
 
 ## Measured on the test split
 
