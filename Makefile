@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: labs test offline notebooks clean
+.PHONY: labs test bench offline notebooks clean
 
 labs: .venv/installed
 	$(BIN)/python -m utils labs
@@ -12,6 +12,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff format --check --line-length 80 *.ipynb
 	$(BIN)/python -m pytest
+
+# Measures speed, both sides in one run; prints tables.
+bench: .venv/installed
+	for script in tests/benchmarks/bench_*.py; do echo "$$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
 
 # Makes the embedded corpus, T5 and classifier anew: about a quarter of an hour on two cores.
 offline: .venv/installed

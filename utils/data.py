@@ -77,7 +77,7 @@ def _read_hub(id_or_path: str) -> DatasetDict:
     try:
         return load_dataset(id_or_path)
     except (OSError, ValueError, DatasetNotFoundError) as error:
-        cause = str(error).strip().splitlines()[0]
+        cause = (str(error).strip() or repr(error)).splitlines()[0]
         raise DatasetError(
             f"cannot load the dataset {id_or_path!r}: {cause} Check the id or folder and the connection, "
             "or set LABS_PRESET=offline to use the embedded data."

@@ -4,7 +4,8 @@ Scores are those of `rouge_score` (Lin 2004, the Google Research implementation)
 comparisons come from `utils.statistics`; a row of scores is one dialogue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -43,6 +44,20 @@ def rouge_scores(
     Raises:
         ValueError: lengths differ, a prediction has no reference, or `reduce` is neither.
     """
+    return score_pairs(partial(overlap.rouge_f1, use_stemmer=use_stemmer), ROUGE_TYPES, predictions, references, reduce)
+
+
+def score_pairs(
+    score: Callable[[str, str], Sequence[float]],
+    names: Sequence[str],
+    predictions: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    reduce: str,
+) -> pd.DataFrame:
+    """Score each prediction against each of its references by `score(prediction, reference)`, and reduce over them.
+
+    Returns one row per prediction, columns `names`. Raises what `rouge_scores` raises.
+    """
     if isinstance(predictions, str) or isinstance(references, str):
         raise ValueError("predictions and references must be lists of texts: put a single text into a list")
     if len(predictions) != len(references):
@@ -57,10 +72,8 @@ def rouge_scores(
         targets = [targets] if isinstance(targets, str) else list(targets)
         if not targets:
             raise ValueError(f"prediction {number} has no reference: give it at least one")
-        rows.append(
-            getattr(np, reduce)([overlap.rouge_f1(prediction, target, use_stemmer) for target in targets], axis=0)
-        )
-    return pd.DataFrame(rows, columns=list(ROUGE_TYPES), dtype=float)
+        rows.append(getattr(np, reduce)([score(prediction, target) for target in targets], axis=0))
+    return pd.DataFrame(rows, columns=list(names), dtype=float)
 
 
 def lead(dialogue: str, n: int) -> str:

@@ -1,4 +1,4 @@
-"""Intervals for means and comparisons of systems, with one dialogue as one observation."""
+"""Intervals for means and comparisons of systems, with the dialogue as the unit of observation."""
 
 from collections.abc import Sequence
 
@@ -6,25 +6,33 @@ import numpy as np
 import pandas as pd
 
 RESAMPLES = 10_000
+RESAMPLES_AT_ONCE = 500  # keeps the weights of 10,000 dialogues within 40 MB
 
 
-def confidence_interval(scores: pd.DataFrame, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def confidence_interval(
+    scores: pd.DataFrame, level: float = 0.95, seed: int = 0, clusters: Sequence | None = None
+) -> pd.DataFrame:
     """Percentile bootstrap interval of each column's mean; a row is one dialogue, the unit that is resampled (Efron
     1979).
+
+    Where several rows belong to one dialogue (its references, or several seeds), `clusters` names the dialogue of each
+    row, and whole dialogues are resampled with all their rows (the cluster bootstrap, Davison and Hinkley 1997, 3.8).
 
     Returns one row per column of `scores`, with columns mean, low, high.
 
     Raises:
-        ValueError: fewer than two rows, a missing score, or a level outside (0, 1).
+        ValueError: fewer than two dialogues, a missing score, clusters that do not fit, or a level outside (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}: give a share between 0 and 1, such as 0.95")
     values = _checked(scores)
-    weights = np.random.default_rng(seed).multinomial(
-        len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES
-    )
-    means = weights @ values / len(values)  # (resamples, columns)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    sums, counts = _totals(values, clusters)
+    rng, n = np.random.default_rng(seed), len(sums)
+    means = []
+    for _ in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES_AT_ONCE)
+        means.append(weights @ sums / (weights @ counts)[:, None])  # (resamples, columns)
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return pd.DataFrame({"mean": values.mean(axis=0), "low": low, "high": high}, index=scores.columns)
 
 
@@ -49,10 +57,13 @@ def compare(scores_a: pd.DataFrame, scores_b: pd.DataFrame, seed: int = 0) -> pd
         )
     differences = scores_a.reset_index(drop=True) - scores_b.reset_index(drop=True)
     values = _checked(differences)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(RESAMPLES, len(values)))
-    swapped = np.abs(signs @ values)
+    rng = np.random.default_rng(seed)
     observed = np.abs(values.sum(axis=0))
-    p = (1 + (swapped >= observed - 1e-12).sum(axis=0)) / (1 + RESAMPLES)
+    as_large = np.zeros(values.shape[1])
+    for _ in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        signs = rng.choice([-1.0, 1.0], size=(RESAMPLES_AT_ONCE, len(values)))
+        as_large += (np.abs(signs @ values) >= observed - 1e-12).sum(axis=0)
+    p = (1 + as_large) / (1 + RESAMPLES)
     return confidence_interval(differences, seed=seed).rename(columns={"mean": "difference"}).assign(p=p)
 
 
@@ -65,6 +76,22 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     order = np.argsort(p)
     adjusted = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted[np.argsort(order)]
+
+
+def _totals(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the rows and number of rows of each cluster: (clusters, columns) and (clusters,)."""
+    if clusters is None:
+        return values, np.ones(len(values))
+    if len(clusters) != len(values):
+        raise ValueError(f"{len(clusters)} clusters for {len(values)} rows: name the dialogue of every row")
+    codes, names = pd.factorize(pd.Series(clusters))
+    if (codes < 0).any():
+        raise ValueError(f"row {int((codes < 0).argmax())} has no cluster: name the dialogue of every row")
+    if len(names) < 2:
+        raise ValueError(f"all rows belong to the one dialogue {names[0]!r}: score at least two")
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, codes, values)
+    return sums, np.bincount(codes).astype(float)
 
 
 def _checked(scores: pd.DataFrame) -> np.ndarray:

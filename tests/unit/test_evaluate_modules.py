@@ -5,30 +5,59 @@ from pathlib import Path
 import evaluate
 import pytest
 
+from utils.metrics.text_metric import TextMetric
+from utils.paper_rouge import paper_rouge_scores
 from utils.rouge import rouge_scores
+from utils.second_view import second_view
+from utils.settings import OFFLINE
+from utils.toxicity import HateScorer
 
 METRICS = Path(__file__).parents[2] / "utils" / "metrics"
-PREDICTIONS = ["Anna asks for the ladder.", "Tom declines."]
+PREDICTIONS = ["#Person1# asks Anna for the ladder.", "Tom and #Person2# decline."]
+ONE = ["#Person1# wants the ladder.", "Tom says no."]
+SEVERAL = [["Anna wants it.", "#Person1# asks."], ["No.", "Tom and #Person2# refuse."]]
+DIALOGUES = ["#Person1#: Anna, may I have the ladder?", "#Person2#: No."]
 
 
-SEVERAL = [["Anna wants it.", "Anna asks."], ["No.", "Tom refuses."]]
+def load(name: str) -> TextMetric:
+    return evaluate.load(str(METRICS / f"{name}.py"))
 
 
-@pytest.mark.parametrize("references", [["Anna wants the ladder.", "Tom says no."], SEVERAL])
+@pytest.mark.parametrize("references", [ONE, SEVERAL])
 def test_dialogue_rouge_equals_rouge_scores(references):
-    metric = evaluate.load(str(METRICS / "dialogue_rouge.py"))
-    scores = metric.compute(predictions=PREDICTIONS, references=references)
+    scores = load("dialogue_rouge").compute(predictions=PREDICTIONS, references=references)
     assert scores == pytest.approx(rouge_scores(PREDICTIONS, references).mean().to_dict(), abs=1e-12)
 
 
 def test_dialogue_rouge_passes_its_options_on():
-    metric = evaluate.load(str(METRICS / "dialogue_rouge.py"))
-    scores = metric.compute(predictions=PREDICTIONS, references=SEVERAL, reduce="max", use_stemmer=False)
+    scores = load("dialogue_rouge").compute(
+        predictions=PREDICTIONS, references=SEVERAL, reduce="max", use_stemmer=False
+    )
     expected = rouge_scores(PREDICTIONS, SEVERAL, reduce="max", use_stemmer=False).mean().to_dict()
     assert scores == pytest.approx(expected, abs=1e-12)
 
 
-def test_dialogue_rouge_combines_with_other_modules():
-    metrics = {name: evaluate.load(str(METRICS / "dialogue_rouge.py")) for name in ("first", "second")}
-    both = evaluate.combine(metrics, force_prefix=True)
-    assert both.compute(predictions=["a b"], references=["a b"])["second_rouge1"] == 1.0
+@pytest.mark.parametrize("references", [ONE, SEVERAL])
+def test_paper_rouge_equals_paper_rouge_scores(references):
+    scores = load("paper_rouge").compute(predictions=PREDICTIONS, references=references)
+    assert scores == pytest.approx(paper_rouge_scores(PREDICTIONS, references).mean().to_dict(), abs=1e-12)
+
+
+def test_all_measures_of_summaries_combine_into_one():
+    names = ("dialogue_rouge", "paper_rouge", "output_length", "right_speakers", "faithful_names")
+    combined = evaluate.combine([load(name) for name in names])
+    scores = combined.compute(predictions=PREDICTIONS, references=SEVERAL, sources=DIALOGUES)
+    expected = (
+        rouge_scores(PREDICTIONS, SEVERAL).mean().to_dict()
+        | paper_rouge_scores(PREDICTIONS, SEVERAL).mean().to_dict()
+        | second_view(PREDICTIONS, SEVERAL, DIALOGUES).mean().to_dict()
+    )
+    assert scores == pytest.approx(expected, abs=1e-12)
+
+
+def test_hate_speech_takes_its_classifier_on_loading():
+    metric = evaluate.load(str(METRICS / "hate_speech.py"), str(OFFLINE / "classifier"))
+    texts = ["You stupid fool!", "#Person2# agrees."]
+    insult, neutral = HateScorer(str(OFFLINE / "classifier")).probability(texts)
+    assert insult > 0.5 > neutral
+    assert metric.compute(predictions=texts) == pytest.approx({"toxicity": (insult + neutral) / 2, "toxic_share": 0.5})

@@ -216,6 +216,42 @@ def test_interval_treats_a_dialogue_as_one_observation():
     assert widths[0] / widths[1] == pytest.approx(3**0.5, abs=0.1)
 
 
+def test_rows_of_one_dialogue_are_resampled_together():
+    """Three equal rows for each dialogue say no more than one does."""
+    scores = pd.DataFrame({"rouge1": np.random.default_rng(0).random(50)})
+    thrice, dialogues = scores.loc[scores.index.repeat(3)], np.repeat(np.arange(50), 3)
+    pd.testing.assert_frame_equal(confidence_interval(thrice, clusters=dialogues), confidence_interval(scores))
+    falsely_narrow, width = (t.eval("high - low").item() for t in map(confidence_interval, (thrice, scores)))
+    assert falsely_narrow == pytest.approx(width / np.sqrt(3), rel=0.1)
+
+
+def test_clusters_of_different_sizes_keep_the_plain_mean_and_the_spread_of_a_ratio():
+    """The linearised variance of a ratio of sums (Cochran 1977, 2.10) is what the cluster bootstrap estimates."""
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(1, 6, 400)
+    levels = rng.normal(0, 1, 400)
+    dialogues = rng.permutation(np.repeat(np.arange(400), sizes))
+    scores = pd.DataFrame({"rouge1": levels[dialogues] + rng.normal(0, 0.2, len(dialogues))})
+    interval = confidence_interval(scores, clusters=dialogues).loc["rouge1"]
+    sums = scores["rouge1"].groupby(dialogues).sum()
+    assert interval["mean"] == pytest.approx(scores["rouge1"].mean())
+    error = np.sqrt(((sums - interval["mean"] * sizes) ** 2).sum()) / sizes.sum()
+    assert interval["high"] - interval["low"] == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        (["a", "b"], "2 clusters for 3 rows"),
+        (["a", None, "b"], "row 1 has no cluster"),
+        (["a", "a", "a"], "one dialogue 'a'"),
+    ],
+)
+def test_clusters_that_do_not_fit_are_refused(clusters, message):
+    with pytest.raises(ValueError, match=message):
+        confidence_interval(pd.DataFrame({"rouge1": [0.1, 0.2, 0.3]}), clusters=clusters)
+
+
 def test_equal_scores_have_an_interval_of_no_width():
     assert confidence_interval(table([0.25] * 10)).loc["rouge1"].tolist() == pytest.approx([0.25] * 3)
 

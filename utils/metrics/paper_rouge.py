@@ -1,0 +1,13 @@
+"""The DialogSum paper's ROUGE as an `evaluate` module: evaluate.load("utils/metrics/paper_rouge.py")."""
+
+from utils import paper_rouge
+from utils.metrics import text_metric
+
+
+class PaperRouge(text_metric.TextMetric):
+    """Mean F1 (0 to 1) as py-rouge counts it; see `utils.paper_rouge` for how it differs from rouge_score."""
+
+    source = "Chen et al. 2021, DialogSum: A Real-Life Scenario Dialogue Summarization Dataset"
+
+    def _score(self, predictions, references, reduce="mean"):
+        return paper_rouge.paper_rouge_scores(predictions, references, reduce=reduce)

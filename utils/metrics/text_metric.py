@@ -1,0 +1,48 @@
+"""What the `evaluate` modules of this folder share: texts in, means out, and `evaluate.combine` between them.
+
+A module is loaded from its file and needs no network:
+
+    both = evaluate.combine([evaluate.load("utils/metrics/dialogue_rouge.py"), evaluate.load("utils/metrics/...")])
+    both.compute(predictions=..., references=..., sources=...)
+
+`predictions` are one text per dialogue; `references` one text, or a list of texts, per dialogue; `sources` the
+dialogues themselves. Each module takes what it needs and leaves the rest.
+"""
+
+import datasets
+import evaluate
+import pandas as pd
+
+_TEXT = datasets.Value("string")
+_INPUTS = {
+    ("predictions",): [datasets.Features({"predictions": _TEXT})],
+    ("predictions", "references"): [
+        datasets.Features({"predictions": _TEXT, "references": datasets.Sequence(_TEXT)}),
+        datasets.Features({"predictions": _TEXT, "references": _TEXT}),
+    ],
+    ("predictions", "sources"): [datasets.Features({"predictions": _TEXT, "sources": _TEXT})],
+}
+
+
+class TextMetric(evaluate.Metric):
+    """A measure that scores each dialogue by `_score` and reports the mean of every column."""
+
+    inputs: tuple[str, ...] = ("predictions", "references")
+    source: str = ""
+
+    def _score(self, **inputs) -> pd.DataFrame:
+        """One row per dialogue; gets the texts that `inputs` names, and options."""
+        raise NotImplementedError
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation=self.source,
+            inputs_description=", ".join(self.inputs),
+            features=_INPUTS[self.inputs],
+        )
+
+    def _compute(self, sources=None, **inputs) -> dict[str, float]:
+        if "sources" in self.inputs:
+            inputs["sources"] = sources
+        return {name: float(mean) for name, mean in self._score(**inputs).mean().items()}
