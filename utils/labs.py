@@ -34,7 +34,13 @@ def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
         LabError: a cell raised.
     """
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(ROOT)}},
+        store_widget_state=False,
+    )
     client.extra_arguments = ["--log-level=ERROR"]
     start = time.perf_counter()
     try:
@@ -49,7 +55,15 @@ def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
 
 
 def _write(notebook: nbformat.NotebookNode, name: str, output_dir: Path) -> None:
+    _drop_widget_views(notebook)
     output_dir.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, output_dir / f"{name}.ipynb")
     page, _ = HTMLExporter().from_notebook_node(notebook)
     (output_dir / f"{name}.html").write_text(page, encoding="utf-8")
+
+
+def _drop_widget_views(notebook: nbformat.NotebookNode) -> None:
+    """A stored page has no kernel to draw widgets with: leave what stands beside them, such as text/html."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)

@@ -1,8 +1,10 @@
 """Figures of the labs: one colour and one marker for a system everywhere, intervals drawn, readable in grey."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +19,7 @@ STYLES: dict[str, tuple[str, str]] = {
     "zero_shot": ("#56B4E9", "o"),
     "flan_template": ("#56B4E9", "d"),
     "one_shot": ("#0072B2", "^"),
+    "similar_beam": ("#009E73", "v"),
     "few_shot": ("#E69F00", "D"),
     "full": ("#009E73", "o"),
     "lora": ("#D55E00", "s"),
@@ -25,6 +28,8 @@ STYLES: dict[str, tuple[str, str]] = {
     "polite": ("#E69F00", "^"),
 }
 OTHER = ("#555555", "o")
+OTHERS = [(colour, marker) for marker in "os^Dv*" for colour in ("#0072B2", "#D55E00", "#555555")]  # of points
+GREYS = ("#000000", "#0072B2", "#7f7f7f")
 
 
 def plot_intervals(
@@ -42,6 +47,9 @@ def plot_intervals(
         axes.errorbar(mean, -position, xerr=[[mean - low], [high - mean]], fmt=marker, color=colour, capsize=3)
         shown = f"{mean:.1f}" if scale > 1 else f"{mean:.2f}"
         axes.annotate(shown, (mean, -position), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    for system in ("lead", "human"):
+        if system in rows.index:
+            axes.axvline(scale * rows.loc[system, "mean"], color=STYLES[system][0], linestyle=":", linewidth=1)
     axes.set_yticks(range(0, -len(rows), -1), [name.replace("_", " ") for name in rows.index])
     axes.set_ylim(-len(rows) + 0.4, 0.7)
     axes.set(title=title, xlabel=f"{measure}, {unit}; bars: 95 % interval over {int(rows['n'].max())} dialogues")
@@ -89,3 +97,34 @@ def plot_interval_width(table: pd.DataFrame, title: str) -> Figure:
     axes.set(title=title, xlabel="dialogues judged", ylabel="rouge1, F1 (points)")
     axes.grid(alpha=0.3)
     return figure
+
+
+def plot_lengths(lengths: Mapping[str, Sequence[int]], limit: int, unit: str = "tokens") -> Figure:
+    """How long texts are, one histogram each, on a logarithmic axis, with a limit drawn."""
+    figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    edges = np.geomspace(max(1, min(map(min, lengths.values()))), max(limit, *map(max, lengths.values())) * 1.1, 50)
+    for (name, values), line, grey in zip(lengths.items(), itertools.cycle(("-", "--", ":")), GREYS, strict=False):
+        share = np.full(len(values), 100 / len(values))
+        axes.hist(values, edges, weights=share, histtype="step", linestyle=line, color=grey, label=name, linewidth=1.4)
+    axes.axvline(limit, color="#D55E00", linewidth=1)
+    axes.annotate(
+        f"limit {limit}", (limit, 0.9), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points"
+    )
+    axes.set_xscale("log")
+    axes.set(xlabel=f"length, {unit}", ylabel="texts, %")
+    axes.legend(frameon=False)
+    return figure
+
+
+def plot_tradeoff(points: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, title: str) -> Axes:
+    """One named point per row at columns `x` and `y`, with the interval of y in columns low and high if it has them."""
+    _, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for (name, row), other in zip(points.iterrows(), itertools.cycle(OTHERS), strict=False):
+        colour, marker = STYLES.get(name, other)
+        if "low" in points:
+            axes.vlines(row[x], row["low"], row["high"], color=colour, alpha=0.4)
+        axes.plot(row[x], row[y], marker=marker, color=colour, linestyle="", label=str(name).replace("_", " "))
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    return axes

@@ -51,12 +51,28 @@ def build_prompt(
         raise ValueError(f"the template {template!r} has no {{dialogue}}: put {{dialogue}} where the dialogue belongs")
     if max_tokens is not None and tokenizer is None:
         raise ValueError(f"max_tokens={max_tokens} needs a tokenizer to count with: pass tokenizer=")
-    query = template.replace("{dialogue}", dialogue)
+    if max_tokens is not None:
+        examples = fitting_examples(dialogue, examples, template, tokenizer, max_tokens)
     shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
-    for kept in range(len(shots), -1, -1):
-        prompt = "\n\n".join([*shots[:kept], query])
-        if max_tokens is None or (tokens := count_tokens(tokenizer, prompt)) <= max_tokens:
-            return prompt
+    return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
+
+
+def fitting_examples(
+    dialogue: str,
+    examples: Sequence[Example],
+    template: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+) -> Sequence[Example]:
+    """The first examples that fit into `max_tokens` together with the dialogue, whole.
+
+    Raises:
+        ValueError: the template has no `{dialogue}`, or the dialogue alone exceeds `max_tokens`.
+    """
+    for kept in range(len(examples), -1, -1):
+        tokens = count_tokens(tokenizer, build_prompt(dialogue, examples[:kept], template))
+        if tokens <= max_tokens:
+            return examples[:kept]
     raise ValueError(
         f"the dialogue {dialogue[:60]!r}… needs {tokens} tokens without any example, over max_tokens={max_tokens}: "
         "raise max_tokens (T5's relative positions read longer inputs than it was trained on) or shorten the dialogue"

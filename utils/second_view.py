@@ -12,6 +12,7 @@ import pandas as pd
 
 SECOND_VIEW = ("words", "right_speakers", "faithful_names")
 SPEAKER = re.compile(r"#Person\d+#")
+_LABEL = re.compile(r"\w+:")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
 
@@ -58,8 +59,8 @@ def right_speakers(predictions: Sequence[str], references: Sequence[str] | Seque
 def faithful_names(predictions: Sequence[str], dialogues: Sequence[str]) -> np.ndarray:
     """Share of the names in each prediction that occur in its dialogue; 1 where the prediction has none.
 
-    A name is a capitalised word (people, places, days). At the start of a sentence every word is: there it is a name
-    only if none of the texts has it in small letters.
+    A name is a capitalised word (people, places, days), but for a label before a colon. At the start of a sentence
+    every word is capitalised: there it is a name only if none of the texts has it in small letters.
 
     Raises:
         ValueError: lengths differ.
@@ -87,7 +88,7 @@ def _names(text: str, ordinary: set[str]) -> set[str]:
     found = set()
     for sentence in _SENTENCE.split(text):
         starts_with_word = not sentence.lstrip().startswith("#")
-        for position, word in enumerate(_words(sentence)):
+        for position, word in enumerate(_words(_LABEL.sub(" ", sentence))):
             at_start = position == 0 and starts_with_word
             if word[0].isupper() and word != "I" and not (at_start and word.lower() in ordinary):
                 found.add(word.lower())

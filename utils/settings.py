@@ -56,6 +56,11 @@ class Settings:
         default = Settings(preset="offline", **PRESETS["offline"])
         return dataclasses.replace(self, seed=default.seed, output_dir=default.output_dir) == default
 
+    @property
+    def model_name(self) -> str:
+        """What figures call the model."""
+        return "the embedded T5" if self.model == PRESETS["offline"]["model"] else self.model.rstrip("/").split("/")[-1]
+
     def table(self) -> pd.DataFrame:
         """One row per field: its value and its meaning; folders inside the project are shown from its root."""
         project = f"{OFFLINE.parents[1]}{os.sep}"

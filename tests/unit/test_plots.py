@@ -58,3 +58,30 @@ def test_interval_width_is_drawn_against_dialogues():
     table = pd.DataFrame({"mean": [0.3, 0.3], "low": [0.2, 0.28], "high": [0.4, 0.32]}, index=[10, 500])
     (axes,) = plots.plot_interval_width(table, "title").axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "500"]
+
+
+def test_lead_and_human_are_drawn_as_lines_across_all_systems():
+    table = interval_table({"human": SCORES + 0.1, "full": SCORES, "lead": SCORES - 0.1})
+    (axes,) = plots.plot_intervals(table, "rouge1", "title").axes
+    lines = [
+        line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
+    ]
+    assert sorted(lines) == pytest.approx([30, 50])
+
+
+def test_lengths_are_shares_of_each_kind_of_text_with_the_limit_marked():
+    (axes,) = plots.plot_lengths({"dialogues": [50, 60, 700], "summaries": [10]}, limit=512).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dialogues", "summaries"]
+    assert axes.lines[0].get_xdata()[0] == 512
+    assert axes.get_xlim()[1] > 700
+    assert "tokens" in axes.get_xlabel() and "%" in axes.get_ylabel()
+
+
+def test_points_of_a_tradeoff_are_told_apart_and_have_their_interval():
+    points = pd.DataFrame(
+        {"words": [10, 20], "mean": [30, 40], "low": [28, 37], "high": [33, 44]}, index=["greedy", "beam_4"]
+    )
+    axes = plots.plot_tradeoff(points, "words", "mean", "words", "ROUGE-1 (points)", "title")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["greedy", "beam 4"]
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 2
+    assert [c.get_segments()[0][:, 1].tolist() for c in axes.collections] == [[28, 33], [37, 44]]

@@ -41,6 +41,8 @@ def test_speakers_are_right_where_one_reference_has_the_same(prediction, referen
         ("#Person1# comes on Friday.", "#Person1#: I come on Monday.", 0),
         ("I asked Anna.", "#Person1#: Hi Anna.", 1),
         ("Bob and Bob agree with Anna.", "#Person1#: Hi Anna. They agree.", 1 / 2),  # a name counts once
+        ("Result: Bob agrees.", "#Person1#: Hi Anna.", 0),  # a label is no name, Bob is
+        ("They ask. Result: yes.", "#Person1#: Hi, they ask.", 1),
         ("Al asks.", "#Person1#: Alan is here.", 0),  # whole words only
     ],
 )
