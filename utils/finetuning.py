@@ -1,28 +1,40 @@
 """Full and LoRA fine-tuning on Seq2SeqTrainer."""
 
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from safetensors import SafetensorError
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
+from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
+from utils.checkpoints import last_whole_checkpoint
 from utils.generation import MAX_NEW_TOKENS, generate
+from utils.memory import peak_memory
 from utils.models import parameter_counts, use_bf16
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
 
+LOG = logging.getLogger(__name__)
 LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}
 
 
@@ -34,7 +46,9 @@ class TrainingError(RuntimeError):
 class FineTuningResult:
     """A fine-tuned model and how it came about.
 
-    `history` holds one row per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …).
+    `history` holds one row per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …); `checkpoint` is
+    the folder of the weights that were kept, None where no checkpoint was asked for; `batch_size` is what one device
+    took at a time in the end; `peak_megabytes` is the memory of training above that of the loaded model.
     """
 
     model: PreTrainedModel | PeftModel
@@ -42,6 +56,9 @@ class FineTuningResult:
     history: pd.DataFrame
     parameters: dict[str, float]
     seconds: float
+    peak_megabytes: float
+    batch_size: int
+    checkpoint: Path | None
     output_dir: str
 
 
@@ -82,12 +99,51 @@ def tokenize_pairs(
     return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="tokenize")
 
 
+def token_loss(
+    outputs: Seq2SeqLMOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Cross-entropy in float32, every label token of the whole batch with the same weight.
+
+    `num_items_in_batch` counts the labels of all parts over which a batch is accumulated, on all devices. T5's own loss
+    is the mean of one part: accumulated, the tokens of a part with short summaries would weigh more.
+    """
+    logits = outputs["logits"]  # (batch, time, vocabulary)
+    total = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+    )
+    return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+class _LengthGroups(LengthGroupedSampler):
+    """Batches of like length, in an order that follows from the seed and the epoch alone: a resumed run sees the same
+    batches as one that was not stopped, and so does each of several processes.
+    """
+
+    def __init__(self, trainer: Seq2SeqTrainer, lengths: list[int], batch_size: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = int((self.trainer.state.epoch or 0) + 1e-6)
+        generator = torch.Generator().manual_seed(self.trainer.args.seed + epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
 class _EvaluateByRouge(Seq2SeqTrainer):
-    """Adds the validation dialogues' ROUGE, from generated summaries, to every evaluation."""
+    """Adds the validation dialogues' ROUGE, from generated summaries, to every evaluation; says what stopped a run."""
 
     rouge_rows: Dataset
     template: str
     max_new_tokens: int
+    written: Path | None = None  # the newest checkpoint of this run
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return _LengthGroups(self, lengths, global_batch)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """One step, refused before its gradient is applied if the loss is not a number."""
@@ -99,11 +155,23 @@ class _EvaluateByRouge(Seq2SeqTrainer):
             )
         return loss
 
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"cannot write {folder}: {error}. Free some space or choose another disk, then start again with "
+                f"resume=True; the last whole checkpoint is {self.written or last_whole_checkpoint(folder.parent)}"
+            ) from error
+        self.written = folder
+
     def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
         metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         prompts = [build_prompt(dialogue, template=self.template) for dialogue in self.rouge_rows["dialogue"]]
-        with self.compute_loss_context_manager():
-            predictions = generate(self.model, self.processing_class, prompts, max_new_tokens=self.max_new_tokens)
+        with self.compute_loss_context_manager(), self.accelerator.split_between_processes(prompts) as own_prompts:
+            own = generate(self.model, self.processing_class, own_prompts, max_new_tokens=self.max_new_tokens)
+        predictions = gather_object(own)
         column = "summary" if "summary" in self.rouge_rows.column_names else "summaries"
         scores = rouge_scores(predictions, self.rouge_rows[column]).mean()
         rouge = {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
@@ -125,6 +193,7 @@ def fine_tune(
     max_prompt_tokens: int = 1024,
     max_new_tokens: int = MAX_NEW_TOKENS,
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
     **arguments: Any,
 ) -> FineTuningResult:
     """Train on (prompt, summary) pairs; keep the checkpoint whose validation ROUGE-1 is best.
@@ -132,42 +201,108 @@ def fine_tune(
     `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains `model` itself; "lora"
     trains an adapter (`peft_config`, by default `lora_config()`) put into `model`: give it a copy if the original is
     still needed. Labels are padded with −100, batches are padded to their longest row and grouped by length; weights
-    are float32, under bf16 autocast where `precision` allows. `arguments` go to Seq2SeqTrainingArguments. With
-    `resume`, training goes on from the newest checkpoint in `output_dir`.
+    are float32, under bf16 autocast where `precision` allows. `arguments` go to Seq2SeqTrainingArguments, `callbacks`
+    to the trainer.
+
+    With `resume`, training goes on from the newest whole checkpoint in `output_dir`, or starts where there is none.
+    Where memory runs out, the batch is halved and its gradients are accumulated over twice as many.
 
     Raises:
-        ValueError: an unknown method, or a peft_config with method "full".
-        TrainingError: the loss is not a number.
+        ValueError: an unknown method, a peft_config with method "full", or "full" for a quantised model.
+        TrainingError: the loss is not a number, or a checkpoint cannot be written.
     """
+    _check_method(model, method, peft_config, arguments)
+    set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
+    if method == "lora":
+        if getattr(model, "is_quantized", False):
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = get_peft_model(model, peft_config or lora_config())
+    checkpoint = last_whole_checkpoint(output_dir) if resume else None
+    if resume:
+        LOG.warning("going on from %s", checkpoint or f"the beginning: {output_dir} has no whole checkpoint")
+    train_rows, validation_rows = (
+        tokenize_pairs(rows, tokenizer, template, max_prompt_tokens, max_new_tokens) for rows in (train, validation)
+    )
+
+    def build(sizes: dict[str, int]) -> _EvaluateByRouge:
+        trainer = _EvaluateByRouge(
+            model=model,
+            args=_training_arguments(model, method, output_dir, precision, arguments | sizes),
+            train_dataset=train_rows,
+            eval_dataset=validation_rows,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
+            processing_class=tokenizer,
+            compute_loss_func=token_loss,
+            callbacks=list(callbacks),
+        )
+        trainer.rouge_rows, trainer.template, trainer.max_new_tokens = validation, template, max_new_tokens
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    with peak_memory(model.device) as memory:
+        trainer, metrics = _train_within_memory(build, checkpoint)
+    model.eval()
+    best = trainer.state.best_model_checkpoint
+    return FineTuningResult(
+        model=model,
+        method=method,
+        history=pd.DataFrame(trainer.state.log_history),
+        parameters=parameter_counts(model),
+        seconds=metrics["train_runtime"],
+        peak_megabytes=memory.megabytes,
+        batch_size=trainer.args.per_device_train_batch_size,
+        checkpoint=Path(best) if best else trainer.written,
+        output_dir=output_dir,
+    )
+
+
+def _train_within_memory(
+    build: Callable[[dict[str, int]], _EvaluateByRouge], checkpoint: Path | None
+) -> tuple[_EvaluateByRouge, dict[str, float]]:
+    """Train; where memory runs out, halve the batch, double the accumulation, and go on from the newest checkpoint of
+    this run, or from the start if no step was taken yet.
+    """
+    sizes: dict[str, int] = {}
+    while True:
+        trainer = build(sizes)
+        try:
+            return trainer, trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error) or trainer.args.per_device_train_batch_size == 1:
+                raise
+            step = trainer.state.global_step
+        batch_size = trainer.args.per_device_train_batch_size // 2
+        accumulation = trainer.args.gradient_accumulation_steps * 2
+        sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+        first_step = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
+        if step > first_step and trainer.written is None:
+            raise TrainingError(
+                f"memory ran out at step {step}, and no checkpoint was written yet: start again with "
+                + ", ".join(f"{name}={value}" for name, value in sizes.items())
+            )
+        checkpoint = trainer.written or checkpoint
+        trainer.model.zero_grad(set_to_none=True)
+        del trainer
+        clear_device_cache(garbage_collection=True)
+        LOG.warning(
+            "memory ran out at step %d: going on with batches of %d, accumulated over %d",
+            step,
+            batch_size,
+            accumulation,
+        )
+
+
+def _check_method(
+    model: PreTrainedModel, method: str, peft_config: PeftConfig | None, arguments: dict[str, Any]
+) -> None:
     if method not in LEARNING_RATES:
         raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
     if arguments.get("fp16"):
         raise ValueError("fp16=True overflows T5's feed-forward output: choose precision='auto', 'fp32' or 'bf16'")
     if method == "full" and peft_config is not None:
         raise ValueError("peft_config is given with method 'full': choose method='lora' to train an adapter")
-    set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
-    if method == "lora":
-        model = get_peft_model(model, peft_config or lora_config())
-    trainer = _EvaluateByRouge(
-        model=model,
-        args=_training_arguments(model, method, output_dir, precision, arguments),
-        train_dataset=tokenize_pairs(train, tokenizer, template, max_prompt_tokens, max_new_tokens),
-        eval_dataset=tokenize_pairs(validation, tokenizer, template, max_prompt_tokens, max_new_tokens),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
-        processing_class=tokenizer,
-    )
-    trainer.rouge_rows, trainer.template, trainer.max_new_tokens = validation, template, max_new_tokens
-    trainer.remove_callback(PrinterCallback)
-    outcome = trainer.train(resume_from_checkpoint=resume or None)
-    model.eval()
-    return FineTuningResult(
-        model,
-        method,
-        pd.DataFrame(trainer.state.log_history),
-        parameter_counts(model),
-        outcome.metrics["train_runtime"],
-        output_dir,
-    )
+    if method == "full" and getattr(model, "is_quantized", False):
+        raise ValueError("a quantised model cannot be trained in full: choose method='lora' to train an adapter on it")
 
 
 def _training_arguments(

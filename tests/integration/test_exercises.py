@@ -37,7 +37,7 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-@pytest.mark.parametrize("name", ["lab1_prompt_engineering"])
+@pytest.mark.parametrize("name", NOTEBOOKS[:1])
 def test_solutions_solve_every_exercise(name, tmp_path):
     notebook = nbformat.read(ROOT / f"{name}.ipynb", 4)
     found = exercises(notebook)
@@ -49,7 +49,7 @@ def test_solutions_solve_every_exercise(name, tmp_path):
     assert marks == [("✓", str(number)) for number in range(1, len(found) + 1)]
 
 
-@pytest.mark.parametrize("name", ["lab1_prompt_engineering"])
+@pytest.mark.parametrize("name", NOTEBOOKS[:1])
 def test_stored_notebook_leaves_its_exercises_open(name):
     notebook = nbformat.read(ROOT / f"{name}.ipynb", 4)
     marks = re.findall(r"^(.) exercise (\d+)", printed(notebook), re.MULTILINE)

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import IA3Config, PeftModel, get_peft_model
 from torch.testing import assert_close
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration, TrainerCallback
 
 import utils.finetuning
+from utils.checkpoints import last_whole_checkpoint
 from utils.finetuning import TrainingError, fine_tune, lora_config, tokenize_pairs
 from utils.generation import generate
 from utils.models import has_bf16, load_model
@@ -99,12 +100,19 @@ def test_long_texts_are_cut_at_the_limits_and_still_end_in_eos(tiny_tokenizer):
 
 
 @pytest.fixture
-def batches(train, tiny_t5):
-    """What the model was given in training and evaluation, with labels."""
+def batches(train, monkeypatch):
+    """What the loss was computed from, in training and in evaluation."""
     seen = []
-    tiny_t5.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    original = utils.finetuning._EvaluateByRouge.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        seen.append(dict(inputs))
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(utils.finetuning._EvaluateByRouge, "compute_loss", compute_loss)
     train(per_device_train_batch_size=4, per_device_eval_batch_size=4)
-    return [batch for batch in seen if batch.get("labels") is not None]
+    assert len(seen) == 2
+    return seen
 
 
 def test_label_padding_is_masked_with_minus_100(batches, tiny_tokenizer):
@@ -409,3 +417,140 @@ def test_no_checkpoint_is_written_once_the_loss_is_not_a_number(train, tmp_path)
     for folder in checkpoints(tmp_path):
         state = torch.load(folder / "optimizer.pt", weights_only=False)["state"]
         assert all(math.isfinite(entry["exp_avg"].sum()) for entry in state.values())
+
+
+# --- what a run survives ---
+
+
+def test_resuming_passes_over_a_checkpoint_that_was_cut_short(train, tiny_t5, tmp_path, caplog):
+    arguments = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}
+    whole = train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "whole", num_train_epochs=2, **arguments)
+    train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "cut", num_train_epochs=2, **arguments)
+    newest = tmp_path / "cut" / "checkpoint-4" / "optimizer.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    again = train(
+        "full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "cut", num_train_epochs=2, resume=True, **arguments
+    )
+    assert "checkpoint-4: optimizer.pt is missing or cut short" in caplog.text
+    assert "going on from" in caplog.text and "checkpoint-3" in caplog.text
+    assert same(weights(again.model), weights(whole.model))
+
+
+def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(train, tiny_t5, tmp_path, caplog):
+    fresh = train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "a")
+    resumed = train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "b", resume=True)
+    assert "the beginning" in caplog.text
+    assert same(weights(fresh.model), weights(resumed.model))
+
+
+def test_a_full_disk_stops_training_and_names_the_last_whole_checkpoint(train, tmp_path):
+    """The limit on a file's size stands in for the full disk: the system refuses to write on, as it would there."""
+    resource = pytest.importorskip("resource")
+    arguments = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Fill(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+
+    try:
+        with pytest.raises(TrainingError, match=r"cannot write .*checkpoint-2: .*resume=True.*checkpoint-1$") as caught:
+            train(callbacks=[Fill()], **arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.__cause__ is not None
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-1"
+
+
+def out_of_memory_above(monkeypatch, rows: int, times: int = 1000, step: int = 0) -> list[int]:
+    """Let training run out of memory wherever a batch has more than `rows`; returns the sizes that were tried."""
+    tried: list[int] = []
+    original = utils.finetuning._EvaluateByRouge.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        tried.append(len(inputs["labels"]))
+        if model.training and self.state.global_step >= step and len(inputs["labels"]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(utils.finetuning._EvaluateByRouge, "compute_loss", compute_loss)
+    return tried
+
+
+def test_where_memory_runs_out_the_batch_is_halved_and_accumulated_to_the_same_gradient(
+    train, tiny_t5, tmp_path, monkeypatch, caplog
+):
+    plain = without_dropout(tiny_t5)
+    arguments = {"per_device_train_batch_size": 4, "optim": "sgd"}  # one step, so that rounding does not grow
+    whole = train("full", copy.deepcopy(plain), output_dir=tmp_path / "whole", **arguments)
+    out_of_memory_above(monkeypatch, rows=1)
+    halved = train("full", copy.deepcopy(plain), output_dir=tmp_path / "halved", **arguments)
+    assert (whole.batch_size, halved.batch_size) == (4, 1)
+    assert "batches of 2, accumulated over 2" in caplog.text and "batches of 1, accumulated over 4" in caplog.text
+    assert whole.history["step"].max() == halved.history["step"].max()
+    for name, tensor in weights(whole.model).items():
+        assert_close(weights(halved.model)[name], tensor, atol=1e-5, rtol=0)
+
+
+def test_where_memory_runs_out_late_training_goes_on_from_the_newest_checkpoint(train, tiny_t5, monkeypatch, caplog):
+    out_of_memory_above(monkeypatch, rows=1, step=1)
+    arguments = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}
+    result = train("full", num_train_epochs=2, **arguments)
+    assert result.batch_size == 1
+    assert "ran out at step 1" in caplog.text
+    assert result.history["step"].max() == 4
+
+
+def test_where_memory_runs_out_late_and_nothing_is_saved_the_remedy_is_named(train, monkeypatch):
+    out_of_memory_above(monkeypatch, rows=1, step=1)
+    with pytest.raises(TrainingError, match=r"step 1.*per_device_train_batch_size=1, gradient_accumulation_steps=2"):
+        train("full", save_strategy="no", load_best_model_at_end=False)
+
+
+def test_a_batch_of_one_that_does_not_fit_is_the_systems_own_error(train, monkeypatch):
+    out_of_memory_above(monkeypatch, rows=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        train("full")
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(train, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(utils.finetuning._EvaluateByRouge, "compute_loss", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train("full")
+
+
+# --- other adapters, quantised bases ---
+
+
+@pytest.mark.parametrize("changes", [{"use_dora": True}, {"use_rslora": True}, {"target_modules": ["wo"]}])
+def test_other_adapters_are_passed_as_a_peft_config(train, changes):
+    result = train("lora", peft_config=lora_config(2, **changes))
+    config = result.model.peft_config["default"]
+    assert all(
+        getattr(config, name) in (value, set(value) if isinstance(value, list) else value)
+        for name, value in changes.items()
+    )
+    assert 0 < result.parameters["trainable_percent"] < 50
+
+
+def test_an_adapter_of_another_kind_trains_too(train):
+    result = train(
+        "lora", peft_config=IA3Config(task_type="SEQ_2_SEQ_LM", target_modules=["k", "v"], feedforward_modules=[])
+    )
+    assert isinstance(result.model.peft_config["default"], IA3Config)
+    assert result.parameters["trainable"] == 2 * 6 * 32  # a factor per output of k and v, in 2 + 2 × 2 attentions
+
+
+def test_a_quantised_model_is_not_trained_in_full(train, tiny_t5):
+    tiny_t5.is_quantized = True
+    with pytest.raises(ValueError, match="method='lora'"):
+        train("full")
+
+
+def test_the_result_tells_memory_and_the_checkpoint_that_was_kept(train, tmp_path):
+    result = train("full", num_train_epochs=2)
+    assert result.checkpoint in checkpoints(tmp_path)
+    assert result.peak_megabytes >= 0
