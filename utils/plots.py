@@ -19,7 +19,8 @@ STYLES: dict[str, tuple[str, str]] = {
     "zero_shot": ("#56B4E9", "o"),
     "flan_template": ("#56B4E9", "d"),
     "one_shot": ("#0072B2", "^"),
-    "similar_beam": ("#009E73", "v"),
+    "chosen": ("#D55E00", "p"),
+    "nearest_copy": ("#7f7f7f", "<"),
     "few_shot": ("#E69F00", "D"),
     "full": ("#009E73", "o"),
     "lora": ("#D55E00", "s"),
@@ -128,3 +129,9 @@ def plot_tradeoff(points: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     return axes
+
+
+def mark(axes: Axes, x: float, text: str) -> None:
+    """A dotted vertical line with a word beside it."""
+    axes.axvline(x, color="k", linestyle=":", linewidth=1)
+    axes.annotate(text, (x, 0.03), (3, 0), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)

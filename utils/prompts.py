@@ -119,6 +119,9 @@ def similar_examples(
 ) -> list[list[Example]]:
     """Find the `k` dialogues most like each query, the most similar first, by BM25 (Robertson and Zaragoza 2009).
 
+    A query that is itself among the dialogues is found first: leave it out of them. One that shares no word with any
+    gets the first `k`, for all are equally unlike it.
+
     Raises:
         ValueError: fewer than `k` dialogues to choose from.
     """

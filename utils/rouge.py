@@ -88,8 +88,8 @@ def longest(dialogue: str, n: int) -> str:
 
 
 def extractive_oracle(dialogue: str, references: Sequence[str]) -> str:
-    """Ceiling of copying: turns added greedily while mean ROUGE-1 + ROUGE-2 against the references rises (Nallapati et
-    al. 2017).
+    """Nearly the best that copying whole turns can reach: turns added greedily while mean ROUGE-1 + ROUGE-2 against the
+    references rises (Nallapati et al. 2017).
     """
     if isinstance(references, str):
         raise ValueError("references must be a list of texts: put a single one into a list")

@@ -18,7 +18,8 @@ def confidence_interval(
     Where several rows belong to one dialogue (its references, or several seeds), `clusters` names the dialogue of each
     row, and whole dialogues are resampled with all their rows (the cluster bootstrap, Davison and Hinkley 1997, 3.8).
 
-    Returns one row per column of `scores`, with columns mean, low, high.
+    Returns one row per column of `scores`, with columns mean, low, high. Below some 30 dialogues a percentile interval
+    is too narrow: at ten, one of nominally 95 % holds the true mean of skewed scores in about 89 %.
 
     Raises:
         ValueError: fewer than two dialogues, a missing score, clusters that do not fit, or a level outside (0, 1).
@@ -36,14 +37,18 @@ def confidence_interval(
     return pd.DataFrame({"mean": values.mean(axis=0), "low": low, "high": high}, index=scores.columns)
 
 
-def compare(scores_a: pd.DataFrame, scores_b: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def compare(
+    scores_a: pd.DataFrame, scores_b: pd.DataFrame, seed: int = 0, clusters: Sequence | None = None
+) -> pd.DataFrame:
     """Paired comparison of two systems on the same dialogues: mean of a − b with its 95 % bootstrap interval, and p.
 
-    p is the two-sided approximate-randomisation test's (Noreen 1989): the share of random swaps of a and b, dialogue by
-    dialogue, whose mean difference is at least as large; it is at least 1 / (resamples + 1).
+    Rows are paired by position. p is the two-sided approximate-randomisation test's (Noreen 1989): the share of random
+    swaps of a and b, dialogue by dialogue, whose mean difference is at least as large in absolute value. Its null
+    hypothesis is that the two systems are exchangeable on every dialogue; it is at least 1 / (resamples + 1). Where
+    several rows belong to one dialogue, `clusters` names the dialogue of each row, and whole dialogues are swapped.
 
     Raises:
-        ValueError: the tables differ in rows or columns.
+        ValueError: the tables differ in rows or columns, or hold the same rows in another order.
     """
     if list(scores_a.columns) != list(scores_b.columns):
         raise ValueError(
@@ -55,16 +60,19 @@ def compare(scores_a: pd.DataFrame, scores_b: pd.DataFrame, seed: int = 0) -> pd
             f"tables of shape {scores_a.shape} and {scores_b.shape} are not paired: "
             "score both systems on the same dialogues"
         )
+    if not scores_a.index.equals(scores_b.index) and scores_a.index.sort_values().equals(scores_b.index.sort_values()):
+        raise ValueError("the tables hold the same rows in another order: bring them into one, as with .sort_index()")
     differences = scores_a.reset_index(drop=True) - scores_b.reset_index(drop=True)
-    values = _checked(differences)
+    sums, _ = _totals(_checked(differences), clusters)
     rng = np.random.default_rng(seed)
-    observed = np.abs(values.sum(axis=0))
-    as_large = np.zeros(values.shape[1])
+    observed = np.abs(sums.sum(axis=0))
+    as_large = np.zeros(sums.shape[1])
     for _ in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
-        signs = rng.choice([-1.0, 1.0], size=(RESAMPLES_AT_ONCE, len(values)))
-        as_large += (np.abs(signs @ values) >= observed - 1e-12).sum(axis=0)
+        signs = rng.choice([-1.0, 1.0], size=(RESAMPLES_AT_ONCE, len(sums)))
+        as_large += (np.abs(signs @ sums) >= observed - 1e-12).sum(axis=0)
     p = (1 + as_large) / (1 + RESAMPLES)
-    return confidence_interval(differences, seed=seed).rename(columns={"mean": "difference"}).assign(p=p)
+    interval = confidence_interval(differences, seed=seed, clusters=clusters)
+    return interval.rename(columns={"mean": "difference"}).assign(p=p)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

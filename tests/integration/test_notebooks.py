@@ -12,7 +12,7 @@ import pytest
 from utils.labs import NOTEBOOKS, QUIET, ROOT
 
 SCORES = {
-    "lab1.rouge1": {"zero_shot", "one_shot", "few_shot", "lead", "human"},
+    "lab1.rouge1": {"zero_shot", "one_shot", "few_shot", "chosen", "lead", "human"},
     "lab2.rouge1": {"zero_shot", "full", "lora", "lead", "human"},
     "lab3.toxicity": {"before", "after"},
     "lab3.rouge1": {"before", "after"},

@@ -359,6 +359,21 @@ def test_rows_are_paired_by_position_whatever_their_labels():
     pd.testing.assert_frame_equal(compare(a.set_index(pd.RangeIndex(10, 20)), b), compare(a, b))
 
 
+def test_the_same_rows_in_another_order_are_not_taken_for_pairs():
+    scores = random_scores(10, seed=19)
+    with pytest.raises(ValueError, match="another order"):
+        compare(scores, scores.sample(frac=1, random_state=0))
+
+
+def test_rows_of_one_dialogue_are_swapped_together():
+    """Ten dialogues of three equal rows each say what the ten say; thirty rows would look surer."""
+    a, b = random_scores(10, seed=20), random_scores(10, seed=21)
+    thrice, dialogues = np.repeat(np.arange(10), 3), np.repeat(np.arange(10), 3)
+    clustered = compare(a.iloc[thrice], b.iloc[thrice], clusters=dialogues)
+    pd.testing.assert_frame_equal(clustered, compare(a, b))
+    assert (compare(a.iloc[thrice], b.iloc[thrice])["p"] < clustered["p"]).all()
+
+
 def test_tables_that_are_not_paired_are_refused():
     with pytest.raises(ValueError, match=r"\(5, 2\) and \(4, 2\) are not paired"):
         compare(random_scores(5, seed=0), random_scores(4, seed=0))

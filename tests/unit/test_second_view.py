@@ -21,6 +21,8 @@ def test_length_is_counted_in_words():
         ("#Person1# asks.", ["#Person1# asks #Person2#.", "#Person2# agrees."], 0),  # their union is no reference
         ("Anna asks.", "Tom agrees.", 1),  # neither names a speaker
         ("#Person11# asks.", "#Person1# asks.", 0),
+        ("Person1 asks # Person2 #.", "#Person1# asks #Person2#.", 1),  # the tag's marks are lost, the person is right
+        ("#Person2# asks #Person1#.", "#Person1# asks #Person2#.", 1),  # who does what is not seen
     ],
 )
 def test_speakers_are_right_where_one_reference_has_the_same(prediction, references, right):
@@ -43,6 +45,9 @@ def test_speakers_are_right_where_one_reference_has_the_same(prediction, referen
         ("Bob and Bob agree with Anna.", "#Person1#: Hi Anna. They agree.", 1 / 2),  # a name counts once
         ("Result: Bob agrees.", "#Person1#: Hi Anna.", 0),  # a label is no name, Bob is
         ("They ask. Result: yes.", "#Person1#: Hi, they ask.", 1),
+        ("She asks. Then I'll go to Mrs. Lee.", "#Person1#: Hi, Lee.", 1),
+        ("Person1 asks #Person2.", "#Person1#: Hi.", 1),  # a tag is no name, whatever is left of it
+        ("Will asks.", "#Person1#: Will you come?", 1),
         ("Al asks.", "#Person1#: Alan is here.", 0),  # whole words only
     ],
 )
@@ -62,3 +67,9 @@ def test_second_view_has_a_row_per_prediction_and_a_column_per_measure():
 def test_a_different_number_of_texts_is_refused_with_both_numbers(function):
     with pytest.raises(ValueError, match="2 predictions with 1 "):
         function(["a", "b"], ["a"])
+
+
+def test_names_do_not_depend_on_what_else_is_judged():
+    alone = faithful_names(["Rose asks Tom."], ["#Person1#: Hi, Tom."])
+    beside = faithful_names(["Rose asks Tom.", "#Person1# likes a rose."], ["#Person1#: Hi, Tom."] * 2)
+    assert alone[0] == beside[0] == 1 / 2
