@@ -1,45 +1,60 @@
-"""The labs as commands: python -m utils --help."""
+"""The labs as commands: python -m utils --help. With several processes: accelerate launch -m utils finetune …"""
 
 import argparse
-import os
 import sys
-from pathlib import Path
 
-from utils.labs import NOTEBOOKS, LabError, run_lab
-from utils.results import percent, read_results
-from utils.settings import load_settings
-
-
-def labs(arguments: argparse.Namespace) -> None:
-    """Run the notebooks and print the table of their results."""
-    output_dir = Path(arguments.output_dir).resolve()
-    preset = arguments.preset or os.environ.get("LABS_PRESET") or "offline"
-    load_settings(preset)  # a wrong setting is better told before the first notebook starts
-    environment = {"LABS_PRESET": preset, "LABS_OUTPUT_DIR": str(output_dir)}
-    for number in arguments.only:
-        name = NOTEBOOKS[number - 1]
-        print(f"{name} …", flush=True)
-        print(f"  {run_lab(name, output_dir, environment):.0f} s → {output_dir / name}.html", flush=True)
-    table = percent(read_results(output_dir / "results.json"))
-    print(table.to_string(index=False), f"\nScores in points of 0–100, 95 % intervals: {output_dir / 'results.json'}")
+from utils import commands
+from utils.finetuning import LEARNING_RATES, TrainingError
+from utils.labs import LabError
 
 
 def main() -> int:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser(prog="python -m utils", description="Dialogue summarisation labs as commands.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("labs", help="run the notebooks, write pages and results", description=labs.__doc__)
-    command.add_argument("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="which labs to run")
-    command.add_argument("--preset", help="offline, cpu, gpu or auto (default: LABS_PRESET, else offline)")
-    command.add_argument("--output-dir", default="out", help="where to write (default: out)")
-    command.set_defaults(run=labs)
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     try:
         arguments.run(arguments)
-    except (LabError, ValueError) as error:
+    except (LabError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m utils", description="Dialogue summarisation labs as commands.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    labs = _add(subparsers, commands.labs, "run the notebooks, write pages and results")
+    labs.add_argument("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="which labs to run")
+
+    finetune = _add(subparsers, commands.finetune, "fine-tune, judge on the test split, save the model with a card")
+    finetune.add_argument("--method", choices=list(LEARNING_RATES), default="lora", help="(default: lora)")
+    finetune.add_argument(
+        "--resume", action="store_true", help="go on from the newest whole checkpoint, if there is one"
+    )
+    finetune.add_argument(
+        "--checkpoint-steps", type=int, metavar="N", help="evaluate and save every N steps, not epochs"
+    )
+    finetune.add_argument("--quantization", choices=("8bit", "4bit"), help="of the base under an adapter; needs CUDA")
+    finetune.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
+    finetune.add_argument("--cpu", action="store_true", help="use no accelerator")
+    return parser
+
+
+def _add(subparsers, run, help_text: str) -> argparse.ArgumentParser:
+    command = subparsers.add_parser(
+        run.__name__, help=help_text, description=run.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_argument("--preset", help="offline, cpu, gpu or auto (default: LABS_PRESET, else offline)")
+    command.add_argument("--output-dir", default="out", help="where to write (default: out)")
+    command.add_argument(
+        "--set",
+        nargs="+",
+        metavar="NAME=VALUE",
+        default=[],
+        help="settings to override, as the variables LABS_NAME do: --set train_dialogues=500 seed=1",
+    )
+    command.set_defaults(run=run)
+    return command
 
 
 if __name__ == "__main__":

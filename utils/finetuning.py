@@ -28,6 +28,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from utils.checkpoints import last_whole_checkpoint
+from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
 from utils.memory import peak_memory
 from utils.models import parameter_counts, use_bf16
@@ -217,6 +218,7 @@ def fine_tune(
         if getattr(model, "is_quantized", False):
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         model = get_peft_model(model, peft_config or lora_config())
+    use_fast_layers(model)
     checkpoint = last_whole_checkpoint(output_dir) if resume else None
     if resume:
         LOG.warning("going on from %s", checkpoint or f"the beginning: {output_dir} has no whole checkpoint")

@@ -1,13 +1,20 @@
 """Load models and tokenizers; device, precision and parameter counts."""
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 
 class ModelUnavailableError(OSError):
@@ -49,21 +56,41 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 def load_model(
-    id_or_path: str, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    id_or_path: str,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    quantization: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an encoder-decoder model, in eval mode on its device, and its tokenizer.
 
-    `dtype` None is float32: training needs float32 weights, and autocast gives bf16's speed over them.
+    `dtype` None is float32: training needs float32 weights, and autocast gives bf16's speed over them. `quantization`
+    "8bit" or "4bit" (NF4, Dettmers et al. 2023) loads a frozen base for an adapter; it needs CUDA and bitsandbytes.
 
     Raises:
         ModelUnavailableError: nothing can be loaded under that id or path.
+        ValueError: a quantisation that is unknown, or that this machine cannot do.
     """
+    device = pick_device(device)
+    options = {"dtype": dtype or torch.float32, "attn_implementation": "sdpa"}
+    if quantization is not None:
+        options |= {"quantization_config": _quantization_config(quantization, device), "device_map": {"": device}}
     with clear_loading_errors(id_or_path):
         tokenizer = AutoTokenizer.from_pretrained(id_or_path)
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            id_or_path, dtype=dtype or torch.float32, attn_implementation="sdpa"
+        model = AutoModelForSeq2SeqLM.from_pretrained(id_or_path, **options)
+    return (model if quantization else model.to(device)).eval(), tokenizer
+
+
+def _quantization_config(quantization: str, device: torch.device) -> BitsAndBytesConfig:
+    if quantization not in ("8bit", "4bit"):
+        raise ValueError(f"quantization {quantization!r}: choose '8bit', '4bit' or None")
+    if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"quantization {quantization!r} needs a CUDA device (this one is {device}) and the package bitsandbytes "
+            "(pip install bitsandbytes): choose None to load the model as it is"
         )
-    return model.to(pick_device(device)).eval(), tokenizer
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 @contextlib.contextmanager

@@ -87,15 +87,15 @@ def plot_panels(panels: Sequence[tuple[str, pd.Series]], xlabel: str, columns: i
     return figure
 
 
-def plot_interval_width(table: pd.DataFrame, title: str) -> Figure:
-    """How a mean's interval narrows with the number of dialogues; `table` is indexed by it, columns mean, low, high."""
+def plot_interval_width(table: pd.DataFrame, title: str, xlabel: str = "dialogues judged") -> Figure:
+    """A mean and its interval along something counted, on a logarithmic axis; columns mean, low, high, in 0 to 1."""
     figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
     axes.fill_between(table.index, 100 * table["low"], 100 * table["high"], alpha=0.25, color="#0072B2")
     axes.plot(table.index, 100 * table["mean"], color="#0072B2", marker="o", markersize=4)
     axes.set_xscale("log")
     axes.set_xticks(table.index, [str(n) for n in table.index])
     axes.minorticks_off()
-    axes.set(title=title, xlabel="dialogues judged", ylabel="rouge1, F1 (points)")
+    axes.set(title=title, xlabel=xlabel, ylabel="rouge1, F1 (points)")
     axes.grid(alpha=0.3)
     return figure
 

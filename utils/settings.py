@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ class Settings:
     lora_learning_rate: float = field(default=1e-3, metadata={"help": "peak, LoRA"})
     lora_rank: int = field(default=32, metadata={"help": "r of LoRA"})
 
+    sweep_steps: int = field(default=100, metadata={"help": "steps of each run in Lab 2's sweep of ranks"})
+    sweep_seeds: int = field(default=2, metadata={"help": "runs for each point of Lab 2's sweeps"})
+
     ppo_steps: int = field(default=100, metadata={"help": "batches of prompts sampled and learned from"})
     ppo_batch_size: int = field(default=16, metadata={"help": "prompts in one PPO step"})
     ppo_learning_rate: float = field(default=1e-4, metadata={"help": "peak, PPO"})
@@ -61,13 +65,13 @@ class Settings:
         """What figures call the model."""
         return "the embedded T5" if self.model == PRESETS["offline"]["model"] else self.model.rstrip("/").split("/")[-1]
 
+    def shown(self, name: str) -> str:
+        """A field's value as text; folders inside the project are shown from its root."""
+        return str(getattr(self, name)).removeprefix(f"{OFFLINE.parents[1]}{os.sep}")
+
     def table(self) -> pd.DataFrame:
-        """One row per field: its value and its meaning; folders inside the project are shown from its root."""
-        project = f"{OFFLINE.parents[1]}{os.sep}"
-        rows = {
-            f.name: (str(getattr(self, f.name)).removeprefix(project), f.metadata["help"])
-            for f in dataclasses.fields(self)
-        }
+        """One row per field: its value and its meaning."""
+        rows = {f.name: (self.shown(f.name), f.metadata["help"]) for f in dataclasses.fields(self)}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "meaning"])
 
 
@@ -88,10 +92,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "full_learning_rate": 1e-3,
         "lora_epochs": 3.0,
         "lora_learning_rate": 5e-3,
-        "lora_rank": 16,
+        "lora_rank": 32,
+        "sweep_steps": 30,
         "ppo_steps": 40,
         "ppo_batch_size": 32,
-        "ppo_learning_rate": 1e-3,
+        "ppo_learning_rate": 5e-4,
         "kl_coef": 1.0,
     },
     "cpu": _HUB
@@ -99,6 +104,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train_dialogues": 500,
         "validation_dialogues": 50,
         "test_dialogues": 50,
+        "sweep_steps": 6,
         "ppo_steps": 20,
         "judged_dialogues": 40,
     },
@@ -128,6 +134,22 @@ def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
     for name, value in chosen.items():
         _check(name, value, fields[name].type)
     return Settings(preset=preset, **(PRESETS[preset] | chosen))
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Overrides for `load_settings` from texts NAME=VALUE.
+
+    Raises:
+        ValueError: a text of another form, an unknown name, or a value that is no number where one is needed.
+    """
+    fields = {f.name: f for f in dataclasses.fields(Settings) if f.name != "preset"}
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or name not in fields:
+            raise ValueError(f"{pair!r} is no override: write NAME=VALUE, with a NAME of {', '.join(fields)}")
+        values[name] = _parse(name, text, fields[name].type)
+    return values
 
 
 def _from_environment(fields: dict[str, dataclasses.Field]) -> dict[str, Any]:

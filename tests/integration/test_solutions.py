@@ -14,8 +14,11 @@ SMALL = {
     "LABS_TRAIN_DIALOGUES": "200",
     "LABS_VALIDATION_DIALOGUES": "24",
     "LABS_TEST_DIALOGUES": "24",
-    "LABS_FULL_EPOCHS": "0.5",
-    "LABS_LORA_EPOCHS": "0.5",
+    "LABS_BATCH_SIZE": "8",
+    "LABS_FULL_EPOCHS": "1",
+    "LABS_LORA_EPOCHS": "1",
+    "LABS_SWEEP_STEPS": "3",
+    "LABS_SWEEP_SEEDS": "1",
     "LABS_PPO_STEPS": "2",
     "LABS_JUDGED_DIALOGUES": "12",
 }
@@ -37,7 +40,7 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS[:1])
+@pytest.mark.parametrize("name", NOTEBOOKS[:2])
 def test_solutions_solve_every_exercise(name, tmp_path):
     notebook = nbformat.read(ROOT / f"{name}.ipynb", 4)
     found = exercises(notebook)
@@ -49,7 +52,7 @@ def test_solutions_solve_every_exercise(name, tmp_path):
     assert marks == [("✓", str(number)) for number in range(1, len(found) + 1)]
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS[:1])
+@pytest.mark.parametrize("name", NOTEBOOKS[:2])
 def test_stored_notebook_leaves_its_exercises_open(name):
     notebook = nbformat.read(ROOT / f"{name}.ipynb", 4)
     marks = re.findall(r"^(.) exercise (\d+)", printed(notebook), re.MULTILINE)

@@ -213,3 +213,14 @@ def test_autocast_computes_in_bf16_or_fp32_and_never_in_fp16(monkeypatch, there,
     with autocast("auto", CPU):
         assert layer(torch.ones(1, 2)).dtype == dtype
     assert layer.weight.dtype == layer(torch.ones(1, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_a_quantised_base_needs_cuda_and_says_so(offline_t5, quantization):
+    with pytest.raises(ValueError, match=rf"'{quantization}' needs a CUDA device \(this one is cpu\).*choose None"):
+        load_model(offline_t5, device="cpu", quantization=quantization)
+
+
+def test_an_unknown_quantisation_is_refused_with_the_choices(offline_t5):
+    with pytest.raises(ValueError, match="'3bit': choose '8bit', '4bit' or None"):
+        load_model(offline_t5, quantization="3bit")

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from utils.settings import PRESETS, Settings, load_settings
+from utils.settings import PRESETS, Settings, load_settings, parse_overrides
 
 
 @pytest.mark.parametrize("preset", ["offline", "cpu", "gpu"])
@@ -180,3 +180,31 @@ def test_only_seed_and_output_folder_leave_the_embedded_default_what_it_is():
     assert load_settings("offline", seed=7, output_dir="elsewhere").is_embedded_default
     assert not load_settings("offline", batch_size=1).is_embedded_default
     assert not load_settings("cpu").is_embedded_default
+
+
+def test_overrides_of_the_command_line_are_read_as_their_fields_need():
+    pairs = ["train_dialogues=500", "test_dialogues=all", "kl_coef=0.1", "model=a=b"]
+    expected = {"train_dialogues": 500, "test_dialogues": None, "kl_coef": 0.1, "model": "a=b"}
+    assert parse_overrides(pairs) == expected
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("train_dialogues", "write NAME=VALUE"),
+        ("epochs=3", "'epochs=3' is no override.*train_dialogues"),
+        ("preset=gpu", "no override"),
+        ("seed=one", "seed='one' is not a number: give a whole number"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_refused(pair, message):
+    with pytest.raises(ValueError, match=message):
+        parse_overrides([pair])
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(None, "the embedded T5"), ("google/flan-t5-base", "flan-t5-base"), ("folder/my-t5/", "my-t5")],
+)
+def test_figures_call_the_model_by_its_name(model, name):
+    assert load_settings("offline", **({"model": model} if model else {})).model_name == name

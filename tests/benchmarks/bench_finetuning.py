@@ -1,0 +1,161 @@
+"""Seconds per example of fine-tuning a model of FLAN-T5-base's shape, random weights, 220 input and 40 output tokens.
+
+The usual course's way (prompts and summaries padded to 512, fp32, the library's trainer) against `fine_tune`, full and
+LoRA, in one run on the same texts; and what share of the machine's matrix-product peak `fine_tune` reaches.
+"""
+
+import argparse
+import tempfile
+import time
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    TrainerCallback,
+)
+
+from utils.finetuning import fine_tune
+from utils.models import has_bf16, pick_device
+from utils.settings import OFFLINE
+
+PROMPT_TOKENS, SUMMARY_TOKENS = 220, 40
+FLAN_T5_BASE = T5Config(
+    vocab_size=32_128,
+    d_model=768,
+    d_kv=64,
+    d_ff=2048,
+    num_layers=12,
+    num_heads=12,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+    decoder_start_token_id=0,
+)
+
+
+class StepTimes(TrainerCallback):
+    """Seconds of every step but the first, which also sets things up."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop the clock."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if state.global_step > 1:
+            self.seconds.append(time.perf_counter() - self.start)
+
+    def per_example(self, batch_size: int) -> float:
+        """Median over the steps."""
+        return pd.Series(self.seconds).median() / batch_size
+
+
+def model() -> T5ForConditionalGeneration:
+    """Random weights, always the same."""
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration._from_config(FLAN_T5_BASE, attn_implementation="sdpa").to(pick_device())
+
+
+def pairs(rows: int) -> Dataset:
+    """Texts of exactly the number of tokens asked for, the end of sequence included."""
+    return Dataset.from_dict(
+        {"dialogue": ["the " * (PROMPT_TOKENS - 1)] * rows, "summary": ["the " * (SUMMARY_TOKENS - 1)] * rows}
+    )
+
+
+def as_in_the_course(tokenizer: PreTrainedTokenizerBase, batch_size: int, steps: int) -> float:
+    """Everything padded to 512 tokens, fp32."""
+    rows = pairs(batch_size * steps)
+    padded = {"padding": "max_length", "truncation": True, "max_length": 512}
+    dataset = Dataset.from_dict(
+        dict(tokenizer(rows["dialogue"], **padded)) | {"labels": tokenizer(rows["summary"], **padded)["input_ids"]}
+    )
+    times = StepTimes()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = Seq2SeqTrainingArguments(
+            folder, per_device_train_batch_size=batch_size, report_to="none", save_strategy="no", disable_tqdm=True
+        )
+        Seq2SeqTrainer(model(), arguments, train_dataset=dataset, callbacks=[times]).train()
+    return times.per_example(batch_size)
+
+
+def ours(tokenizer: PreTrainedTokenizerBase, method: str, batch_size: int, steps: int) -> float:
+    """`fine_tune` with its own choices."""
+    rows, times = pairs(batch_size * steps), StepTimes()
+    unwatched = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    with tempfile.TemporaryDirectory() as folder:
+        fine_tune(
+            model(),
+            tokenizer,
+            rows,
+            rows,
+            method,
+            folder,
+            template="{dialogue}",
+            callbacks=[times],
+            per_device_train_batch_size=batch_size,
+            **unwatched,
+        )
+    return times.per_example(batch_size)
+
+
+def training_flops(method: str) -> float:
+    """Floating-point operations of one example: forward and both backward products, one of them for a frozen base."""
+    net = model().eval()
+    ids = torch.ones(1, PROMPT_TOKENS, dtype=torch.long, device=net.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(input_ids=ids, labels=ids[:, :SUMMARY_TOKENS])
+    return counter.get_total_flops() * (3 if method == "full" else 2)
+
+
+def matmul_peak() -> float:
+    """Operations per second of a large matrix product in the precision that training uses."""
+    device = pick_device()
+    n, dtype = (8192 if device.type == "cuda" else 2048), torch.bfloat16 if has_bf16(device) else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def main() -> None:
+    """Print one row per way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--without-course", action="store_true", help="leave the slow side out, for profiling")
+    arguments = parser.parse_args()
+    tokenizer, peak = AutoTokenizer.from_pretrained(OFFLINE / "t5"), matmul_peak()
+    rows = {}
+    if not arguments.without_course:
+        rows["course, full"] = {"seconds per example": as_in_the_course(tokenizer, 2, 2)}
+    for method in ("full", "lora"):
+        seconds = ours(tokenizer, method, arguments.batch_size, arguments.steps)
+        share = training_flops(method) / seconds / peak
+        rows[f"fine_tune, {method}"] = {"seconds per example": seconds, "share of matmul peak": share}
+    table = pd.DataFrame(rows).T
+    if not arguments.without_course:
+        table["times faster"] = table.loc["course, full", "seconds per example"] / table["seconds per example"]
+    print(f"matrix products: {peak / 1e9:.0f} GFLOP/s")
+    print(table.round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()

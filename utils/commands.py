@@ -1,0 +1,106 @@
+"""The labs' jobs for the command line, on one process or on several (accelerate launch -m utils …)."""
+
+import argparse
+import os
+from pathlib import Path
+
+import pandas as pd
+from accelerate import PartialState
+from datasets import DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils import results
+from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
+from utils.finetuning import fine_tune, lora_config
+from utils.generation import generate
+from utils.labs import NOTEBOOKS, run_lab
+from utils.model_card import write_model_card
+from utils.models import load_model
+from utils.prompts import build_prompt
+from utils.rouge import human_agreement, lead, rouge_scores
+from utils.second_view import second_view
+from utils.settings import Settings, load_settings, parse_overrides
+
+
+def labs(arguments: argparse.Namespace) -> None:
+    """Run the notebooks and print the table of their results."""
+    settings = _settings(arguments)  # a wrong setting is better told before the first notebook starts
+    output_dir = Path(arguments.output_dir).resolve()
+    overrides = {f"LABS_{name.upper()}": str(value) for name, value in parse_overrides(arguments.set).items()}
+    environment = overrides | {"LABS_PRESET": settings.preset, "LABS_OUTPUT_DIR": str(output_dir)}
+    for number in arguments.only:
+        name = NOTEBOOKS[number - 1]
+        print(f"{name} …", flush=True)
+        print(f"  {run_lab(name, output_dir, environment):.0f} s → {output_dir / name}.html", flush=True)
+    table = results.percent(results.read_results(output_dir / "results.json"))
+    print(table.to_string(index=False), f"\nScores in points of 0–100, 95 % intervals: {output_dir / 'results.json'}")
+
+
+def finetune(arguments: argparse.Namespace) -> None:
+    """Fine-tune as Lab 2 does, judge on the test split, and save the model with its card.
+
+    One device takes `batch_size` dialogues at a time. Under `accelerate launch` the processes share the work, and the
+    global batch is that many times larger.
+    """
+    settings = _settings(arguments)
+    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir)
+    with state.main_process_first():  # the others find the data in the cache
+        dataset = load_dialogsum(settings.dataset)
+    validation = drop_near_duplicates(dataset["validation"], against=dataset["train"])
+    model, tokenizer = load_model(
+        settings.model, "cpu" if arguments.cpu else state.device, quantization=arguments.quantization
+    )
+    every = {"eval_strategy": "steps", "eval_steps": arguments.checkpoint_steps}
+    every |= {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps}
+    result = fine_tune(
+        model,
+        tokenizer,
+        first_rows(dataset["train"], settings.train_dialogues),
+        first_rows(validation, settings.validation_dialogues),
+        method=arguments.method,
+        output_dir=str(output_dir / "checkpoints"),
+        peft_config=lora_config(settings.lora_rank) if arguments.method == "lora" else None,
+        precision=settings.precision,
+        max_new_tokens=settings.max_new_tokens,
+        resume=arguments.resume,
+        num_train_epochs=getattr(settings, f"{arguments.method}_epochs"),
+        learning_rate=getattr(settings, f"{arguments.method}_learning_rate"),
+        per_device_train_batch_size=settings.batch_size,
+        seed=settings.seed,
+        report_to=arguments.report_to,
+        **(every if arguments.checkpoint_steps else {}),
+    )
+    if not state.is_main_process:
+        return
+    result.model.save_pretrained(output_dir / "model")
+    tokenizer.save_pretrained(output_dir / "model")
+    result.history.to_csv(output_dir / "history.csv", index=False)
+    table = _judge(result.model, tokenizer, dataset, settings)
+    write_model_card(output_dir / "model", settings, result, table)
+    results.record("finetune", table, settings, result.seconds)
+    print(results.percent(table.xs("rouge1", level="measure")).to_string())
+    print(f"{result.seconds:.0f} s of training; model, card and results: {output_dir}")
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """Settings of a command; without a preset it is the embedded default, which needs no network."""
+    preset = arguments.preset or os.environ.get("LABS_PRESET") or "offline"
+    return load_settings(preset, output_dir=arguments.output_dir, **parse_overrides(arguments.set))
+
+
+def _judge(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: DatasetDict, settings: Settings
+) -> pd.DataFrame:
+    """ROUGE and the second view on the test split, with lead and human beside it; an interval for each."""
+    test = first_rows(group_references(dataset["test"]), settings.test_dialogues)
+    dialogues, references = list(test["dialogue"]), list(test["summaries"])
+    prompts = [build_prompt(dialogue) for dialogue in dialogues]
+    texts = {
+        "fine_tuned": generate(model, tokenizer, prompts, max_new_tokens=settings.max_new_tokens),
+        "lead": [lead(dialogue, 2) for dialogue in dialogues],
+    }
+    scores = {
+        name: rouge_scores(answers, references).join(second_view(answers, references, dialogues))
+        for name, answers in texts.items()
+    }
+    return results.interval_table(scores | {"human": human_agreement(references)}, seed=settings.seed)
