@@ -47,14 +47,11 @@ def build_prompt(
         ValueError: the template has no `{dialogue}`; `max_tokens` comes without a tokenizer; the dialogue alone exceeds
             `max_tokens`.
     """
-    if "{dialogue}" not in template:
-        raise ValueError(f"the template {template!r} has no {{dialogue}}: put {{dialogue}} where the dialogue belongs")
     if max_tokens is not None and tokenizer is None:
         raise ValueError(f"max_tokens={max_tokens} needs a tokenizer to count with: pass tokenizer=")
     if max_tokens is not None:
         examples = fitting_examples(dialogue, examples, template, tokenizer, max_tokens)
-    shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
-    return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
+    return _written(dialogue, examples, template)
 
 
 def fitting_examples(
@@ -70,13 +67,20 @@ def fitting_examples(
         ValueError: the template has no `{dialogue}`, or the dialogue alone exceeds `max_tokens`.
     """
     for kept in range(len(examples), -1, -1):
-        tokens = count_tokens(tokenizer, build_prompt(dialogue, examples[:kept], template))
+        tokens = count_tokens(tokenizer, _written(dialogue, examples[:kept], template))
         if tokens <= max_tokens:
             return examples[:kept]
     raise ValueError(
         f"the dialogue {dialogue[:60]!r}… needs {tokens} tokens without any example, over max_tokens={max_tokens}: "
         "raise max_tokens (T5's relative positions read longer inputs than it was trained on) or shorten the dialogue"
     )
+
+
+def _written(dialogue: str, examples: Sequence[Example], template: str) -> str:
+    if "{dialogue}" not in template:
+        raise ValueError(f"the template {template!r} has no {{dialogue}}: put {{dialogue}} where the dialogue belongs")
+    shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
+    return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
 
 
 def build_prompts(

@@ -1,6 +1,7 @@
 import itertools
 
 import pytest
+from datasets.utils._dill import dumps
 
 from utils.prompts import (
     FLAN_TEMPLATES,
@@ -253,3 +254,8 @@ def test_a_negative_number_of_examples_is_refused_and_named(choose):
 def test_dialogues_and_summaries_of_different_number_are_refused(choose):
     with pytest.raises(ValueError, match=r"10 dialogues.*9 summaries"):
         choose(LETTERS, CAPITALS[:9], k=1)
+
+
+def test_prompts_can_be_written_by_a_map_that_remembers():
+    """datasets hashes a function with all that it calls; functions that call each other in a circle cannot be hashed."""
+    dumps(lambda row: build_prompt(row["dialogue"]))
