@@ -257,5 +257,5 @@ def test_dialogues_and_summaries_of_different_number_are_refused(choose):
 
 
 def test_prompts_can_be_written_by_a_map_that_remembers():
-    """datasets hashes a function with all that it calls; functions that call each other in a circle cannot be hashed."""
+    """datasets hashes a function with all that it calls; functions that call each other in a circle cannot be."""
     dumps(lambda row: build_prompt(row["dialogue"]))
