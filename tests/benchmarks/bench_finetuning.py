@@ -80,7 +80,8 @@ def as_in_the_course(tokenizer: PreTrainedTokenizerBase, batch_size: int, steps:
     rows = pairs(batch_size * steps)
     padded = {"padding": "max_length", "truncation": True, "max_length": 512}
     dataset = Dataset.from_dict(
-        dict(tokenizer(rows["dialogue"], **padded)) | {"labels": tokenizer(rows["summary"], **padded)["input_ids"]}
+        dict(tokenizer(list(rows["dialogue"]), **padded))
+        | {"labels": tokenizer(list(rows["summary"]), **padded)["input_ids"]}
     )
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
