@@ -227,6 +227,7 @@ def fine_tune(
     )
 
     def build(sizes: dict[str, int]) -> _EvaluateByRouge:
+        """A trainer with these batch sizes in place of those asked for."""
         trainer = _EvaluateByRouge(
             model=model,
             args=_training_arguments(model, method, output_dir, precision, arguments | sizes),

@@ -36,6 +36,7 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     start = process.memory_info().rss
 
     def watch() -> None:
+        """Look at the process until the block is done."""
         while not done.wait(INTERVAL):
             peak.megabytes = max(peak.megabytes, (process.memory_info().rss - start) / 1e6)
 

@@ -55,9 +55,18 @@ def test_all_measures_of_summaries_combine_into_one():
     assert scores == pytest.approx(expected, abs=1e-12)
 
 
-def test_hate_speech_takes_its_classifier_on_loading():
-    metric = evaluate.load(str(METRICS / "hate_speech.py"), str(OFFLINE / "classifier"))
+def test_hate_speech_is_told_its_classifier_and_writes_nothing_beside_it():
+    classifier = OFFLINE / "classifier"
+    before = sorted(classifier.iterdir())
     texts = ["You stupid fool!", "#Person2# agrees."]
-    insult, neutral = HateScorer(str(OFFLINE / "classifier")).probability(texts)
+    insult, neutral = HateScorer(str(classifier)).probability(texts)
     assert insult > 0.5 > neutral
-    assert metric.compute(predictions=texts) == pytest.approx({"toxicity": (insult + neutral) / 2, "toxic_share": 0.5})
+    combined = evaluate.combine([load("hate_speech"), load("output_length")])
+    scores = combined.compute(predictions=texts, classifier=str(classifier))
+    assert scores == pytest.approx({"toxicity": (insult + neutral) / 2, "toxic_share": 0.5, "words": 2.5})
+    assert sorted(classifier.iterdir()) == before
+
+
+def test_an_option_that_no_module_knows_is_refused():
+    with pytest.raises(ValueError, match="unknown option stem: choose from classifier"):
+        load("dialogue_rouge").compute(predictions=PREDICTIONS, references=ONE, stem=True)

@@ -9,10 +9,13 @@ A module is loaded from its file and needs no network:
 dialogues themselves. Each module takes what it needs and leaves the rest.
 """
 
+import inspect
+
 import datasets
 import evaluate
 import pandas as pd
 
+KNOWN = {"predictions", "references", "sources", "reduce", "use_stemmer", "classifier"}
 _TEXT = datasets.Value("string")
 _INPUTS = {
     ("predictions",): [datasets.Features({"predictions": _TEXT})],
@@ -42,7 +45,9 @@ class TextMetric(evaluate.Metric):
             features=_INPUTS[self.inputs],
         )
 
-    def _compute(self, sources=None, **inputs) -> dict[str, float]:
-        if "sources" in self.inputs:
-            inputs["sources"] = sources
-        return {name: float(mean) for name, mean in self._score(**inputs).mean().items()}
+    def _compute(self, **given) -> dict[str, float]:
+        """Under `evaluate.combine` every module is given the options and sources of all: each takes its own."""
+        if unknown := set(given) - KNOWN:
+            raise ValueError(f"unknown option {', '.join(sorted(unknown))}: choose from {', '.join(sorted(KNOWN))}")
+        own = {name: given[name] for name in inspect.signature(self._score).parameters if name in given}
+        return {name: float(mean) for name, mean in self._score(**own).mean().items()}
