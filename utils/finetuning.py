@@ -215,9 +215,7 @@ def fine_tune(
     _check_method(model, method, peft_config, arguments)
     set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
     if method == "lora":
-        if getattr(model, "is_quantized", False):
-            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        model = get_peft_model(model, peft_config or lora_config())
+        model = _with_adapter(model, peft_config or lora_config())
     use_fast_layers(model)
     checkpoint = last_whole_checkpoint(output_dir) if resume else None
     if resume:
@@ -245,17 +243,27 @@ def fine_tune(
     with peak_memory(model.device) as memory:
         trainer, metrics = _train_within_memory(build, checkpoint)
     model.eval()
+    return _result(trainer, method, metrics["train_runtime"], memory.megabytes)
+
+
+def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return get_peft_model(model, peft_config)
+
+
+def _result(trainer: _EvaluateByRouge, method: str, seconds: float, peak_megabytes: float) -> FineTuningResult:
     best = trainer.state.best_model_checkpoint
     return FineTuningResult(
-        model=model,
+        model=trainer.model,
         method=method,
         history=pd.DataFrame(trainer.state.log_history),
-        parameters=parameter_counts(model),
-        seconds=metrics["train_runtime"],
-        peak_megabytes=memory.megabytes,
+        parameters=parameter_counts(trainer.model),
+        seconds=seconds,
+        peak_megabytes=peak_megabytes,
         batch_size=trainer.args.per_device_train_batch_size,
         checkpoint=Path(best) if best else trainer.written,
-        output_dir=output_dir,
+        output_dir=trainer.args.output_dir,
     )
 
 
