@@ -1,15 +1,26 @@
 """The same layers in fewer passes: what a T5's training spends on a CPU beside its matrix products.
 
-Two of its pieces are slow there out of proportion. `NewGELUActivation` is a formula of eight operations, each a pass
-over memory; PyTorch has it as one. And dropout draws a double from a serial generator for every element, while its
-decision needs few bits: here one draw of 64 bits decides about four elements.
+Some of its pieces are slow there out of proportion. `NewGELUActivation` is a formula of eight operations, each a pass
+over memory; PyTorch has it as one. Dropout draws a double from a serial generator for every element, while its
+decision needs few bits: here one draw of 64 bits decides about four elements. And under autocast a float32 tensor is
+cast anew for each product that reads it: here a norm casts its output once, and the feed-forward layer does not cast
+to float32 and back.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 STEPS = 65_536  # a decision takes 16 bits: p is met to within 1/65,536
+ATTENTION = "sdpa_with_bit_dropout"
 
 
 class BitDropout(nn.Dropout):
@@ -22,6 +33,36 @@ class BitDropout(nn.Dropout):
         return hidden * keep_mask(hidden.shape, self.p, hidden.dtype)
 
 
+class CastOnceNorm(nn.RMSNorm):
+    """T5's layer norm, a root-mean-square norm, in float32; under autocast its output is cast once for all readers."""
+
+    def __init__(self, norm: T5LayerNorm):
+        super().__init__(norm.weight.shape, eps=norm.variance_epsilon, device="meta")
+        self.weight = norm.weight
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Each row divided by its root mean square, times the weight."""
+        normed = super().forward(hidden.float())
+        device = hidden.device.type
+        if torch.is_autocast_enabled(device):
+            return normed.to(torch.get_autocast_dtype(device))
+        return normed.to(self.weight.dtype)
+
+
+class GatedFeedForward(nn.Module):
+    """T5's gated feed-forward layer (Shazeer 2020), without the detour over the weight's dtype between its products."""
+
+    def __init__(self, layer: T5DenseGatedActDense):
+        super().__init__()
+        self.wi_0, self.wi_1, self.wo, self.dropout, self.act = (
+            getattr(layer, name) for name in ("wi_0", "wi_1", "wo", "dropout", "act")
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """wo(dropout(act(wi_0 x) · wi_1 x))."""
+        return self.wo(self.dropout(self.act(self.wi_0(hidden)) * self.wi_1(hidden)))
+
+
 def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
     """1/(1 − p) with probability 1 − p, else 0, drawn from torch's generator; p is rounded to 1/65,536."""
     dropped = round(p * STEPS)
@@ -30,12 +71,56 @@ def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
     return (bits >= dropped - STEPS // 2).to(dtype).mul_(STEPS / (STEPS - dropped))
 
 
-def use_fast_layers(model: nn.Module) -> nn.Module:
+def attention_with_bit_dropout(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    position_bias: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """PyTorch's attention, but for dropout on the CPU, for which PyTorch has no kernel of its own: `keep_mask` there.
+
+    Query, key and value are (batch, heads, time, size per head); mask and position bias are added to the scores.
+    """
+    if dropout == 0 or query.device.type != "cpu":
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, position_bias=position_bias, **kwargs
+        )
+    added = [x for x in (position_bias, attention_mask) if x is not None]
+    shape = (*query.shape[:3], key.shape[2])
+    bias = sum(added) if added else query.new_zeros(())
+    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
+    bias = bias.to(query.dtype).expand(shape).flatten(0, 1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
+    weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
+    mixed = torch.bmm(weights * keep_mask(weights.shape, dropout, weights.dtype), value)
+    return mixed.unflatten(0, shape[:2]).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, attention_with_bit_dropout)
+AttentionMaskInterface.register(ATTENTION, eager_mask)
+
+
+FAST_LAYERS: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
+    T5DenseGatedActDense: GatedFeedForward,
+    T5LayerNorm: CastOnceNorm,
+    NewGELUActivation: lambda _: nn.GELU("tanh"),
+    nn.Dropout: lambda dropout: BitDropout(dropout.p),
+}
+
+
+def use_fast_layers(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
     """Put the fast layers in place of the slow ones, in the model itself; weights and their names stay."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU("tanh"))
-            elif type(child) is nn.Dropout:
-                setattr(module, name, BitDropout(child.p).train(child.training))
+    for slow, build in FAST_LAYERS.items():
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if type(child) is slow:
+                    setattr(parent, name, build(child).train(child.training))
+    if model.config.model_type == "t5" and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(ATTENTION)
     return model

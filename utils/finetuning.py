@@ -30,7 +30,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_group
 from utils.checkpoints import last_whole_checkpoint
 from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
-from utils.memory import peak_memory
+from utils.memory import freed_memory_kept, peak_memory
 from utils.models import parameter_counts, use_bf16
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
@@ -240,7 +240,7 @@ def fine_tune(
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    with peak_memory(model.device) as memory:
+    with peak_memory(model.device) as memory, freed_memory_kept():
         trainer, metrics = _train_within_memory(build, checkpoint)
     model.eval()
     return _result(trainer, method, metrics["train_runtime"], memory.megabytes)

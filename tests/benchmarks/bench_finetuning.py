@@ -139,7 +139,7 @@ def matmul_peak() -> float:
 def main() -> None:
     """Print one row per way."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--without-course", action="store_true", help="leave the slow side out, for profiling")
     arguments = parser.parse_args()

@@ -7,7 +7,14 @@ import torch
 from torch.testing import assert_close
 from transformers.activations import NewGELUActivation
 
-from utils.fast_layers import BitDropout, keep_mask, use_fast_layers
+from utils.fast_layers import (
+    ATTENTION,
+    BitDropout,
+    CastOnceNorm,
+    attention_with_bit_dropout,
+    keep_mask,
+    use_fast_layers,
+)
 
 
 def test_outputs_and_gradients_of_a_model_stay_the_same(tiny_t5):
@@ -64,3 +71,75 @@ def test_gradients_pass_where_the_element_was_kept():
     y = BitDropout(0.5)(x)
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())
+
+
+def attention_inputs() -> dict:
+    """Two rows, two heads, three queries, five keys of four numbers; the second row's last key is padding."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 2, n, 4, generator=generator) for n in (3, 5, 5))
+    mask = torch.zeros(2, 1, 3, 5)
+    mask[1, ..., -1] = torch.finfo(torch.float32).min
+    bias = torch.randn(1, 2, 3, 5, generator=generator)
+    module = torch.nn.Module()
+    return {
+        "module": module,
+        "query": query,
+        "key": key,
+        "value": value,
+        "attention_mask": mask,
+        "position_bias": bias,
+        "scaling": 0.7,
+    }
+
+
+def test_attention_without_dropout_is_pytorchs():
+    inputs = attention_inputs()
+    scores = inputs["query"] @ inputs["key"].transpose(2, 3) * 0.7 + inputs["position_bias"] + inputs["attention_mask"]
+    expected = (scores.softmax(dim=-1) @ inputs["value"]).transpose(1, 2)
+    assert_close(attention_with_bit_dropout(**inputs)[0], expected)
+
+
+def test_attention_with_dropout_drops_weights_and_keeps_their_mean():
+    inputs = attention_inputs()
+    torch.manual_seed(0)
+    draws = torch.stack([attention_with_bit_dropout(**inputs, dropout=0.2)[0] for _ in range(20_000)])
+    expected = attention_with_bit_dropout(**inputs)[0]
+    assert_close(draws.mean(dim=0), expected, atol=0.05, rtol=0)
+    assert draws.std(dim=0).min() > 0.05
+    without = attention_with_bit_dropout(**inputs, dropout=1e-9)[0]  # rounded to no dropout at all
+    assert_close(without, expected)
+
+
+def test_padding_gets_no_attention_with_dropout():
+    inputs = attention_inputs()
+    inputs["value"].requires_grad_()
+    attention_with_bit_dropout(**inputs, dropout=0.2)[0].sum().backward()
+    assert not inputs["value"].grad[1, :, -1].any()
+
+
+def test_a_norm_casts_its_output_once_under_autocast_and_computes_in_float32(tiny_t5):
+    norm = tiny_t5.encoder.final_layer_norm
+    norm.weight.data.uniform_(0.5, 2)
+    fast, hidden = CastOnceNorm(norm), 100 * torch.randn(2, 3, norm.weight.numel())
+    assert_close(fast(hidden), norm(hidden))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(hidden), fast(hidden.double()).to(torch.bfloat16))
+        assert fast(hidden).dtype == torch.bfloat16
+
+
+def test_a_t5_in_training_uses_the_attention_with_bit_dropout(tiny_t5):
+    tiny_t5.set_attn_implementation("sdpa")
+    fast = use_fast_layers(copy.deepcopy(tiny_t5)).train()
+    assert fast.encoder.config._attn_implementation == ATTENTION
+    ids = torch.tensor([[5, 6, 7, 1], [5, 6, 1, 0]])
+    torch.manual_seed(0)
+    with_dropout = fast(input_ids=ids, attention_mask=(ids > 0).long(), labels=ids).loss
+    fast.eval()
+    without = [m(input_ids=ids, attention_mask=(ids > 0).long(), labels=ids).loss for m in (fast, tiny_t5.eval())]
+    assert_close(*without)
+    assert with_dropout != without[0]
+
+
+def test_a_model_with_its_own_choice_of_attention_keeps_it(tiny_t5):
+    tiny_t5.set_attn_implementation("eager")
+    assert use_fast_layers(tiny_t5).config._attn_implementation == "eager"
