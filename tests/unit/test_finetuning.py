@@ -323,7 +323,7 @@ def test_a_saved_adapter_on_a_fresh_base_writes_the_same_text(train, tiny_t5, ti
     batch["decoder_input_ids"] = torch.zeros(len(batch["input_ids"]), 1, dtype=torch.long)
     before = base(**batch).logits
     reloaded = PeftModel.from_pretrained(base, tmp_path / "final").eval()
-    assert torch.equal(reloaded(**batch).logits, model(**batch).logits)
+    torch.testing.assert_close(reloaded(**batch).logits, model(**batch).logits, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(reloaded(**batch).logits, before, atol=0.1)
     texts = [generate(m, tiny_tokenizer, PAIRS["dialogue"]) for m in (reloaded, model)]
     assert texts[0] == texts[1]
