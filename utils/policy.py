@@ -1,4 +1,4 @@
-"""What PPO trains: an encoder-decoder policy, its reference and its value head, in one module."""
+"""What PPO trains: an encoder-decoder policy, its reference and, where asked for, its value head, in one module."""
 
 import copy
 from contextlib import nullcontext
@@ -13,8 +13,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from utils.finetuning import lora_config
 
 
-class PolicyWithValueHead(nn.Module):
-    """A policy with a linear value head on its decoder's last hidden state, and the reference it must stay close to.
+class PolicyModel(nn.Module):
+    """A policy, the reference it must stay close to, and a linear value head on its decoder's last hidden state.
 
     The reference is the policy as found. With LoRA the policy as found, its own adapter merged, becomes the base under
     a fresh adapter, and the reference is that base with the adapter off: no second model in memory, and the first KL
@@ -24,21 +24,29 @@ class PolicyWithValueHead(nn.Module):
         model: the policy as found; it is changed in place.
         peft_config: the fresh adapter's, by default `lora_config()` without dropout; False trains all parameters
             against a frozen copy.
+        value_head: whether there is one; RLOO and GRPO need none.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel, peft_config: LoraConfig | bool | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        peft_config: LoraConfig | bool | None = None,
+        value_head: bool = True,
+    ):
         super().__init__()
         base = model.merge_and_unload() if isinstance(model, PeftModel) else model
         if peft_config is False:
-            self.reference = copy.deepcopy(base).eval().requires_grad_(False)
+            self.reference = create_reference_model(base)
             self.policy = base.requires_grad_(True)
         else:
             self.reference = None
             self.policy = get_peft_model(base, peft_config or lora_config(lora_dropout=0.0))
         self.encoder_is_frozen = not any(p.requires_grad for p in self.policy.get_encoder().parameters())
-        self.value_head = nn.Linear(self.policy.config.d_model, 1, dtype=torch.float32, device=self.policy.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head = None
+        if value_head:
+            self.value_head = nn.Linear(self.policy.config.d_model, 1, dtype=torch.float32, device=self.policy.device)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
         """What the decoder needs to know of the prompts: the encoder's output if it is frozen, else its input."""
@@ -61,20 +69,32 @@ class PolicyWithValueHead(nn.Module):
             core.generation_config = own
 
     def forward(self, prompts: dict[str, Tensor], responses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probability of each response token, the value before it and the entropy there; (batch, time), fp32."""
+        """Log-probability of each response token, the value before it and the entropy there; (batch, time), fp32.
+
+        Without a value head the values are 0. The entropy carries no gradient.
+        """
         output = _decode(self.policy, prompts, responses, output_hidden_states=True)
-        logprobs = torch.log_softmax(output.logits.float(), dim=-1)  # (batch, time, vocabulary)
-        entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+        logits = output.logits.float()  # (batch, time, vocabulary)
+        logprobs = logprobs_of(logits, responses)
+        with torch.no_grad():
+            entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
+        if self.value_head is None:
+            return logprobs, torch.zeros_like(logprobs), entropy
         with torch.autocast(responses.device.type, enabled=False):
             values = self.value_head(output.decoder_hidden_states[-1].float()).squeeze(-1)
-        return _of_tokens(logprobs, responses), values, entropy
+        return logprobs, values, entropy
 
     @torch.no_grad()
     def reference_logprobs(self, prompts: dict[str, Tensor], responses: Tensor) -> Tensor:
         """Log-probability of each response token under the policy as found, (batch, time), fp32."""
         with nullcontext() if self.reference else self.policy.disable_adapter():
             logits = _decode(self.reference or self.policy, prompts, responses).logits
-        return _of_tokens(torch.log_softmax(logits.float(), dim=-1), responses)
+        return logprobs_of(logits.float(), responses)
+
+    def base_state_dict(self) -> dict[str, Tensor]:
+        """Weights of the policy as found, under the names it had before the fresh adapter."""
+        state = self.policy.get_base_model().state_dict()
+        return {name.replace(".base_layer.", "."): w for name, w in state.items() if ".lora_" not in name}
 
 
 def _decode(model: PreTrainedModel | PeftModel, prompts: dict[str, Tensor], responses: Tensor, **arguments: Any) -> Any:
@@ -91,5 +111,11 @@ def _encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:
     return {"encoder_outputs": encoded, "attention_mask": prompts["attention_mask"]}
 
 
-def _of_tokens(logprobs: Tensor, responses: Tensor) -> Tensor:
-    return logprobs.gather(-1, responses.unsqueeze(-1)).squeeze(-1)  # (batch, time)
+def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probability of each token, (batch, time), from logits (batch, time, vocabulary)."""
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+
+
+def create_reference_model(model: PreTrainedModel) -> PreTrainedModel:
+    """A frozen copy in eval mode."""
+    return copy.deepcopy(model).eval().requires_grad_(False)

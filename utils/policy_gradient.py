@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-8
+GROUP_EPSILON = 1e-4  # as in TRL: rewards that differ by less are noise
 
 
 def response_mask(responses: Tensor, eos_token_id: int) -> Tensor:
@@ -72,6 +73,47 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
         following_value = values[:, t]
         advantages[:, t] = following_advantage
     return advantages, advantages + values
+
+
+def rloo_advantages(rewards: Tensor, group_size: int) -> Tensor:
+    """REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024): each response's reward minus the mean reward of
+    the other responses to its prompt. `rewards` is (responses,), those to one prompt side by side.
+
+    Raises:
+        ValueError: groups of fewer than two, or rewards that are not whole groups.
+    """
+    groups = _groups(rewards, group_size)
+    others = (groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)
+    return (groups - others).flatten()
+
+
+def grpo_advantages(rewards: Tensor, group_size: int) -> Tensor:
+    """Group-relative advantages (Shao et al. 2024): each response's reward, standardised (Bessel-corrected) among the
+    responses to its prompt; 0 in a group that is all alike. `rewards` is (responses,), those to one prompt side by
+    side.
+
+    Raises:
+        ValueError: groups of fewer than two, or rewards that are not whole groups.
+    """
+    groups = _groups(rewards, group_size)
+    deviation = groups.std(dim=1, keepdim=True)
+    return ((groups - groups.mean(dim=1, keepdim=True)) / (deviation + GROUP_EPSILON)).flatten()
+
+
+def _groups(rewards: Tensor, group_size: int) -> Tensor:
+    if group_size < 2:
+        raise ValueError(f"groups of {group_size} response(s) cannot be compared: sample at least two to each prompt")
+    if len(rewards) % group_size:
+        raise ValueError(f"{len(rewards)} rewards are not whole groups of {group_size}")
+    return rewards.view(-1, group_size)
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, target: float, responses: int, horizon: int) -> float:
+    """The next KL coefficient of Ziegler et al. 2019 (2.2): coef · (1 + clip(KL / target − 1, ±0.2) · responses /
+    horizon). It rises while the KL per sequence is above the target, and falls while it is below.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * responses / horizon)
 
 
 def policy_loss(

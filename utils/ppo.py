@@ -1,24 +1,29 @@
-"""PPO for encoder-decoder models, as a subclass of transformers.Trainer.
+"""PPO, RLOO and GRPO for encoder-decoder models, as a subclass of transformers.Trainer.
 
-One training step is one batch of prompts: sample a response to each, score them, and take several epochs of clipped
+One training step is one batch of prompts: sample responses to each, score them, and take several epochs of clipped
 updates on them. Compared with the textbook (Ziegler et al. 2019; Huang et al. 2023, "The N+ Implementation Details of
 RLHF with PPO"):
 
 - There is no second model in memory: the reference is the policy as found, under a fresh adapter that can be switched
   off. The first KL is 0 by construction (`utils.policy`).
 - There is no dropout anywhere: the probability ratio of the first update is 1.
-- The value head reads the policy's own last hidden state and starts at zero.
-- Where the encoder is frozen (LoRA on the decoder only), it runs once a batch and its output serves sampling, policy,
+- The value head reads the policy's own last hidden state and starts at zero. RLOO and GRPO have none: they compare the
+  responses to one prompt.
+- Where the encoder is frozen (LoRA on the decoder only), it runs once a prompt and its output serves sampling, policy,
   reference and updates.
+- On several processes each has its own prompts; means, deviations and KL are taken over all of them.
 """
 
+import copy
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from accelerate.utils import set_seed as set_seed_of_process
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -28,116 +33,55 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
 
-from utils.policy import PolicyWithValueHead
+from utils.policy import PolicyModel
 from utils.policy_gradient import (
+    adapted_kl_coef,
     explained_variance,
     gae,
+    grpo_advantages,
     kl_estimates,
     masked_mean,
     policy_loss,
     response_mask,
+    rloo_advantages,
     token_rewards,
     value_loss,
     whiten,
 )
+from utils.ppo_config import PPOConfig
+from utils.rewards import RewardFunction, call_reward, reward_name
+
+PROMPT_TENSORS = ("input_ids", "attention_mask")
+CHECKPOINT_FILE, VALUE_HEAD = "ppo.safetensors", "value_head."
 
 __all__ = ["PPOConfig", "PPOTrainer", "gae", "policy_loss", "value_loss", "whiten"]
-
-RewardFunction = Callable[..., list[float]]
-
-
-@dataclass
-class PPOConfig(TrainingArguments):
-    """TrainingArguments, and what PPO adds. `per_device_train_batch_size` is the number of prompts of one step and
-    process.
-    """
-
-    max_new_tokens: int = field(default=64, metadata={"help": "longest response, in tokens"})
-    num_ppo_epochs: int = field(default=4, metadata={"help": "passes over each batch of responses"})
-    num_mini_batches: int = field(default=1, metadata={"help": "optimiser steps in each pass"})
-    kl_coef: float = field(default=0.05, metadata={"help": "reward paid for one nat of k1 to the reference"})
-    cliprange: float = field(default=0.2, metadata={"help": "how far the probability ratio may move from 1"})
-    cliprange_value: float = field(default=0.2, metadata={"help": "how far a value may move in one batch"})
-    vf_coef: float = field(default=0.1, metadata={"help": "weight of the value loss"})
-    gamma: float = field(default=1.0, metadata={"help": "discount per token"})
-    lam: float = field(default=0.95, metadata={"help": "lambda of generalised advantage estimation"})
-    max_kl: float | None = field(
-        default=None, metadata={"help": "stop a batch's updates once k3 per token to its sampler exceeds this"}
-    )
-    missing_eos_penalty: float = field(
-        default=1.0, metadata={"help": "taken off the score of a response without end-of-sequence"}
-    )
-    scale_scores: bool = field(
-        default=False,
-        metadata={
-            "help": "divide scores by their standard deviation in the batch; blows noise up once all score alike"
-        },
-    )
-    reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "weight of each reward function; 1 each by default"}
-    )
-
-    learning_rate: float = field(default=1e-4, metadata={"help": "peak learning rate"})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "schedule of the learning rate, by PPO step"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "norm to which every gradient is clipped"})
-    logging_steps: float = field(default=1, metadata={"help": "PPO steps between log entries"})
-    save_strategy: str = field(default="no", metadata={"help": "when to write checkpoints"})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "loggers beside the log history"})
-    disable_tqdm: bool | None = field(default=True, metadata={"help": "no progress bar"})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "no step on a batch that is not full"})
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "faster copies to a GPU"}
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "False: reward functions receive the data's columns"}
-    )
-
-    def __post_init__(self) -> None:
-        """Check what PPO adds.
-
-        Raises:
-            ValueError: a number below 1, minibatches that do not divide the batch, or gradient accumulation.
-        """
-        super().__post_init__()
-        for name in ("max_new_tokens", "num_ppo_epochs", "num_mini_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.per_device_train_batch_size % self.num_mini_batches:
-            raise ValueError(
-                f"num_mini_batches={self.num_mini_batches} must divide "
-                f"the batch of {self.per_device_train_batch_size} prompts"
-            )
-        if self.gradient_accumulation_steps != 1:
-            raise ValueError(
-                "gradient_accumulation_steps must be 1: a PPO step samples and learns from one batch; "
-                "use num_mini_batches"
-            )
 
 
 @dataclass
 class Rollout:
     """Responses to a batch of prompts and all that is fixed about them before learning.
 
-    Tensors are (batch, time) over response tokens; `prompts` is what `PolicyWithValueHead.encode` returned.
+    Tensors are (responses, time) over response tokens; `prompts` is what `PolicyModel.encode` returned, a row for each
+    response.
     """
 
     prompts: dict[str, Tensor]
     responses: Tensor
     mask: Tensor
     logprobs: Tensor
+    reference_logprobs: Tensor
     values: Tensor
     advantages: Tensor
     returns: Tensor
 
     def rows(self, index: Tensor) -> "Rollout":
-        """The rollout of some of the prompts."""
+        """The rollout of some of the responses."""
         prompts = {name: tensor[index] for name, tensor in self.prompts.items()}
-        names = ("responses", "mask", "logprobs", "values", "advantages", "returns")
+        names = [field.name for field in fields(self) if field.name != "prompts"]
         return Rollout(prompts, *(getattr(self, name)[index] for name in names))
 
 
@@ -151,7 +95,7 @@ class PPOTrainer(Trainer):
             columns.
         args: the PPOConfig.
         train_dataset: rows with a text column "prompt".
-        peft_config: the fresh adapter's, or False to train all parameters; see `PolicyWithValueHead`.
+        peft_config: the fresh adapter's, or False to train all parameters; see `PolicyModel`.
 
     Raises:
         ValueError: the tokenizer lacks a token, the data lacks "prompt", or weights do not match the reward functions.
@@ -171,15 +115,19 @@ class PPOTrainer(Trainer):
         _check_inputs(tokenizer, train_dataset, args, self.reward_funcs)
         self.metrics: dict[str, list[float]] = defaultdict(list)
         self.samples: list[dict[str, Any]] = []
+        self.kl_coef = args.kl_coef
+        self.waiting: list[dict[str, Any]] = []  # rows of a batch that is not complete yet
+        self.base_folder: Path | None = None  # where the policy as found was written
         set_seed(args.seed)  # before the adapter draws its first weights
         super().__init__(
-            model=PolicyWithValueHead(model, peft_config),
+            model=PolicyModel(model, peft_config, value_head=args.advantage_estimator == "gae"),
             args=args,
             train_dataset=train_dataset,
             processing_class=tokenizer,
-            data_collator=self._collate,
+            data_collator=lambda rows: {"rows": rows},
             **trainer_arguments,
         )
+        set_seed_of_process(args.seed, device_specific=True)  # every process samples responses of its own
         self.remove_callback(PrinterCallback)
         self.sampling = GenerationConfig(
             do_sample=True,
@@ -197,113 +145,171 @@ class PPOTrainer(Trainer):
         """The policy itself, without value head."""
         return self.accelerator.unwrap_model(self.model).policy
 
+    @property
+    def completions(self) -> pd.DataFrame:
+        """Samples of every step: step, prompt, completion, the raw score and, if several, each reward."""
+        return pd.DataFrame(self.samples)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """One PPO step: sample, score and update. The Trainer applies the last gradient itself."""
+        """One PPO step: sample, score and update, once the batch is complete. The Trainer applies the last gradient."""
+        self.waiting += inputs["rows"]
+        if not self.accelerator.sync_gradients:
+            return torch.zeros((), device=self.args.device)
+        rows, self.waiting = self.waiting, []
         model.eval()  # dropout would make the policy differ from the sampler
-        rollout = self._roll_out(inputs)
+        rollout = self._roll_out(rows)
         minibatches = self._minibatches(len(rollout.responses))
-        loss = torch.zeros((), device=rollout.values.device)
+        loss = torch.zeros((), device=self.args.device)
         for number, index in enumerate(minibatches):
-            with self.compute_loss_context_manager():
-                loss, drift = self._loss(model, rollout.rows(index), first=number == 0)
-            if self.args.max_kl is not None and self.accelerator.reduce(drift, "mean") > self.args.max_kl:
+            loss, drift = self._backward(model, rollout, index, first=number == 0)
+            if self.args.max_kl is not None and drift > self.args.max_kl:
+                model.zero_grad()
                 self.metrics["skipped_updates"].append(len(minibatches) - number)
                 break
-            self.accelerator.backward(loss)
             if number < len(minibatches) - 1:
                 self.accelerator.clip_grad_norm_(list(model.parameters()), self.args.max_grad_norm)
                 self.optimizer.step()
                 model.zero_grad()
         else:
             self.metrics["skipped_updates"].append(0)
-        return loss.detach()
+        return loss
+
+    def _backward(self, model: nn.Module, rollout: Rollout, index: Tensor, first: bool) -> tuple[Tensor, Tensor]:
+        """Add up the gradient of a minibatch, in parts; its loss, and its drift from the sampler (k3 per token).
+
+        A part counts by its share of the response tokens that all processes have in this minibatch.
+        """
+        tokens = self.accelerator.reduce(rollout.mask[index].sum().float(), "mean")
+        loss = drift = torch.zeros((), device=self.args.device)
+        for part in index.chunk(self.args.gradient_accumulation_steps):
+            batch = rollout.rows(part)
+            with self.compute_loss_context_manager():
+                part_loss, part_drift = self._loss(model, batch, first)
+            share = batch.mask.sum() / tokens
+            self.accelerator.backward(part_loss * share)
+            loss = loss + part_loss.detach() * share
+            drift = drift + part_drift * share
+        return loss, self.accelerator.reduce(drift, "mean")
 
     @torch.no_grad()
-    def _roll_out(self, inputs: dict[str, Any]) -> Rollout:
-        batch = {name: inputs[name].to(self.args.device) for name in ("input_ids", "attention_mask")}
+    def _roll_out(self, rows: list[dict[str, Any]]) -> Rollout:
+        group = self.args.num_generations
+        columns = {name: [row[name] for row in rows for _ in range(group)] for name in rows[0]}
+        batch = self.processing_class([row["prompt"] for row in rows], padding=True, return_tensors="pt")
         model = self.accelerator.unwrap_model(self.model)
         with self.compute_loss_context_manager():
-            prompts = model.encode(**batch)
+            prompts = model.encode(**{name: batch[name].to(self.args.device) for name in PROMPT_TENSORS})
+            prompts = {name: tensor.repeat_interleave(group, dim=0) for name, tensor in prompts.items()}
             responses = model.sample(prompts, self.sampling)
             mask = response_mask(responses, self.processing_class.eos_token_id)
             logprobs, values, _ = model(prompts, responses)
             reference_logprobs = model.reference_logprobs(prompts, responses)
-        completions = self.processing_class.batch_decode(responses, skip_special_tokens=True)
-        scores = self._scores(inputs, completions, mask, responses)
+        scores = self._scores(columns, mask, responses)
         k1, _, k3 = kl_estimates(logprobs, reference_logprobs)
-        rewards = token_rewards(scores, k1, mask, self.args.kl_coef)
-        advantages, returns = gae(rewards, values, mask, self.args.gamma, self.args.lam)
-        self._record_rollout(k1, k3, rewards, values, returns, mask)
-        return Rollout(prompts, responses, mask, logprobs, values, whiten(advantages, mask), returns)
+        self._record_kl(scores, k1, k3, mask)
+        advantages, returns = self._advantages(scores, k1, values, mask)
+        self._adapt_kl_coef(k1, mask)
+        return Rollout(prompts, responses, mask, logprobs, reference_logprobs, values, advantages, returns)
 
-    def _scores(self, inputs: dict[str, Any], completions: list[str], mask: Tensor, responses: Tensor) -> Tensor:
-        """One scaled score per response; raw and scaled scores are logged."""
-        columns = {
-            name: values for name, values in inputs.items() if name not in ("prompt", "input_ids", "attention_mask")
-        }
+    def _advantages(self, scores: Tensor, k1: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, (responses, time); returns are 0 without a value head."""
+        if self.args.advantage_estimator == "gae":
+            rewards = token_rewards(scores, k1, mask, self.kl_coef)
+            advantages, returns = gae(rewards, values, mask, self.args.gamma, self.args.lam)
+            self.metrics["explained_variance"].append(self._mean(explained_variance(values, returns, mask)))
+            return self._whiten(advantages, mask), returns
+        if self.args.advantage_estimator == "rloo":
+            rewards = scores - self.kl_coef * (k1 * mask).sum(dim=1)
+            advantages = rloo_advantages(rewards, self.args.num_generations)
+        else:  # grpo pays for KL in the loss
+            advantages = grpo_advantages(scores, self.args.num_generations)
+        return advantages.unsqueeze(1) * mask, torch.zeros_like(values)
+
+    def _whiten(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Whitened over the response tokens of all processes."""
+        everyone = [self.accelerator.gather(self.accelerator.pad_across_processes(part, dim=1)) for part in (x, mask)]
+        first = self.accelerator.process_index * len(x)
+        return whiten(*everyone)[first : first + len(x), : x.shape[1]]
+
+    def _adapt_kl_coef(self, k1: Tensor, mask: Tensor) -> None:
+        self.metrics["kl/coef"].append(self.kl_coef)
+        if self.args.kl_target is None:
+            return
+        kl = self._mean((k1 * mask).sum(dim=1))
+        responses = len(k1) * self.accelerator.num_processes
+        self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.args.kl_target, responses, self.args.kl_horizon)
+
+    def _scores(self, columns: dict[str, list], mask: Tensor, responses: Tensor) -> Tensor:
+        """One scaled score per response; raw and scaled scores are logged, and samples kept."""
+        completions = self.processing_class.batch_decode(responses, skip_special_tokens=True)
+        prompts, others = columns["prompt"], {name: values for name, values in columns.items() if name != "prompt"}
         weights = self.args.reward_weights or [1.0] * len(self.reward_funcs)
-        raw = torch.zeros(len(completions), device=responses.device)
-        for weight, function in zip(weights, self.reward_funcs, strict=True):
-            raw += weight * _call_reward(function, inputs["prompt"], completions, columns).to(raw)
+        rewards = {
+            reward_name(function): call_reward(function, prompts, completions, others).to(responses.device)
+            for function in self.reward_funcs
+        }
+        raw = sum(weight * reward for weight, reward in zip(weights, rewards.values(), strict=True))
         finished = (responses == self.processing_class.eos_token_id).any(dim=1)
         penalised = raw - self.args.missing_eos_penalty * (~finished)
-        everyone = self.accelerator.gather(penalised)
-        scores = penalised / (everyone.std() + 1e-8) if self.args.scale_scores and everyone.std() > 0 else penalised
+        scores = penalised
+        if self.args.scale_scores and (deviation := self.accelerator.gather(penalised).std()) > 0:
+            scores = penalised / (deviation + 1e-8)
         self.metrics["score/raw"].append(self._mean(raw))
         self.metrics["score/scaled"].append(self._mean(scores))
         self.metrics["truncated"].append(self._mean(1 - finished.float()))
         self.metrics["response_tokens"].append(self._mean(mask.sum(dim=1).float()))
-        self.samples = [
-            {"prompt": p, "completion": c, "score": s}
-            for p, c, s in zip(inputs["prompt"], completions, raw.tolist(), strict=True)
-        ]
+        if len(rewards) > 1:
+            for name, reward in rewards.items():
+                self.metrics[f"score/{name}"].append(self._mean(reward))
+        self._keep_samples(prompts, completions, {"score": raw} | (rewards if len(rewards) > 1 else {}))
         return scores
 
-    def _record_rollout(
-        self, k1: Tensor, k3: Tensor, rewards: Tensor, values: Tensor, returns: Tensor, mask: Tensor
-    ) -> None:
+    def _keep_samples(self, prompts: list[str], completions: list[str], scores: dict[str, Tensor]) -> None:
+        numbers = {name: tensor.tolist() for name, tensor in scores.items()}
+        for i in range(min(self.args.log_completions, len(prompts))):
+            row = {"step": self.state.global_step + 1, "prompt": prompts[i], "completion": completions[i]}
+            self.samples.append(row | {name: values[i] for name, values in numbers.items()})
+
+    def _record_kl(self, scores: Tensor, k1: Tensor, k3: Tensor, mask: Tensor) -> None:
         for name, kl in (("k1", k1), ("k3", k3)):
             self.metrics[f"kl/{name}_per_sequence"].append(self._mean((kl * mask).sum(dim=1)))
             self.metrics[f"kl/{name}_per_token"].append(self._mean(masked_mean(kl, mask)))
-        self.metrics["reward"].append(self._mean(rewards.sum(dim=1)))
-        self.metrics["explained_variance"].append(self._mean(explained_variance(values, returns, mask)))
+        self.metrics["reward"].append(self._mean(scores - self.kl_coef * (k1 * mask).sum(dim=1)))
 
     def _loss(self, model: nn.Module, batch: Rollout, first: bool) -> tuple[Tensor, Tensor]:
-        """PPO's loss of a minibatch, and how far the policy has drifted from the sampler (k3 per token)."""
+        """The loss of some responses, and how far the policy has drifted from the sampler (k3 per token)."""
         logprobs, values, entropy = model(batch.prompts, batch.responses)
-        surrogate, clip_fraction = policy_loss(
-            logprobs, batch.logprobs, batch.advantages, batch.mask, self.args.cliprange
-        )
-        error = value_loss(values, batch.values, batch.returns, batch.mask, self.args.cliprange_value)
+        loss, clip_fraction = policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, self.args.cliprange)
         drift = masked_mean(kl_estimates(batch.logprobs, logprobs)[2], batch.mask).detach()
-        ratio = masked_mean(torch.exp(logprobs - batch.logprobs), batch.mask)
         named = {
-            "ratio_first" if first else "ratio": ratio,
+            "ratio_first" if first else "ratio": masked_mean(torch.exp(logprobs - batch.logprobs), batch.mask),
             "clip_fraction": clip_fraction,
             "entropy": masked_mean(entropy, batch.mask),
+            "loss/policy": loss,
         }
-        for name, value in named.items() | {"loss/policy": surrogate, "loss/value": error}.items():
+        if self.args.advantage_estimator == "gae":
+            named["loss/value"] = value_loss(values, batch.values, batch.returns, batch.mask, self.args.cliprange_value)
+            loss = loss + self.args.vf_coef * named["loss/value"]
+        if self.args.advantage_estimator == "grpo":
+            named["loss/kl"] = masked_mean(kl_estimates(logprobs, batch.reference_logprobs)[2], batch.mask)
+            loss = loss + self.kl_coef * named["loss/kl"]
+        for name, value in named.items():
             self.metrics[name].append(self._mean(value.detach()))
-        return surrogate + self.args.vf_coef * error, drift
+        return loss, drift
 
-    def _minibatches(self, prompts: int) -> list[Tensor]:
+    def _minibatches(self, responses: int) -> list[Tensor]:
         """Row numbers of every optimiser step; each epoch is shuffled anew."""
         return [
             part
             for _ in range(self.args.num_ppo_epochs)
-            for part in torch.randperm(prompts).chunk(min(prompts, self.args.num_mini_batches))
+            for part in torch.randperm(responses).chunk(min(responses, self.args.num_mini_batches))
         ]
 
     def _mean(self, x: Tensor) -> float:
         """Mean over all processes."""
         return self.accelerator.gather(x.float().mean().reshape(1)).mean().item()
-
-    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        encoded = self.processing_class(columns["prompt"], padding=True, truncation=False, return_tensors="pt")
-        return columns | {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was recorded since the last entry."""
@@ -311,33 +317,46 @@ class PPOTrainer(Trainer):
         self.metrics.clear()
         super().log(logs, start_time)
 
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the trained policy as one plain model, its adapter merged, with its tokenizer."""
+        policy = self.policy
+        merged = copy.deepcopy(policy).merge_and_unload() if isinstance(policy, PeftModel) else policy
+        merged.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Write what training changed; an adapter belongs to the policy as found, its own adapter merged."""
-        output_dir = output_dir or self.args.output_dir
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        """Write what training changed. An adapter belongs to the policy as found, which is written once, to the folder
+        `base` in the run's output folder, and which the adapter names as its base.
+        """
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
-        weights = (
-            get_peft_model_state_dict(model.policy)
-            if isinstance(model.policy, PeftModel)
-            else model.policy.state_dict()
-        )
-        model.policy.save_pretrained(output_dir)
-        self.processing_class.save_pretrained(output_dir)
-        values = {f"value_head.{name}": tensor for name, tensor in model.value_head.state_dict().items()}
-        save_file(
-            {name: tensor.contiguous().clone() for name, tensor in (weights | values).items()},
-            Path(output_dir) / "ppo.safetensors",
-        )
+        if isinstance(model.policy, PeftModel):
+            if self.base_folder is None:
+                self.base_folder = Path(self.args.output_dir) / "base"
+                model.policy.get_base_model().save_pretrained(self.base_folder, state_dict=model.base_state_dict())
+                self.processing_class.save_pretrained(self.base_folder)
+            model.policy.peft_config["default"].base_model_name_or_path = str(self.base_folder)
+            weights = get_peft_model_state_dict(model.policy)
+        else:
+            weights = model.policy.state_dict()
+        model.policy.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        rest = {"kl_coef": torch.tensor(self.kl_coef, dtype=torch.float64)}
+        if model.value_head is not None:
+            rest |= {f"{VALUE_HEAD}{name}": tensor for name, tensor in model.value_head.state_dict().items()}
+        tensors = {name: tensor.contiguous().clone() for name, tensor in (weights | rest).items()}
+        save_file(tensors, folder / CHECKPOINT_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
-        tensors = load_file(Path(resume_from_checkpoint) / "ppo.safetensors")
+        tensors = load_file(Path(resume_from_checkpoint) / CHECKPOINT_FILE)
+        self.kl_coef = tensors.pop("kl_coef").item()
         head = {
-            name.removeprefix("value_head."): tensors.pop(name)
-            for name in list(tensors)
-            if name.startswith("value_head.")
+            name.removeprefix(VALUE_HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(VALUE_HEAD)
         }
-        model.value_head.load_state_dict(head)
+        if model.value_head is not None:
+            model.value_head.load_state_dict(head)
         if isinstance(model.policy, PeftModel):
             set_peft_model_state_dict(model.policy, tensors)
         else:
@@ -360,26 +379,11 @@ def _check_inputs(
         raise ValueError(f"train_dataset has a column {clash.pop()!r}, a name that reward functions use: rename it")
     if not reward_funcs:
         raise ValueError("reward_funcs is empty: give at least one reward function")
+    if len({reward_name(function) for function in reward_funcs}) < len(reward_funcs):
+        raise ValueError(
+            f"reward functions {', '.join(map(reward_name, reward_funcs))}: give each a name of its own (__name__)"
+        )
     if args.reward_weights is not None and len(args.reward_weights) != len(reward_funcs):
         raise ValueError(
             f"{len(args.reward_weights)} reward_weights for {len(reward_funcs)} reward functions: give one each"
         )
-
-
-def _call_reward(
-    function: RewardFunction, prompts: list[str], completions: list[str], columns: dict[str, list]
-) -> Tensor:
-    name = getattr(function, "__name__", type(function).__name__)
-    rewards = torch.as_tensor(function(prompts, completions, **columns), dtype=torch.float32)
-    if rewards.shape != (len(completions),):
-        raise ValueError(
-            f"the reward function {name} returned shape {tuple(rewards.shape)} "
-            f"for {len(completions)} completions: return one number each"
-        )
-    if not torch.isfinite(rewards).all():
-        row = int((~torch.isfinite(rewards)).nonzero()[0])
-        raise ValueError(
-            f"the reward function {name} returned {rewards[row].item()} "
-            f"for the completion {completions[row]!r}: return finite numbers"
-        )
-    return rewards

@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 
 import pytest
 import torch
@@ -9,12 +10,15 @@ from torch import tensor
 from torch.testing import assert_close
 
 from utils.policy_gradient import (
+    adapted_kl_coef,
     explained_variance,
     gae,
+    grpo_advantages,
     kl_estimates,
     masked_mean,
     policy_loss,
     response_mask,
+    rloo_advantages,
     token_rewards,
     value_loss,
     whiten,
@@ -316,3 +320,56 @@ def test_explained_variance_by_hand_and_only_inside_the_mask():
 def test_explained_variance_is_negative_when_values_mislead():
     values, returns = tensor([[3.0, 1.0]]), tensor([[1.0, 3.0]])
     assert explained_variance(values, returns, torch.ones(1, 2)).item() == pytest.approx(-3)  # 1 − 4/1
+
+
+# --- comparing the responses to one prompt ---
+
+
+def test_rloo_by_hand():
+    """Rewards 1, 2, 6 and 0, 0, 3: the others' means are 4, 3.5, 1.5 and 1.5, 1.5, 0."""
+    rewards = torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, 3.0])
+    assert_close(rloo_advantages(rewards, 3), torch.tensor([-3.0, -1.5, 4.5, -1.5, -1.5, 3.0]))
+
+
+def test_grpo_by_hand():
+    """Rewards 1, 3: mean 2, deviation √2; a group that is all alike has no advantage."""
+    expected = torch.tensor([-1.0, 1.0, 0.0, 0.0]) / 2**0.5
+    assert_close(grpo_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("group_size", [2, 4, 8])
+def test_rloo_and_grpo_equal_a_plain_loop(group_size):
+    rewards = torch.randn(24, generator=torch.Generator().manual_seed(0))
+    rloo, grpo = [], []
+    for i, reward in enumerate(rewards.tolist()):
+        first = i - i % group_size
+        group = rewards[first : first + group_size].tolist()
+        others = group[: i - first] + group[i - first + 1 :]
+        rloo.append(reward - sum(others) / len(others))
+        grpo.append((reward - sum(group) / group_size) / (statistics.stdev(group) + 1e-4))
+    assert_close(rloo_advantages(rewards, group_size), torch.tensor(rloo))
+    assert_close(grpo_advantages(rewards, group_size), torch.tensor(grpo))
+
+
+@pytest.mark.parametrize("advantages", [rloo_advantages, grpo_advantages])
+def test_groups_that_cannot_be_compared_are_refused(advantages):
+    with pytest.raises(ValueError, match="at least two"):
+        advantages(torch.ones(4), 1)
+    with pytest.raises(ValueError, match="5 rewards are not whole groups of 2"):
+        advantages(torch.ones(5), 2)
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        (6.0, 0.1),
+        (6.6, 0.1 * 1.001),
+        (12.0, 0.1 * 1.002),
+        (600.0, 0.1 * 1.002),
+        (3.0, 0.1 * 0.998),
+        (-1.0, 0.1 * 0.998),
+    ],
+)
+def test_adaptive_kl_coefficient_by_hand(kl, expected):
+    """Target 6 nats, 100 responses of a horizon of 10,000: the error is clipped to ±0.2, so at most ±0.2 %."""
+    assert adapted_kl_coef(0.1, kl, target=6.0, responses=100, horizon=10_000) == pytest.approx(expected)

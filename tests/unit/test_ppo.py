@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForSeq2SeqLM, LoraConfig, PeftModel, get_peft_model
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.testing import assert_close
 from transformers import T5ForConditionalGeneration
@@ -16,7 +16,7 @@ import utils.ppo
 from utils.finetuning import lora_config
 from utils.generation import generate
 from utils.models import has_bf16, load_model
-from utils.policy import PolicyWithValueHead
+from utils.policy import PolicyModel
 from utils.policy_gradient import gae, response_mask, whiten
 from utils.ppo import PPOConfig, PPOTrainer
 
@@ -218,14 +218,14 @@ def test_responses_begin_after_the_start_token(make, tiny_tokenizer):
 @torch.no_grad()
 def test_logprobs_are_those_of_the_model_itself(tiny_t5, tiny_tokenizer):
     expected = logprobs_of(tiny_t5, tiny_tokenizer)
-    model = PolicyWithValueHead(tiny_t5)
+    model = PolicyModel(tiny_t5)
     logprobs, _, _ = model(model.encode(**encoded(tiny_tokenizer)), SCRIPT)
     assert_close(logprobs, expected)
 
 
 @torch.no_grad()
 def test_a_prompts_padding_changes_nothing(tiny_t5, tiny_tokenizer):
-    model = PolicyWithValueHead(tiny_t5)
+    model = PolicyModel(tiny_t5)
     torch.nn.init.ones_(model.value_head.weight)
     together = model(model.encode(**encoded(tiny_tokenizer)), SCRIPT)
     for row, prompt in enumerate(PROMPTS):
@@ -237,7 +237,7 @@ def test_a_prompts_padding_changes_nothing(tiny_t5, tiny_tokenizer):
 
 @torch.no_grad()
 def test_a_token_changes_its_own_probability_but_not_the_value_before_it(tiny_t5, tiny_tokenizer):
-    model = PolicyWithValueHead(tiny_t5)
+    model = PolicyModel(tiny_t5)
     torch.nn.init.ones_(model.value_head.weight)
     prompts, changed = model.encode(**encoded(tiny_tokenizer)), SCRIPT.clone()
     changed[:, 2] = 9
@@ -250,7 +250,7 @@ def test_a_token_changes_its_own_probability_but_not_the_value_before_it(tiny_t5
 
 @torch.no_grad()
 def test_the_value_is_a_linear_function_of_the_decoders_last_hidden_state(tiny_t5, tiny_tokenizer):
-    model = PolicyWithValueHead(tiny_t5, peft_config=False)
+    model = PolicyModel(tiny_t5, peft_config=False)
     torch.nn.init.normal_(model.value_head.weight)
     torch.nn.init.constant_(model.value_head.bias, 0.5)
     decoder_input_ids = torch.cat([torch.zeros_like(SCRIPT[:, :1]), SCRIPT[:, :-1]], dim=1)
@@ -262,7 +262,7 @@ def test_the_value_is_a_linear_function_of_the_decoders_last_hidden_state(tiny_t
 @torch.no_grad()
 def test_entropy_of_a_uniform_policy_is_the_log_of_the_vocabulary(tiny_t5, tiny_tokenizer):
     torch.nn.init.zeros_(tiny_t5.lm_head.weight)
-    model = PolicyWithValueHead(tiny_t5)
+    model = PolicyModel(tiny_t5)
     logprobs, _, entropy = model(model.encode(**encoded(tiny_tokenizer)), SCRIPT)
     vocabulary = tiny_t5.config.vocab_size
     assert_close(entropy, torch.full_like(entropy, math.log(vocabulary)))
@@ -270,7 +270,7 @@ def test_entropy_of_a_uniform_policy_is_the_log_of_the_vocabulary(tiny_t5, tiny_
 
 
 def test_value_head_starts_at_zero_in_float32_without_dropout(tiny_t5):
-    head = PolicyWithValueHead(tiny_t5).value_head
+    head = PolicyModel(tiny_t5).value_head
     assert isinstance(head, torch.nn.Linear)
     assert head.weight.shape == (1, tiny_t5.config.d_model)
     for parameter in head.parameters():
@@ -280,7 +280,7 @@ def test_value_head_starts_at_zero_in_float32_without_dropout(tiny_t5):
 
 @torch.no_grad()
 def test_log_softmax_and_value_stay_float32_under_bf16_autocast(tiny_t5, tiny_tokenizer):
-    model = PolicyWithValueHead(tiny_t5)
+    model = PolicyModel(tiny_t5)
     with torch.autocast("cpu", torch.bfloat16):
         prompts = model.encode(**encoded(tiny_tokenizer))
         outputs = [*model(prompts, SCRIPT), model.reference_logprobs(prompts, SCRIPT)]
@@ -358,7 +358,7 @@ def test_the_reference_is_the_policy_as_found_and_stays_so(make, tiny_t5, tiny_t
 
 
 def test_asking_for_the_reference_leaves_the_adapter_on(tiny_t5, tiny_tokenizer):
-    model = PolicyWithValueHead(tiny_t5)
+    model = PolicyModel(tiny_t5)
     for name, parameter in model.policy.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter)
@@ -369,8 +369,8 @@ def test_asking_for_the_reference_leaves_the_adapter_on(tiny_t5, tiny_tokenizer)
 
 
 def test_lora_needs_no_second_model_and_a_full_policy_gets_a_frozen_copy(tiny_t5):
-    assert PolicyWithValueHead(copy.deepcopy(tiny_t5)).reference is None
-    model = PolicyWithValueHead(tiny_t5, peft_config=False)
+    assert PolicyModel(copy.deepcopy(tiny_t5)).reference is None
+    model = PolicyModel(tiny_t5, peft_config=False)
     assert same(weights(model.reference), weights(model.policy))
     assert not any(p.requires_grad for p in model.reference.parameters())
     assert not {id(p) for p in model.reference.parameters()} & {id(p) for p in model.policy.parameters()}
@@ -482,11 +482,12 @@ def test_several_reward_functions_are_added_by_weight(make):
     assert logged(trainer, "score/raw") == [-3.5]  # 0.5 · 1 − 2 · 2
 
 
-def test_the_last_samples_are_kept_with_their_raw_score(make):
+def test_samples_are_kept_with_their_raw_score(make):
     reward = by_topic(dict(zip(TOPICS, [1.0, 2.0, 3.0, 6.0], strict=True)))
-    trainer = script(make(reward=reward, scale_scores=True))
+    trainer = script(make(reward=reward, scale_scores=True, log_completions=4))
     trainer.train()
-    scores = {sample["prompt"]: sample["score"] for sample in trainer.samples}
+    assert list(trainer.completions) == ["step", "prompt", "completion", "score"]
+    scores = dict(zip(trainer.completions["prompt"], trainer.completions["score"], strict=True))
     assert scores == dict(zip(PROMPTS, [1.0, 2.0, 3.0, 6.0], strict=True))
 
 
@@ -669,6 +670,156 @@ def test_the_default_adapter_has_no_dropout_and_adapts_q_and_v(make):
     assert set(config.target_modules) == {"q", "v"}
 
 
+# --- several responses to a prompt: RLOO and GRPO ---
+
+GROUPED = {"num_generations": 2, "per_device_train_batch_size": 4}
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+def test_without_value_head_the_optimiser_holds_the_adapter_alone(make, estimator):
+    trainer = make(advantage_estimator=estimator, **GROUPED)
+    trainer.train()
+    assert trainer.model.value_head is None
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for n, p in trainer.model.named_parameters() if ".lora_" in n}
+    assert not logged(trainer, "loss/value") and not logged(trainer, "explained_variance")
+
+
+def test_responses_to_one_prompt_stand_side_by_side_and_share_their_columns(make):
+    seen = []
+
+    def reward(prompts, completions, topic):
+        seen.append((prompts, topic))
+        return [0.0] * len(completions)
+
+    make(reward=reward, num_generations=3, num_mini_batches=1, num_ppo_epochs=1).train()
+    prompts, topics = seen[0]
+    assert len(prompts) == 12
+    for first in range(0, 12, 3):
+        assert len(set(prompts[first : first + 3])) == len(set(topics[first : first + 3])) == 1
+        assert TOPICS[PROMPTS.index(prompts[first])] == topics[first]
+
+
+def counting_reward():
+    """1, 2, 4, 8, … whatever the completion."""
+    return lambda prompts, completions, **columns: [2.0**i for i in range(len(completions))]
+
+
+def test_rloo_advantages_come_from_rewards_minus_kl_and_stand_on_every_token(make, spy):
+    calls, losses, kls, masks = (spy(n) for n in ("rloo_advantages", "policy_loss", "kl_estimates", "response_mask"))
+    trainer = make(
+        reward=counting_reward(),
+        advantage_estimator="rloo",
+        kl_coef=0.5,
+        missing_eos_penalty=0.0,
+        max_steps=2,
+        num_ppo_epochs=1,
+        learning_rate=3e-2,
+        **GROUPED,
+    )
+    trainer.train()
+    mask = masks[1][1]
+    k1 = [call for call in kls if not call[0][0].requires_grad and not call[0][1].requires_grad][1][1][0]
+    (rewards, group_size), advantages = calls[1]
+    assert group_size == 2
+    assert (k1 * mask).sum(dim=1).abs().max() > 0.01
+    assert_close(rewards, torch.tensor([2.0**i for i in range(8)]) - 0.5 * (k1 * mask).sum(dim=1))
+    used = losses[1][0][2]
+    expected = (advantages.unsqueeze(1) * mask).tolist()
+    assert sorted(used.tolist()) == sorted(expected)
+
+
+def test_grpo_pays_for_kl_in_the_loss_and_not_in_the_reward(make, spy):
+    advantages = spy("grpo_advantages")
+    trainer = make(
+        reward=counting_reward(),
+        advantage_estimator="grpo",
+        kl_coef=0.5,
+        missing_eos_penalty=0.0,
+        max_steps=2,
+        **GROUPED,
+    )
+    trainer.train()
+    for (rewards, _), _ in advantages:
+        assert torch.equal(rewards, torch.tensor([2.0**i for i in range(8)]))
+    assert logged(trainer, "loss/kl")[1] > 0
+    seen = []
+    original = trainer._loss
+
+    def both(model, batch, first):
+        loss, drift = original(model, batch, first)
+        logprobs = model(batch.prompts, batch.responses)[0]
+        surrogate = utils.ppo.policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, 0.2)[0]
+        log_ratio = (batch.reference_logprobs - logprobs)[batch.mask.bool()]
+        seen.append((loss.item(), (surrogate + 0.5 * (log_ratio.exp() - 1 - log_ratio).mean()).item()))
+        return loss, drift
+
+    trainer._loss = both
+    trainer.args.max_steps = 3
+    trainer.train()
+    for loss, expected in seen:
+        assert loss == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["gae", "rloo", "grpo"])
+def test_reward_rises_with_every_estimator(make, estimator):
+    trainer = make(
+        reward=lambda prompts, completions, **_: [float(text.count("good")) for text in completions],
+        advantage_estimator=estimator,
+        num_generations=4,
+        num_ppo_epochs=3,
+        max_steps=25,
+        kl_coef=0.0,
+        missing_eos_penalty=0.0,
+        learning_rate=2e-2,
+    )
+    trainer.train()
+    scores = logged(trainer, "score/raw")
+    assert sum(scores[-5:]) / 5 > sum(scores[:5]) / 5 + 0.3
+
+
+# --- a batch in parts ---
+
+
+@pytest.mark.parametrize("own", [{}, {"max_kl": 1e-4}, {"advantage_estimator": "rloo", "num_generations": 2}])
+def test_gradient_accumulation_changes_memory_and_not_the_result(make, tiny_t5, own):
+    trained = []
+    for batch, parts in ((4, 1), (2, 2), (1, 4)):
+        trainer = make(
+            copy.deepcopy(tiny_t5),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=parts,
+            max_steps=2,
+            learning_rate=1e-3,
+            **own,
+        )
+        trainer.train()
+        trained.append((weights(trainer.model), [logged(trainer, n) for n in ("score/raw", "skipped_updates")]))
+    for tensors, log in trained[1:]:
+        assert log == trained[0][1]
+        for name, tensor in tensors.items():
+            assert_close(tensor, trained[0][0][name], atol=2e-4, rtol=0)
+
+
+# --- the price of KL ---
+
+
+def test_a_fixed_kl_coefficient_stays(make):
+    trainer = make(max_steps=3, kl_coef=0.07, learning_rate=3e-2)
+    trainer.train()
+    assert logged(trainer, "kl/coef") == [0.07] * 3
+
+
+def test_an_adaptive_kl_coefficient_follows_the_kl(make):
+    trainer = make(max_steps=4, kl_coef=0.1, kl_target=1e-3, kl_horizon=4, learning_rate=3e-2)
+    trainer.train()
+    coefs, kls = logged(trainer, "kl/coef"), logged(trainer, "kl/k1_per_sequence")
+    assert coefs[:2] == pytest.approx([0.1, 0.08])  # the first KL is 0, far below the target
+    for before, after, kl in zip(coefs, coefs[1:], kls, strict=False):
+        assert after == pytest.approx(before * (1 + min(max(kl / 1e-3 - 1, -0.2), 0.2)), rel=1e-3)
+    assert coefs[3] > coefs[2]
+
+
 # --- the frozen encoder ---
 
 
@@ -797,8 +948,18 @@ def test_a_fixed_seed_gives_the_same_weights_twice(make, tiny_t5, peft_config):
     assert same(*trained)
 
 
-@pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
-def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp_path, peft_config):
+@pytest.mark.parametrize(
+    ("peft_config", "own"),
+    [
+        (None, {}),
+        (DECODER_ONLY, {"kl_target": 0.1, "kl_horizon": 20}),
+        (False, {}),
+        (None, {"advantage_estimator": "rloo", "num_generations": 2}),
+        (DECODER_ONLY, {"advantage_estimator": "grpo", "num_generations": 2}),
+        (None, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
+    ],
+)
+def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp_path, peft_config, own):
     rows = Dataset.from_dict({"prompt": [f"{prompt} {word}" for prompt in PROMPTS for word in ("bad", "nice")]})
     arguments = {
         "rows": rows,
@@ -808,7 +969,7 @@ def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp
         "save_steps": 3,  # in the middle of the second epoch: 8 prompts, 4 a step
         "lr_scheduler_type": "linear",
         "num_mini_batches": 2,
-    }
+    } | own
     whole = make(copy.deepcopy(tiny_t5), output_dir=str(tmp_path / "whole"), **arguments)
     whole.train()
 
@@ -828,10 +989,11 @@ def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 5
     assert same(weights(resumed.model), weights(whole.model))
-    for name in ("score/raw", "kl/k1_per_sequence", "loss/policy", "loss/value", "learning_rate"):
+    for name in ("score/raw", "kl/k1_per_sequence", "kl/coef", "loss/policy", "learning_rate"):
         assert logged(resumed, name) == logged(whole, name)
         assert len(logged(whole, name)) == 5
-    assert [s["completion"] for s in resumed.samples] == [s["completion"] for s in whole.samples]
+    after_the_kill = whole.completions.query("step > 3").reset_index(drop=True)
+    assert resumed.completions.equals(after_the_kill)
 
 
 def test_a_saved_adapter_on_the_policy_as_found_is_the_trained_policy(make, tiny_t5, tiny_tokenizer, tmp_path):
@@ -844,6 +1006,29 @@ def test_a_saved_adapter_on_the_policy_as_found_is_the_trained_policy(make, tiny
     assert_close(logprobs_of(reloaded, tiny_tokenizer), trained)
     with reloaded.disable_adapter():
         assert (logprobs_of(reloaded, tiny_tokenizer) - trained).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["plain", "fine-tuned adapter"])
+def test_a_checkpoint_finds_the_policy_as_found_and_is_the_trained_policy(
+    make, tiny_t5, tiny_tokenizer, tmp_path, kind
+):
+    found = as_found(tiny_t5, kind)
+    reference = logprobs_of(found, tiny_tokenizer)
+    trainer = make(found, max_steps=2, save_strategy="steps", save_steps=1)
+    trainer.train()
+    reloaded = AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path / "checkpoint-2")
+    assert_close(logprobs_of(reloaded, tiny_tokenizer), logprobs_of(trainer.policy, tiny_tokenizer))
+    base, _ = load_model(str(tmp_path / "base"), device="cpu")
+    assert_close(logprobs_of(base, tiny_tokenizer), reference, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("peft_config", [None, False])
+def test_a_merged_policy_is_one_model_and_answers_as_the_trained_one(make, tiny_tokenizer, tmp_path, peft_config):
+    trainer = make(peft_config=peft_config, max_steps=2)
+    trainer.train()
+    trainer.save_merged(tmp_path / "merged")
+    merged, tokenizer = load_model(str(tmp_path / "merged"), device="cpu")
+    assert_close(logprobs_of(merged, tokenizer), logprobs_of(trainer.policy, tiny_tokenizer), atol=1e-4, rtol=0)
 
 
 def test_a_saved_full_policy_loads_with_its_tokenizer(make, tiny_tokenizer, tmp_path):
@@ -895,6 +1080,11 @@ def test_a_wrong_number_of_weights_is_refused(make):
         make(reward_weights=[1.0, 2.0])
 
 
+def test_reward_functions_of_one_name_are_refused(make):
+    with pytest.raises(ValueError, match="no_reward, no_reward: give each a name of its own"):
+        make(reward=[no_reward, no_reward])
+
+
 def test_no_reward_function_is_refused(make):
     with pytest.raises(ValueError, match="reward function"):
         make(reward=[])
@@ -903,11 +1093,19 @@ def test_no_reward_function_is_refused(make):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_mini_batches": 3}, "num_mini_batches=3 must divide the batch of 4"),
+        ({"num_mini_batches": 3}, "num_mini_batches=3 .* must divide the batch of 4 responses"),
+        (
+            {"gradient_accumulation_steps": 2, "num_mini_batches": 3},
+            "gradient_accumulation_steps=2 must divide the batch of 8",
+        ),
+        ({"advantage_estimator": "reinforce"}, "advantage_estimator='reinforce': choose gae, rloo, grpo"),
+        ({"advantage_estimator": "rloo"}, "num_generations=1 must be at least 2"),
+        ({"num_generations": 0}, "num_generations=0 must be at least 1"),
+        ({"kl_target": 0.0}, "kl_target=0.0 must be a positive number"),
+        ({"kl_target": math.nan}, "kl_target=nan must be a positive number"),
         ({"num_mini_batches": 0}, "num_mini_batches=0 must be at least 1"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs=0 must be at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
-        ({"gradient_accumulation_steps": 2}, "use num_mini_batches"),
     ],
 )
 def test_a_config_that_cannot_work_is_refused(make, arguments, message):
