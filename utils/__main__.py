@@ -6,6 +6,7 @@ import sys
 from utils import commands
 from utils.finetuning import LEARNING_RATES, TrainingError
 from utils.labs import LabError
+from utils.ppo_config import ESTIMATORS
 
 
 def main() -> int:
@@ -29,14 +30,23 @@ def _parser() -> argparse.ArgumentParser:
     finetune = _add(subparsers, commands.finetune, "fine-tune, judge on the test split, save the model with a card")
     finetune.add_argument("--method", choices=list(LEARNING_RATES), default="lora", help="(default: lora)")
     finetune.add_argument(
-        "--resume", action="store_true", help="go on from the newest whole checkpoint, if there is one"
-    )
-    finetune.add_argument(
         "--checkpoint-steps", type=int, metavar="N", help="evaluate and save every N steps, not epochs"
     )
     finetune.add_argument("--quantization", choices=("8bit", "4bit"), help="of the base under an adapter; needs CUDA")
-    finetune.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
-    finetune.add_argument("--cpu", action="store_true", help="use no accelerator")
+
+    ppo = _add(subparsers, commands.ppo, "make summaries polite with PPO, RLOO or GRPO, and judge what it costs")
+    ppo.add_argument("--adapter", help="of the policy to begin with (default: OUTPUT_DIR/lab2/lora/best)")
+    ppo.add_argument(
+        "--estimator", choices=ESTIMATORS, default="gae", help="of advantages (default: gae, which is PPO)"
+    )
+    ppo.add_argument("--checkpoint-steps", type=int, metavar="N", help="save every N steps (default: never)")
+
+    for training in (finetune, ppo):
+        training.add_argument(
+            "--resume", action="store_true", help="go on from the newest whole checkpoint, if there is one"
+        )
+        training.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
+        training.add_argument("--cpu", action="store_true", help="use no accelerator")
     return parser
 
 

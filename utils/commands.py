@@ -6,20 +6,24 @@ from pathlib import Path
 
 import pandas as pd
 from accelerate import PartialState
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils import results
+from utils.checkpoints import last_whole_checkpoint
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
+from utils.detox import as_prompts, decoder_adapter, policy_as_found, ppo_config
 from utils.finetuning import fine_tune, lora_config
 from utils.generation import generate
 from utils.labs import NOTEBOOKS, run_lab
 from utils.model_card import write_model_card
 from utils.models import load_model
+from utils.ppo import PPOTrainer
 from utils.prompts import build_prompt
 from utils.rouge import human_agreement, lead, rouge_scores
 from utils.second_view import second_view
 from utils.settings import Settings, load_settings, parse_overrides
+from utils.toxicity import HateReward, HateScorer, has_insulting_word, split_by_heat
 
 
 def labs(arguments: argparse.Namespace) -> None:
@@ -80,6 +84,76 @@ def finetune(arguments: argparse.Namespace) -> None:
     results.record("finetune", table, settings, result.seconds)
     print(results.percent(table.xs("rouge1", level="measure")).to_string())
     print(f"{result.seconds:.0f} s of training; model, card and results: {output_dir}")
+
+
+def ppo(arguments: argparse.Namespace) -> None:
+    """Detoxify as Lab 3 does: PPO on heated train dialogues, judged on the test split; save the merged policy.
+
+    One device takes `ppo_batch_size` prompts at a time. Under `accelerate launch` every process has its own prompts,
+    and a step that many times more.
+    """
+    settings = _settings(arguments)
+    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir)
+    with state.main_process_first():  # the others find the data in the cache
+        dataset = load_dialogsum(settings.dataset)
+    device = "cpu" if arguments.cpu else state.device
+    scorer = HateScorer(settings.reward_model, device)
+    found, tokenizer = policy_as_found(settings, arguments.adapter or output_dir / "lab2" / "lora" / "best", device)
+    hot_train, _ = split_by_heat(first_rows(dataset["train"], settings.train_dialogues), scorer)
+    checkpoints = {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps, "save_total_limit": 2}
+    config = ppo_config(
+        settings,
+        found.device,
+        output_dir / "checkpoints",
+        advantage_estimator=arguments.estimator,
+        report_to=arguments.report_to,
+        **(checkpoints if arguments.checkpoint_steps else {}),
+    )
+    trainer = PPOTrainer(
+        found, tokenizer, HateReward(scorer), config, as_prompts(hot_train), peft_config=decoder_adapter(settings)
+    )
+    checkpoint = last_whole_checkpoint(config.output_dir) if arguments.resume else None
+    if arguments.resume and state.is_main_process:
+        print(f"going on from {checkpoint or 'the beginning: there is no whole checkpoint'}", flush=True)
+    seconds = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics["train_runtime"]
+    if not state.is_main_process:
+        return
+    trainer.save_merged(output_dir / "model")
+    pd.DataFrame(trainer.state.log_history).to_csv(output_dir / "history.csv", index=False)
+    trainer.completions.to_csv(output_dir / "completions.csv", index=False)
+    table = _judge_detox(trainer, scorer, group_references(dataset["test"]), settings)
+    results.record("ppo", table, settings, seconds)
+    print(results.percent(table.loc[(slice(None), ["toxicity", "insulting_word", "rouge1"]), :]).to_string())
+    print(f"{seconds:.0f} s of training; model, samples and results: {output_dir}")
+
+
+def _judge_detox(trainer: PPOTrainer, scorer: HateScorer, test: Dataset, settings: Settings) -> pd.DataFrame:
+    """Toxicity on heated test dialogues and ROUGE on ordinary ones, before (adapter off) and after."""
+    hot, calm = (first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(test, scorer))
+    references = list(calm["summaries"])
+
+    def judged() -> list[pd.DataFrame]:
+        answers, ordinary = (
+            generate(
+                trainer.policy,
+                trainer.processing_class,
+                list(as_prompts(rows)["prompt"]),
+                max_new_tokens=settings.max_new_tokens,
+            )
+            for rows in (hot, calm)
+        )
+        toxicity = {"toxicity": scorer.probability(answers), "insulting_word": has_insulting_word(answers)}
+        return [pd.DataFrame(toxicity), rouge_scores(ordinary, references)]
+
+    after = judged()
+    with trainer.policy.disable_adapter():
+        before = judged()
+    tables = [
+        results.interval_table({"before": b, "after": a}, seed=settings.seed)
+        for b, a in zip(before, after, strict=True)
+    ]
+    human = results.interval_table({"human": human_agreement(references)}, seed=settings.seed)
+    return pd.concat([*tables, human])
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

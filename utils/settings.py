@@ -50,6 +50,15 @@ class Settings:
     ppo_batch_size: int = field(default=16, metadata={"help": "prompts in one PPO step"})
     ppo_learning_rate: float = field(default=1e-4, metadata={"help": "peak, PPO"})
     kl_coef: float = field(default=0.05, metadata={"help": "price of one nat of KL to the reference"})
+    grpo_kl_coef: float = field(default=0.05, metadata={"help": "the same for GRPO, whose advantages are standardised"})
+    ppo_seeds: int = field(default=3, metadata={"help": "runs of PPO, each judged"})
+    ppo_generations: int = field(default=4, metadata={"help": "responses to one prompt, RLOO and GRPO"})
+    second_judge: str | None = field(
+        default=None, metadata={"help": "another toxicity classifier, hub id or folder, that is no reward"}
+    )
+    second_judge_labels: str = field(
+        default="toxic,neutral", metadata={"help": "its label of toxic texts, and that of others"}
+    )
     judged_dialogues: int = field(
         default=120, metadata={"help": "held-out heated dialogues that toxicity is judged on"}
     )
@@ -98,6 +107,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo_batch_size": 32,
         "ppo_learning_rate": 5e-4,
         "kl_coef": 1.0,
+        "grpo_kl_coef": 0.3,
     },
     "cpu": _HUB
     | {
@@ -106,6 +116,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_dialogues": 50,
         "sweep_steps": 6,
         "ppo_steps": 20,
+        "ppo_seeds": 1,
         "judged_dialogues": 40,
     },
     "gpu": _HUB | {"full_epochs": 3.0, "lora_epochs": 3.0, "ppo_steps": 200, "ppo_batch_size": 32},

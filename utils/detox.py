@@ -1,0 +1,63 @@
+"""What Lab 3, the command `ppo` and the sweep of KL prices share: the policy as found, and PPO's configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils.finetuning import lora_config
+from utils.models import load_model, use_bf16
+from utils.ppo import PPOConfig
+from utils.prompts import build_prompt
+from utils.settings import Settings
+
+
+def policy_as_found(
+    settings: Settings, adapter: str | Path, device: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The settings' model with a fine-tuned adapter merged into it, in eval mode, and its tokenizer.
+
+    Raises:
+        ValueError: the folder holds no adapter, or one that was trained on another model.
+    """
+    if not (Path(adapter) / "adapter_config.json").exists():
+        raise ValueError(f"{adapter} holds no adapter: run Lab 2 first, or name a folder that `utils finetune` wrote")
+    model, tokenizer = load_model(settings.model, device)
+    with_adapter = PeftModel.from_pretrained(model, str(adapter))
+    made_for = with_adapter.peft_config["default"].base_model_name_or_path
+    if made_for != settings.model:
+        raise ValueError(f"the adapter in {adapter} belongs to {made_for!r}, not to {settings.model!r}: run Lab 2 anew")
+    return with_adapter.merge_and_unload().eval(), tokenizer
+
+
+def as_prompts(rows: Dataset) -> Dataset:
+    """The rows with a column "prompt", as PPO wants them."""
+    return rows.map(lambda row: {"prompt": build_prompt(row["dialogue"])}, desc="prompts")
+
+
+def decoder_adapter(settings: Settings) -> LoraConfig:
+    """LoRA without dropout on the decoder alone: the encoder stays frozen, so that it runs once for each prompt."""
+    return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=r".*decoder.*\.(q|v)")
+
+
+def ppo_config(settings: Settings, device: torch.device, output_dir: str | Path, **changes: Any) -> PPOConfig:
+    """The settings as a PPOConfig. RLOO and GRPO get as many responses in a step as PPO, several to each prompt."""
+    values = {
+        "max_steps": settings.ppo_steps,
+        "per_device_train_batch_size": settings.ppo_batch_size,
+        "learning_rate": settings.ppo_learning_rate,
+        "kl_coef": settings.kl_coef,
+        "max_new_tokens": settings.max_new_tokens,
+        "bf16": use_bf16(settings.precision, device),
+        "use_cpu": device.type == "cpu",
+        "seed": settings.seed,
+    }
+    if (estimator := changes.get("advantage_estimator", "gae")) != "gae":
+        values["num_generations"] = settings.ppo_generations
+        values["per_device_train_batch_size"] = max(1, settings.ppo_batch_size // settings.ppo_generations)
+    if estimator == "grpo":
+        values["kl_coef"] = settings.grpo_kl_coef
+    return PPOConfig(str(output_dir), **values | changes)

@@ -1,0 +1,86 @@
+"""What toxicity costs: PPO, RLOO and GRPO at several KL prices, judged on validation dialogues, three seeds each.
+
+Lab 3 shows the table that this script wrote, `frontier.csv`; the KL prices of the preset "offline" were chosen from it.
+About 20 minutes on two cores, after Lab 2 has run:
+
+    python -m utils.offline.frontier --adapter out/lab2/lora/best
+"""
+
+import argparse
+import copy
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
+from utils.detox import as_prompts, decoder_adapter, policy_as_found, ppo_config
+from utils.generation import generate
+from utils.ppo import PPOTrainer
+from utils.rouge import rouge_scores
+from utils.settings import load_settings
+from utils.toxicity import HateReward, HateScorer, has_insulting_word, split_by_heat
+
+FRONTIER = Path(__file__).parent / "frontier.csv"
+PRICES = {
+    "gae": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "rloo": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "grpo": (0.0, 0.03, 0.1, 0.3, 1.0),
+}
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    """Train and judge every point, and write the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", default="out/lab2/lora/best")
+    parser.add_argument("--output", type=Path, default=FRONTIER)
+    arguments = parser.parse_args()
+    settings = load_settings("offline")
+    scorer = HateScorer(settings.reward_model)
+    found, tokenizer = policy_as_found(settings, arguments.adapter)
+    dataset = load_dialogsum(settings.dataset)
+    clean = group_references(drop_near_duplicates(dataset["validation"], against=dataset["train"]))
+    hot, calm = (first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(clean, scorer))
+    hot_train = as_prompts(split_by_heat(dataset["train"], scorer)[0])
+    hot_prompts, calm_prompts = (as_prompts(rows)["prompt"] for rows in (hot, calm))
+
+    def judged(policy) -> dict[str, float]:
+        """What is kept of one policy."""
+        answers, ordinary = (
+            generate(policy, tokenizer, list(prompts), max_new_tokens=settings.max_new_tokens)
+            for prompts in (hot_prompts, calm_prompts)
+        )
+        return {
+            "toxicity": scorer.probability(answers).mean(),
+            "insulting_word": has_insulting_word(answers).mean(),
+            "rouge1": rouge_scores(ordinary, list(calm["summaries"]))["rouge1"].mean(),
+            "words": pd.Series(ordinary).str.split().str.len().mean(),
+        }
+
+    rows = [{"estimator": "none", "kl_coef": None, "seed": None, "kl": 0.0} | judged(found)]
+    for estimator, prices in PRICES.items():
+        for kl_coef in prices:
+            for seed in SEEDS:
+                with tempfile.TemporaryDirectory() as folder:
+                    changes = {"advantage_estimator": estimator, "kl_coef": kl_coef, "seed": seed}
+                    trainer = PPOTrainer(
+                        copy.deepcopy(found),
+                        tokenizer,
+                        HateReward(scorer),
+                        ppo_config(settings, found.device, folder, **changes),
+                        hot_train,
+                        peft_config=decoder_adapter(settings),
+                    )
+                    trainer.train()
+                log = pd.DataFrame(trainer.state.log_history)
+                kl = log["kl/k1_per_sequence"].dropna().tail(10).mean()
+                rows.append(
+                    {"estimator": estimator, "kl_coef": kl_coef, "seed": seed, "kl": kl} | judged(trainer.policy)
+                )
+                print(rows[-1], flush=True)
+                pd.DataFrame(rows).round(5).to_csv(arguments.output, index=False)
+
+
+if __name__ == "__main__":
+    main()
