@@ -26,7 +26,12 @@ STYLES: dict[str, tuple[str, str]] = {
     "lora": ("#D55E00", "s"),
     "before": ("#56B4E9", "o"),
     "after": ("#D55E00", "s"),
-    "polite": ("#E69F00", "^"),
+    "polite_prompt": ("#CC79A7", "v"),
+    "best_of_8": ("#000000", "P"),
+    "no_kl_price": ("#7f7f7f", "X"),
+    "gae": ("#D55E00", "s"),
+    "rloo": ("#0072B2", "^"),
+    "grpo": ("#009E73", "D"),
 }
 OTHER = ("#555555", "o")
 OTHERS = [(colour, marker) for marker in "os^Dv*" for colour in ("#0072B2", "#D55E00", "#555555")]  # of points
@@ -135,3 +140,30 @@ def mark(axes: Axes, x: float, text: str) -> None:
     """A dotted vertical line with a word beside it."""
     axes.axvline(x, color="k", linestyle=":", linewidth=1)
     axes.annotate(text, (x, 0.03), (3, 0), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8)
+
+
+def plot_frontier(
+    runs: pd.DataFrame, measures: Mapping[str, tuple[str, float]], start: pd.Series, title: str
+) -> Figure:
+    """Measures along the KL to the reference: a dot for every run, a line through the means at each price of KL.
+
+    `runs` has columns estimator, kl_coef, kl and the measures; `measures` maps a column to its label and scale; `start`
+    holds the measures before training.
+    """
+    figure, grid = plt.subplots(1, len(measures), figsize=(4.6 * len(measures), 3.4), layout="constrained")
+    for axes, (measure, (label, scale)) in zip(np.atleast_1d(grid), measures.items(), strict=True):
+        for estimator, own in runs.groupby("estimator"):
+            colour, marker = STYLES.get(estimator, OTHER)
+            axes.plot(own["kl"], scale * own[measure], marker, color=colour, markersize=3, alpha=0.4)
+            means = own.groupby("kl_coef")[["kl", measure]].mean().sort_values("kl")
+            axes.plot(means["kl"], scale * means[measure], color=colour, marker=marker, label=estimator)
+            for price, row in means.iterrows():
+                place = (row["kl"], scale * row[measure])
+                axes.annotate(f"{price:g}", place, (3, 4), textcoords="offset points", fontsize=7, color=colour)
+        axes.axhline(scale * start[measure], color="k", linestyle=":", linewidth=1)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set(xlabel="KL to reference, nats (numbers: β)", ylabel=label)
+        axes.grid(alpha=0.3)
+    np.atleast_1d(grid)[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure

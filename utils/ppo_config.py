@@ -82,6 +82,8 @@ class PPOConfig(TrainingArguments):
                 that do not divide the batch, or a KL target that is not positive.
         """
         super().__post_init__()
+        if self.data_seed is None:
+            self.data_seed = self.seed  # the order of prompts, which all processes must share; they sample apart
         if self.advantage_estimator not in ESTIMATORS:
             raise ValueError(f"advantage_estimator={self.advantage_estimator!r}: choose {', '.join(ESTIMATORS)}")
         for name in ("max_new_tokens", "num_generations", "num_ppo_epochs", "num_mini_batches", "kl_horizon"):

@@ -85,3 +85,16 @@ def test_points_of_a_tradeoff_are_told_apart_and_have_their_interval():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["greedy", "beam 4"]
     assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 2
     assert [c.get_segments()[0][:, 1].tolist() for c in axes.collections] == [[28, 33], [37, 44]]
+
+
+def test_a_frontier_shows_every_run_the_means_and_where_it_began():
+    rows = [(e, b, s, b + s, 0.1 * s) for e in ("gae", "grpo") for b in (0.1, 1.0) for s in (1, 2, 3)]
+    runs = pd.DataFrame(rows, columns=["estimator", "kl_coef", "seed", "kl", "toxicity"])
+    figure = plots.plot_frontier(runs, {"toxicity": ("p(hate)", 1)}, pd.Series({"toxicity": 0.9}), "title")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["gae", "grpo"]
+    dots, means = axes.lines[0], axes.lines[1]
+    assert len(dots.get_xdata()) == 6
+    assert list(means.get_xdata()) == pytest.approx([2.1, 3.0]) and list(means.get_ydata()) == pytest.approx([0.2, 0.2])
+    assert [text.get_text() for text in axes.texts] == ["0.1", "1", "0.1", "1"]
+    assert axes.lines[-1].get_ydata()[0] == 0.9

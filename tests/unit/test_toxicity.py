@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaTokenizer
 
 from utils.models import ModelUnavailableError
-from utils.toxicity import HateReward, HateScorer
+from utils.offline import scenarios
+from utils.toxicity import HateReward, HateScorer, dialogue_heat, has_insulting_word, split_by_heat
 
 TEXTS = ["hello world", "bad", "Anna asks for the ladder on Friday and nobody brings it", "", "good bad nice ugly"]
 MAX_TOKENS = 60
@@ -189,3 +191,32 @@ def test_an_unknown_label_is_refused(classifier):
 def test_a_missing_folder_is_a_clear_error(tmp_path):
     with pytest.raises(ModelUnavailableError, match="no-such-classifier"):
         HateScorer(str(tmp_path / "no-such-classifier"), device="cpu")
+
+
+def test_a_word_of_the_list_is_found_in_any_case_and_number_but_not_inside_another_word():
+    texts = ["You IDIOT!", "They are liars.", "He is clever.", "Foolscap and a pigeon.", "A clown in the circus.", ""]
+    assert has_insulting_word(texts).tolist() == [1, 1, 0, 0, 1, 0]
+
+
+def test_every_insult_of_the_embedded_corpus_is_on_the_list():
+    words = [*scenarios.INSULT_ADJECTIVES, *scenarios.INSULT_NOUNS]
+    assert has_insulting_word(words).all()
+
+
+def test_another_classifier_has_labels_of_its_own(tmp_path):
+    folder = make_classifier(tmp_path / "other", labels=("neutral", "toxic"), bias=[0.0, 20.0])
+    other = HateScorer(folder, device="cpu", labels=("toxic", "neutral"))
+    assert (other.probability(TEXTS) > 0.9).all()
+    assert np.array_equal(other.logits(TEXTS), other.logits(TEXTS, "neutral"))
+    with pytest.raises(ValueError, match="no label 'hate'"):
+        HateScorer(folder, device="cpu")
+
+
+def test_rows_are_split_at_the_threshold_and_none_is_lost(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    rows = Dataset.from_dict({"dialogue": [f"#Person1#: {text}" for text in TEXTS if text]})
+    heat = dialogue_heat(scorer, rows["dialogue"])
+    hot, calm = split_by_heat(rows, scorer, threshold=float(np.median(heat)))
+    assert len(hot) + len(calm) == len(rows) and 0 < len(hot) < len(rows)
+    assert dialogue_heat(scorer, hot["dialogue"]).min() >= np.median(heat)
+    assert dialogue_heat(scorer, calm["dialogue"]).max() < np.median(heat)

@@ -22,11 +22,7 @@ from utils.settings import load_settings
 from utils.toxicity import HateReward, HateScorer, has_insulting_word, split_by_heat
 
 FRONTIER = Path(__file__).parent / "frontier.csv"
-PRICES = {
-    "gae": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
-    "rloo": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
-    "grpo": (0.0, 0.03, 0.1, 0.3, 1.0),
-}
+PRICES = {"gae": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0), "rloo": (0.0, 0.3, 1.0, 3.0), "grpo": (0.0, 0.1, 0.3, 1.0)}
 SEEDS = (0, 1, 2)
 
 
@@ -78,7 +74,7 @@ def main() -> None:
                 rows.append(
                     {"estimator": estimator, "kl_coef": kl_coef, "seed": seed, "kl": kl} | judged(trainer.policy)
                 )
-                print(rows[-1], flush=True)
+                print({name: str(value) for name, value in rows[-1].items()}, flush=True)
                 pd.DataFrame(rows).round(5).to_csv(arguments.output, index=False)
 
 

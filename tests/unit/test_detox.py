@@ -1,0 +1,77 @@
+"""The policy as found, its prompts, and the settings as a PPO configuration."""
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+from torch.testing import assert_close
+
+from utils.detox import as_prompts, decoder_adapter, policy_as_found, ppo_config
+from utils.finetuning import lora_config
+from utils.models import load_model
+from utils.prompts import build_prompt
+from utils.settings import load_settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def settings():
+    return load_settings("offline")
+
+
+def save_adapter(model_id: str, folder) -> torch.Tensor:
+    """Save an adapter that changes something; logits of the model with it."""
+    model, tokenizer = load_model(model_id, "cpu")
+    adapted = get_peft_model(model, lora_config(4, lora_dropout=0.0))
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(folder)
+    return adapted.eval()(**tokenizer("hello", return_tensors="pt"), decoder_input_ids=torch.zeros(1, 1).long()).logits
+
+
+@torch.no_grad()
+def test_the_policy_as_found_has_the_adapter_merged(settings, tmp_path):
+    expected = save_adapter(settings.model, tmp_path)
+    found, tokenizer = policy_as_found(settings, tmp_path, "cpu")
+    assert not any("lora" in name for name, _ in found.named_parameters())
+    logits = found(**tokenizer("hello", return_tensors="pt"), decoder_input_ids=torch.zeros(1, 1).long()).logits
+    assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_missing_adapter_and_one_of_another_model_are_refused(settings, tmp_path):
+    with pytest.raises(ValueError, match="holds no adapter: run Lab 2 first"):
+        policy_as_found(settings, tmp_path / "nothing")
+    save_adapter(settings.model, tmp_path)
+    config = (tmp_path / "adapter_config.json").read_text(encoding="utf-8")
+    (tmp_path / "adapter_config.json").write_text(config.replace(settings.model, "another/model"), encoding="utf-8")
+    with pytest.raises(ValueError, match="belongs to 'another/model'"):
+        policy_as_found(settings, tmp_path)
+
+
+def test_prompts_are_lab_2s(settings):
+    rows = as_prompts(Dataset.from_dict({"dialogue": ["#Person1#: Hello.\n#Person2#: Hi."]}))
+    assert rows["prompt"][0] == build_prompt("#Person1#: Hello.\n#Person2#: Hi.")
+
+
+def test_the_decoders_adapter_leaves_the_encoder_frozen(settings):
+    model, _ = load_model(settings.model, "cpu")
+    names = [n for n, p in get_peft_model(model, decoder_adapter(settings)).named_parameters() if p.requires_grad]
+    assert names and all(".decoder." in name for name in names)
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+def test_every_estimator_samples_as_many_responses_in_a_step(settings, tmp_path, estimator):
+    ppo = ppo_config(settings, CPU, tmp_path)
+    other = ppo_config(settings, CPU, tmp_path, advantage_estimator=estimator)
+    assert ppo.responses_per_step == other.responses_per_step == settings.ppo_batch_size
+    assert other.num_generations == settings.ppo_generations
+    assert ppo.kl_coef == settings.kl_coef
+    assert other.kl_coef == {"rloo": settings.kl_coef, "grpo": settings.grpo_kl_coef}[estimator]
+
+
+def test_changes_win_over_settings(settings, tmp_path):
+    config = ppo_config(settings, CPU, tmp_path, kl_coef=0.0, seed=7, advantage_estimator="grpo")
+    assert (config.kl_coef, config.seed) == (0.0, 7)
