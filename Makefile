@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: labs test bench offline notebooks clean
+.PHONY: labs test bench bench-classic frontier offline notebooks clean
 
 labs: .venv/installed
 	$(BIN)/python -m utils labs
@@ -16,6 +16,17 @@ test: .venv/installed
 # Measures speed, both sides in one run; prints tables.
 bench: .venv/installed
 	for script in tests/benchmarks/bench_*.py; do echo "$$script"; PYTHONPATH=. $(BIN)/python $$script || exit 1; done
+
+# One PPO step against the classic trainer of trl 0.11.4, which has an environment of its own.
+bench-classic: .venv/installed
+	$(PYTHON) -m venv .venv-classic
+	.venv-classic/bin/python -m pip install --quiet torch==2.13.0 trl==0.11.4 transformers==4.46.3 peft==0.13.2 \
+		datasets==3.1.0 accelerate==1.1.1 rich
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_ppo.py --classic .venv-classic/bin/python
+
+# The table of KL prices that Lab 3 shows: trains the embedded model forty times, after Lab 2 has run.
+frontier: .venv/installed
+	$(BIN)/python -m utils.offline.frontier
 
 # Makes the embedded corpus, T5 and classifier anew: about a quarter of an hour on two cores.
 offline: .venv/installed
@@ -33,4 +44,4 @@ notebooks: labs
 	$(BIN)/ruff format --quiet --line-length 80 *.ipynb
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-classic out

@@ -20,7 +20,7 @@ from transformers.masking_utils import eager_mask
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 STEPS = 65_536  # a decision takes 16 bits: p is met to within 1/65,536
-ATTENTION = "sdpa_with_bit_dropout"
+ATTENTION = "products"
 
 
 class BitDropout(nn.Dropout):
@@ -71,7 +71,7 @@ def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
     return (bits >= dropped - STEPS // 2).to(dtype).mul_(STEPS / (STEPS - dropped))
 
 
-def attention_with_bit_dropout(
+def attention_by_products(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -82,11 +82,13 @@ def attention_with_bit_dropout(
     position_bias: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """PyTorch's attention, but for dropout on the CPU, for which PyTorch has no kernel of its own: `keep_mask` there.
+    """Attention by two matrix products on the CPU, and PyTorch's own elsewhere.
 
-    Query, key and value are (batch, heads, time, size per head); mask and position bias are added to the scores.
+    PyTorch's has no dropout on the CPU but a slow one, and a mask that differs from head to head, as T5's position bias
+    makes it, costs it more than the products. Query, key and value are (batch, heads, time, size per head); mask and
+    position bias are added to the scores.
     """
-    if dropout == 0 or query.device.type != "cpu":
+    if query.device.type != "cpu":
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, position_bias=position_bias, **kwargs
         )
@@ -98,11 +100,13 @@ def attention_with_bit_dropout(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
-    mixed = torch.bmm(weights * keep_mask(weights.shape, dropout, weights.dtype), value)
+    if dropout > 0:
+        weights = weights * keep_mask(weights.shape, dropout, weights.dtype)
+    mixed = torch.bmm(weights, value)
     return mixed.unflatten(0, shape[:2]).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(ATTENTION, attention_with_bit_dropout)
+AttentionInterface.register(ATTENTION, attention_by_products)
 AttentionMaskInterface.register(ATTENTION, eager_mask)
 
 

@@ -162,6 +162,9 @@ def plot_frontier(
                 axes.annotate(f"{price:g}", place, (3, 4), textcoords="offset points", fontsize=7, color=colour)
         axes.axhline(scale * start[measure], color="k", linestyle=":", linewidth=1)
         axes.set_xscale("symlog", linthresh=1)
+        ticks = [tick for tick in (0, 0.5, 1, 3, 10, 30, 100) if tick <= 1.5 * runs["kl"].max()]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xlim(left=min(-0.1, runs["kl"].min()))
         axes.set(xlabel="KL to reference, nats (numbers: β)", ylabel=label)
         axes.grid(alpha=0.3)
     np.atleast_1d(grid)[0].legend(frameon=False, fontsize=8)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from utils.fast_layers import use_fast_layers
 from utils.finetuning import lora_config
 
 
@@ -34,7 +35,7 @@ class PolicyModel(nn.Module):
         value_head: bool = True,
     ):
         super().__init__()
-        base = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        base = use_fast_layers(model.merge_and_unload() if isinstance(model, PeftModel) else model)
         if peft_config is False:
             self.reference = create_reference_model(base)
             self.policy = base.requires_grad_(True)

@@ -36,7 +36,9 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import TrainOutput
 
+from utils.memory import freed_memory_kept
 from utils.policy import PolicyModel
 from utils.policy_gradient import (
     adapted_kl_coef,
@@ -149,6 +151,11 @@ class PPOTrainer(Trainer):
     def completions(self) -> pd.DataFrame:
         """Samples of every step: step, prompt, completion, the raw score and, if several, each reward."""
         return pd.DataFrame(self.samples)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As the Trainer's, in memory that is kept from step to step."""
+        with freed_memory_kept():
+            return super().train(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

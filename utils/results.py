@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from utils.rouge import confidence_interval
@@ -30,9 +31,15 @@ def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.Dat
 
 
 def percent(table: pd.DataFrame) -> pd.DataFrame:
-    """Scores of 0 to 1 as they are read: in points of 0 to 100 with two decimals, p-values and counts left alone."""
+    """Scores of 0 to 1 as they are read: in points of 0 to 100 with two decimals. p-values and counts, such as the
+    measure "words", are left alone.
+    """
     scores = [name for name in table.columns if name in ("mean", "low", "high", "difference")]
-    return table.assign(**{name: (100 * table[name]).round(2) for name in scores})
+    measures = table.get("measure", table.index.to_series())  # a column of results.json's table, else in the index
+    if isinstance(table.index, pd.MultiIndex) and "measure" in table.index.names:
+        measures = table.index.get_level_values("measure")
+    scale = np.where(np.asarray(measures) == "words", 1, 100)
+    return table.assign(**{name: (scale * table[name]).round(2) for name in scores})
 
 
 def claim(text: str, holds: bool, settings: Settings) -> None:

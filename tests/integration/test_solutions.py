@@ -20,6 +20,8 @@ SMALL = {
     "LABS_SWEEP_STEPS": "3",
     "LABS_SWEEP_SEEDS": "1",
     "LABS_PPO_STEPS": "2",
+    "LABS_PPO_SEEDS": "2",
+    "LABS_PPO_BATCH_SIZE": "8",
     "LABS_JUDGED_DIALOGUES": "12",
 }
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
@@ -40,7 +42,7 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS[:2])
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_solutions_solve_every_exercise(name, tmp_path):
     notebook = nbformat.read(ROOT / f"{name}.ipynb", 4)
     found = exercises(notebook)
@@ -52,7 +54,7 @@ def test_solutions_solve_every_exercise(name, tmp_path):
     assert marks == [("✓", str(number)) for number in range(1, len(found) + 1)]
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS[:2])
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_stored_notebook_leaves_its_exercises_open(name):
     notebook = nbformat.read(ROOT / f"{name}.ipynb", 4)
     marks = re.findall(r"^(.) exercise (\d+)", printed(notebook), re.MULTILINE)

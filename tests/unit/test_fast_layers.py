@@ -11,7 +11,7 @@ from utils.fast_layers import (
     ATTENTION,
     BitDropout,
     CastOnceNorm,
-    attention_with_bit_dropout,
+    attention_by_products,
     keep_mask,
     use_fast_layers,
 )
@@ -92,28 +92,28 @@ def attention_inputs() -> dict:
     }
 
 
-def test_attention_without_dropout_is_pytorchs():
+def test_attention_without_dropout_is_softmax_of_scaled_scores_plus_bias_and_mask():
     inputs = attention_inputs()
     scores = inputs["query"] @ inputs["key"].transpose(2, 3) * 0.7 + inputs["position_bias"] + inputs["attention_mask"]
     expected = (scores.softmax(dim=-1) @ inputs["value"]).transpose(1, 2)
-    assert_close(attention_with_bit_dropout(**inputs)[0], expected)
+    assert_close(attention_by_products(**inputs)[0], expected)
 
 
 def test_attention_with_dropout_drops_weights_and_keeps_their_mean():
     inputs = attention_inputs()
     torch.manual_seed(0)
-    draws = torch.stack([attention_with_bit_dropout(**inputs, dropout=0.2)[0] for _ in range(20_000)])
-    expected = attention_with_bit_dropout(**inputs)[0]
+    draws = torch.stack([attention_by_products(**inputs, dropout=0.2)[0] for _ in range(20_000)])
+    expected = attention_by_products(**inputs)[0]
     assert_close(draws.mean(dim=0), expected, atol=0.05, rtol=0)
     assert draws.std(dim=0).min() > 0.05
-    without = attention_with_bit_dropout(**inputs, dropout=1e-9)[0]  # rounded to no dropout at all
+    without = attention_by_products(**inputs, dropout=1e-9)[0]  # rounded to no dropout at all
     assert_close(without, expected)
 
 
 def test_padding_gets_no_attention_with_dropout():
     inputs = attention_inputs()
     inputs["value"].requires_grad_()
-    attention_with_bit_dropout(**inputs, dropout=0.2)[0].sum().backward()
+    attention_by_products(**inputs, dropout=0.2)[0].sum().backward()
     assert not inputs["value"].grad[1, :, -1].any()
 
 
@@ -127,7 +127,7 @@ def test_a_norm_casts_its_output_once_under_autocast_and_computes_in_float32(tin
         assert fast(hidden).dtype == torch.bfloat16
 
 
-def test_a_t5_in_training_uses_the_attention_with_bit_dropout(tiny_t5):
+def test_a_t5_in_training_uses_the_attention_by_products(tiny_t5):
     tiny_t5.set_attn_implementation("sdpa")
     fast = use_fast_layers(copy.deepcopy(tiny_t5)).train()
     assert fast.encoder.config._attn_implementation == ATTENTION

@@ -56,3 +56,12 @@ def test_read_results_lists_scores_only(settings):
         ["lab3", "rouge1", "after", 3],
         ["lab3", "rouge2", "after", 3],
     ]
+
+
+def test_points_are_scores_times_a_hundred_and_words_stay_words():
+    table = interval_table({"full": pd.DataFrame({"rouge1": [0.5, 0.7], "words": [10.0, 12.0]})})
+    assert percent(table)["mean"].tolist() == [60.0, 11.0]
+    assert percent(table.reset_index())["mean"].tolist() == [60.0, 11.0]
+    assert percent(table.loc["full"])["mean"].tolist() == [60.0, 11.0]
+    rouge_alone = table.xs("rouge1", level="measure")
+    assert percent(rouge_alone)["mean"].tolist() == [60.0]

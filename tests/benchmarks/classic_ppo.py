@@ -1,0 +1,79 @@
+"""The classic PPO trainer's side of bench_ppo.py; runs in an environment of its own, with trl 0.11.4.
+
+Reads `config.json` and `ours.pt` from the folder given, writes `theirs.pt`, prints seconds and gigabytes as JSON.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from transformers import (
+    AutoTokenizer,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from trl import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer
+
+PROMPTS, PROMPT_TOKENS, NEW_TOKENS, SCORED_TOKENS = 16, 220, 48, 270
+
+
+def arithmetic(trainer: PPOTrainer, t: dict) -> dict:
+    """What the classic trainer makes of the tensors."""
+    values, advantages, returns = trainer.compute_advantages(t["values"], t["rewards"], t["mask"])
+    logits = torch.zeros(*t["mask"].shape, 8)
+    policy, value, stats = trainer.loss(
+        t["old_logprobs"], values, logits, t["new_values"], t["logprobs"], t["mask"], advantages, returns
+    )
+    k1 = trainer._kl_penalty(t["logprobs"], t["reference_logprobs"])
+    trainer.config.kl_penalty = "mse"
+    k2 = trainer._kl_penalty(t["logprobs"], t["reference_logprobs"])
+    trainer.config.kl_penalty = "kl"
+    return {
+        "advantages": advantages,
+        "returns": returns,
+        "policy_loss": policy,
+        "value_loss": value / trainer.config.vf_coef,
+        "clip_fraction": torch.as_tensor(stats["policy/clipfrac"]),
+        "k1": k1,
+        "k2": k2,
+    }
+
+
+def main() -> None:
+    """Take one step, as users of that trainer do."""
+    folder = Path(sys.argv[1])
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(T5Config.from_pretrained(folder)).save_pretrained(folder / "policy")
+    adapter = LoraConfig(task_type="SEQ_2_SEQ_LM", r=32, lora_alpha=32, lora_dropout=0.05, target_modules=["q", "v"])
+    model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(str(folder / "policy"), peft_config=adapter)
+    judge = RobertaForSequenceClassification(RobertaConfig(vocab_size=50_265, max_position_embeddings=514)).eval()
+    config = PPOConfig(batch_size=PROMPTS, mini_batch_size=4, ppo_epochs=1, learning_rate=1e-5)
+    trainer = PPOTrainer(config, model, ref_model=None, tokenizer=AutoTokenizer.from_pretrained(sys.argv[2]))
+    torch.save(arithmetic(trainer, torch.load(folder / "ours.pt")), folder / "theirs.pt")
+
+    queries = [torch.randint(5, 500, (PROMPT_TOKENS,)) for _ in range(PROMPTS)]
+    start = time.perf_counter()
+    responses = [
+        trainer.generate(q, max_new_tokens=NEW_TOKENS, do_sample=True, top_k=0, top_p=1.0).squeeze(0) for q in queries
+    ]
+    sampled = time.perf_counter()
+    with torch.no_grad():
+        ids = torch.randint(5, 500, (PROMPTS, SCORED_TOKENS))
+        rewards = [judge(row.unsqueeze(0)).logits[0, 0] for row in ids]
+    scored = time.perf_counter()
+    trainer.step(queries, responses, rewards)
+    end = time.perf_counter()
+    parts = {"sampling": sampled - start, "reward": scored - sampled, "update": end - scored}
+    print(json.dumps(parts), file=sys.stderr)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": end - start, "gigabytes": kilobytes / 1e6, **parts}))
+
+
+if __name__ == "__main__":
+    main()
