@@ -170,7 +170,7 @@ class _EvaluateByRouge(Seq2SeqTrainer):
     def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
         metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         prompts = [build_prompt(dialogue, template=self.template) for dialogue in self.rouge_rows["dialogue"]]
-        with self.compute_loss_context_manager(), self.accelerator.split_between_processes(prompts) as own_prompts:
+        with self.accelerator.autocast(), self.accelerator.split_between_processes(prompts) as own_prompts:
             own = generate(self.model, self.processing_class, own_prompts, max_new_tokens=self.max_new_tokens)
         predictions = gather_object(own)
         column = "summary" if "summary" in self.rouge_rows.column_names else "summaries"

@@ -192,7 +192,7 @@ class PPOTrainer(Trainer):
         loss = drift = torch.zeros((), device=self.args.device)
         for part in index.chunk(self.args.gradient_accumulation_steps):
             batch = rollout.rows(part)
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():
                 part_loss, part_drift = self._loss(model, batch, first)
             share = batch.mask.sum() / tokens
             self.accelerator.backward(part_loss * share)
@@ -206,7 +206,7 @@ class PPOTrainer(Trainer):
         columns = {name: [row[name] for row in rows for _ in range(group)] for name in rows[0]}
         batch = self.processing_class([row["prompt"] for row in rows], padding=True, return_tensors="pt")
         model = self.accelerator.unwrap_model(self.model)
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():
             prompts = model.encode(**{name: batch[name].to(self.args.device) for name in PROMPT_TENSORS})
             prompts = {name: tensor.repeat_interleave(group, dim=0) for name, tensor in prompts.items()}
             responses = model.sample(prompts, self.sampling)

@@ -557,3 +557,16 @@ def test_the_result_tells_memory_and_the_checkpoint_that_was_kept(train, tmp_pat
     result = train("full", num_train_epochs=2)
     assert result.checkpoint in checkpoints(tmp_path)
     assert result.peak_megabytes >= 0
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this CPU has no bf16")
+def test_validation_summaries_are_generated_in_the_precision_of_training(train, monkeypatch):
+    seen = []
+
+    def watched(*args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(utils.finetuning, "generate", watched)
+    train(precision="bf16")
+    assert seen and all(seen)

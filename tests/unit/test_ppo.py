@@ -926,6 +926,28 @@ def test_a_last_batch_of_one_prompt_can_be_learned_from_too(make):
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this CPU has no bf16")
+@pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
+def test_under_bf16_sampler_policy_and_reference_compute_in_the_same_precision(make, peft_config):
+    trainer = make(peft_config=peft_config, bf16=True)
+    names, seen = ("encode", "sample", "forward", "reference_logprobs"), {}
+
+    def watch(name):
+        original = getattr(trainer.model, name)
+
+        def watched(*args, **kwargs):
+            seen.setdefault(name, set()).add(torch.is_autocast_enabled("cpu"))
+            return original(*args, **kwargs)
+
+        setattr(trainer.model, name, watched)
+
+    for name in names:
+        watch(name)
+    trainer.train()
+    assert seen == {name: {True} for name in names}
+    assert logged(trainer, "kl/k1_per_sequence") == pytest.approx([0.0], abs=1e-4)
+
+
 @pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bf16")
 def test_bf16_is_autocast_over_float32_weights_and_the_first_ratio_stays_one(make):
     trainer = make(bf16=True, max_steps=2)
