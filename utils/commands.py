@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils import results
 from utils.checkpoints import last_whole_checkpoint
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.detox import as_prompts, decoder_adapter, policy_as_found, ppo_config
+from utils.detox import as_prompts, decoder_adapter, detox_config, judge, policy_as_found
 from utils.finetuning import fine_tune, lora_config
 from utils.generation import generate
 from utils.labs import NOTEBOOKS, run_lab
@@ -23,7 +23,7 @@ from utils.prompts import build_prompt
 from utils.rouge import human_agreement, lead, rouge_scores
 from utils.second_view import second_view
 from utils.settings import Settings, load_settings, parse_overrides
-from utils.toxicity import HateReward, HateScorer, has_insulting_word, split_by_heat
+from utils.toxicity import HateReward, HateScorer, split_by_heat
 
 
 def labs(arguments: argparse.Namespace) -> None:
@@ -101,7 +101,7 @@ def ppo(arguments: argparse.Namespace) -> None:
     found, tokenizer = policy_as_found(settings, arguments.adapter or output_dir / "lab2" / "lora" / "best", device)
     hot_train, _ = split_by_heat(first_rows(dataset["train"], settings.train_dialogues), scorer)
     checkpoints = {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps, "save_total_limit": 2}
-    config = ppo_config(
+    config = detox_config(
         settings,
         found.device,
         output_dir / "checkpoints",
@@ -130,30 +130,16 @@ def ppo(arguments: argparse.Namespace) -> None:
 def _judge_detox(trainer: PPOTrainer, scorer: HateScorer, test: Dataset, settings: Settings) -> pd.DataFrame:
     """Toxicity on heated test dialogues and ROUGE on ordinary ones, before (adapter off) and after."""
     hot, calm = (first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(test, scorer))
-    references = list(calm["summaries"])
-
-    def judged() -> list[pd.DataFrame]:
-        answers, ordinary = (
-            generate(
-                trainer.policy,
-                trainer.processing_class,
-                list(as_prompts(rows)["prompt"]),
-                max_new_tokens=settings.max_new_tokens,
-            )
-            for rows in (hot, calm)
-        )
-        toxicity = {"toxicity": scorer.probability(answers), "insulting_word": has_insulting_word(answers)}
-        return [pd.DataFrame(toxicity), rouge_scores(ordinary, references)]
-
-    after = judged()
+    judged = (trainer.policy, trainer.processing_class, scorer, hot, calm, settings)
+    after = judge(*judged)
     with trainer.policy.disable_adapter():
-        before = judged()
+        before = judge(*judged)
     tables = [
         results.interval_table({"before": b, "after": a}, seed=settings.seed)
         for b, a in zip(before, after, strict=True)
     ]
-    human = results.interval_table({"human": human_agreement(references)}, seed=settings.seed)
-    return pd.concat([*tables, human])
+    human = results.interval_table({"human": human_agreement(list(calm["summaries"]))}, seed=settings.seed)
+    return pd.concat([*tables, human]).drop("words", level="measure")  # a count, no score of 0 to 1
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

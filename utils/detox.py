@@ -1,18 +1,22 @@
-"""What Lab 3, the command `ppo` and the sweep of KL prices share: the policy as found, and PPO's configuration."""
+"""What Lab 3, the command `ppo` and the sweep of KL prices share: the policy as found, its training, its verdict."""
 
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.finetuning import lora_config
+from utils.generation import generate
 from utils.models import load_model, use_bf16
 from utils.ppo import PPOConfig
 from utils.prompts import build_prompt
+from utils.rouge import rouge_scores
 from utils.settings import Settings
+from utils.toxicity import HateScorer, has_insulting_word
 
 
 def policy_as_found(
@@ -43,7 +47,7 @@ def decoder_adapter(settings: Settings) -> LoraConfig:
     return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=r".*decoder.*\.(q|v)")
 
 
-def ppo_config(settings: Settings, device: torch.device, output_dir: str | Path, **changes: Any) -> PPOConfig:
+def detox_config(settings: Settings, device: torch.device, output_dir: str | Path, **changes: Any) -> PPOConfig:
     """The settings as a PPOConfig. RLOO and GRPO get as many responses in a step as PPO, several to each prompt."""
     values = {
         "max_steps": settings.ppo_steps,
@@ -61,3 +65,23 @@ def ppo_config(settings: Settings, device: torch.device, output_dir: str | Path,
     if estimator == "grpo":
         values["kl_coef"] = settings.grpo_kl_coef
     return PPOConfig(str(output_dir), **values | changes)
+
+
+def judge(
+    policy: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: HateScorer,
+    heated: Dataset,
+    ordinary: Dataset,
+    settings: Settings,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Toxicity of the greedy summaries of heated dialogues (columns toxicity, insulting_word), and quality of those of
+    ordinary ones (ROUGE, words); rows of `group_references`, a row of the tables for each.
+    """
+    hot, calm = (
+        generate(policy, tokenizer, list(as_prompts(rows)["prompt"]), max_new_tokens=settings.max_new_tokens)
+        for rows in (heated, ordinary)
+    )
+    toxicity = pd.DataFrame({"toxicity": scorer.probability(hot), "insulting_word": has_insulting_word(hot)})
+    quality = rouge_scores(calm, list(ordinary["summaries"]))
+    return toxicity, quality.assign(words=[len(text.split()) for text in calm])

@@ -215,9 +215,9 @@ class PPOTrainer(Trainer):
             reference_logprobs = model.reference_logprobs(prompts, responses)
         scores = self._scores(columns, mask, responses)
         k1, _, k3 = kl_estimates(logprobs, reference_logprobs)
-        self._record_kl(scores, k1, k3, mask)
         advantages, returns = self._advantages(scores, k1, values, mask)
-        self._adapt_kl_coef(k1, mask)
+        self._record_kl(scores, k1, k3, mask)
+        self._adapt_kl_coef()
         return Rollout(prompts, responses, mask, logprobs, reference_logprobs, values, advantages, returns)
 
     def _advantages(self, scores: Tensor, k1: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,12 +240,12 @@ class PPOTrainer(Trainer):
         first = self.accelerator.process_index * len(x)
         return whiten(*everyone)[first : first + len(x), : x.shape[1]]
 
-    def _adapt_kl_coef(self, k1: Tensor, mask: Tensor) -> None:
-        self.metrics["kl/coef"].append(self.kl_coef)
+    def _adapt_kl_coef(self) -> None:
+        """Set the price of the next batch by the KL that was recorded of this one."""
         if self.args.kl_target is None:
             return
-        kl = self._mean((k1 * mask).sum(dim=1))
-        responses = len(k1) * self.accelerator.num_processes
+        kl = self.metrics["kl/k1_per_sequence"][-1]
+        responses = self.args.responses_per_step * self.accelerator.num_processes
         self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.args.kl_target, responses, self.args.kl_horizon)
 
     def _scores(self, columns: dict[str, list], mask: Tensor, responses: Tensor) -> Tensor:
@@ -283,7 +283,8 @@ class PPOTrainer(Trainer):
         for name, kl in (("k1", k1), ("k3", k3)):
             self.metrics[f"kl/{name}_per_sequence"].append(self._mean((kl * mask).sum(dim=1)))
             self.metrics[f"kl/{name}_per_token"].append(self._mean(masked_mean(kl, mask)))
-        self.metrics["reward"].append(self._mean(scores - self.kl_coef * (k1 * mask).sum(dim=1)))
+        self.metrics["kl/coef"].append(self.kl_coef)
+        self.metrics["reward"].append(self._mean(scores) - self.kl_coef * self.metrics["kl/k1_per_sequence"][-1])
 
     def _loss(self, model: nn.Module, batch: Rollout, first: bool) -> tuple[Tensor, Tensor]:
         """The loss of some responses, and how far the policy has drifted from the sampler (k3 per token)."""

@@ -35,10 +35,8 @@ def percent(table: pd.DataFrame) -> pd.DataFrame:
     measure "words", are left alone.
     """
     scores = [name for name in table.columns if name in ("mean", "low", "high", "difference")]
-    measures = table.get("measure", table.index.to_series())  # a column of results.json's table, else in the index
-    if isinstance(table.index, pd.MultiIndex) and "measure" in table.index.names:
-        measures = table.index.get_level_values("measure")
-    scale = np.where(np.asarray(measures) == "words", 1, 100)
+    measures = table.reset_index().get("measure", table.index)
+    scale = np.where(measures == "words", 1, 100)
     return table.assign(**{name: (scale * table[name]).round(2) for name in scores})
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from bench_finetuning import FLAN_T5_BASE, StepTimes
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification, T5ForConditionalGeneration
 
@@ -138,10 +139,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.classic:
             tensors = random_tensors()
-            torch.save(tensors, Path(folder) / "ours.pt")
+            save_file(tensors, Path(folder) / "ours.safetensors")
             FLAN_T5_BASE.save_pretrained(folder)
             rows["classic (trl 0.11.4)"] = in_a_process([arguments.classic, str(CLASSIC), folder, str(OFFLINE / "t5")])
-            check_arithmetic(torch.load(Path(folder) / "theirs.pt"), tensors)
+            check_arithmetic(load_file(Path(folder) / "theirs.safetensors"), tensors)
     for adapter in ADAPTERS:
         command = [sys.executable, __file__, "--adapter", adapter, "--steps", str(arguments.steps)]
         rows[f"ours, LoRA on {adapter}"] = in_a_process(command)

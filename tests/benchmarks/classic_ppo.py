@@ -1,6 +1,7 @@
 """The classic PPO trainer's side of bench_ppo.py; runs in an environment of its own, with trl 0.11.4.
 
-Reads `config.json` and `ours.pt` from the folder given, writes `theirs.pt`, prints seconds and gigabytes as JSON.
+Reads `config.json` and `ours.safetensors` from the folder given, writes `theirs.safetensors`, prints
+seconds and gigabytes as JSON.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     RobertaConfig,
@@ -55,7 +57,8 @@ def main() -> None:
     judge = RobertaForSequenceClassification(RobertaConfig(vocab_size=50_265, max_position_embeddings=514)).eval()
     config = PPOConfig(batch_size=PROMPTS, mini_batch_size=4, ppo_epochs=1, learning_rate=1e-5)
     trainer = PPOTrainer(config, model, ref_model=None, tokenizer=AutoTokenizer.from_pretrained(sys.argv[2]))
-    torch.save(arithmetic(trainer, torch.load(folder / "ours.pt")), folder / "theirs.pt")
+    theirs = arithmetic(trainer, load_file(folder / "ours.safetensors"))
+    save_file({name: tensor.detach().contiguous() for name, tensor in theirs.items()}, folder / "theirs.safetensors")
 
     queries = [torch.randint(5, 500, (PROMPT_TOKENS,)) for _ in range(PROMPTS)]
     start = time.perf_counter()

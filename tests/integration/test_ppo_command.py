@@ -2,34 +2,21 @@
 
 import json
 import os
-import signal
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from peft import get_peft_model
+from processes import TWO_PROCESSES, kill_once_there, run, start
 from safetensors.torch import load_file
 
 from utils.finetuning import lora_config
 from utils.generation import generate
-from utils.labs import QUIET, ROOT
 from utils.models import load_model
 from utils.settings import OFFLINE
 
 SMALL = ("train_dialogues=200", "judged_dialogues=8", "ppo_batch_size=8", "ppo_steps=6", "max_new_tokens=16")
-TWO_PROCESSES = (
-    "accelerate.commands.launch",
-    "--multi_gpu",  # accelerate's word for several processes under torch's launcher
-    "--num_processes=2",
-    "--num_machines=1",
-    "--mixed_precision=no",
-    "--dynamo_backend=no",
-)
-ENVIRONMENT = os.environ | QUIET | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +31,6 @@ def adapter(tmp_path_factory) -> Path:
 def command(output_dir: Path, adapter: Path, *arguments: str, settings: tuple[str, ...] = SMALL) -> list[str]:
     job = ["utils", "ppo", "--preset", "offline", "--cpu", "--output-dir", str(output_dir), "--adapter", str(adapter)]
     return ["-m", *job, "--set", *settings, *arguments]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +56,7 @@ def test_the_model_its_log_its_samples_and_its_scores_are_written(whole):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(whole, adapter, tmp_path):
     arguments = command(tmp_path, adapter, "--checkpoint-steps", "2")
-    process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not (tmp_path / "checkpoints" / "checkpoint-4").exists():  # it may be killed while this one is written
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_once_there(tmp_path / "checkpoints" / "checkpoint-4", *arguments)
     assert "checkpoint-" in run(*arguments, "--resume").stdout
     expected, ended = (load_file(folder / "model" / "model.safetensors") for folder in (whole, tmp_path))
     assert expected.keys() == ended.keys()
@@ -91,7 +65,7 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(who
 
 def test_two_processes_give_the_result_of_one_within_noise(whole, adapter, tmp_path):
     halved = [pair for pair in SMALL if not pair.startswith("ppo_batch_size")]
-    run("-m", *TWO_PROCESSES, *command(tmp_path, adapter, settings=(*halved, "ppo_batch_size=4")))
+    run(*TWO_PROCESSES, *command(tmp_path, adapter, settings=(*halved, "ppo_batch_size=4")))
     one, two = (pd.read_csv(folder / "history.csv").dropna(subset="score/raw") for folder in (whole, tmp_path))
     assert len(two) == 6
     assert two["kl/k1_per_sequence"].iloc[0] == pytest.approx(0, abs=1e-4)
@@ -100,7 +74,7 @@ def test_two_processes_give_the_result_of_one_within_noise(whole, adapter, tmp_p
 
 
 def test_every_process_has_its_own_prompts_and_statistics_are_of_all(tmp_path):
-    run("-m", *TWO_PROCESSES, str(Path(__file__).with_name("ppo_on_two_processes.py")), str(tmp_path))
+    run(*TWO_PROCESSES, str(Path(__file__).with_name("ppo_on_two_processes.py")), str(tmp_path))
     first, second = (json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8")) for i in range(2))
     assert first["processes"] == second["processes"] == 2
     assert len(first["prompts"]) == len(second["prompts"]) == 2
@@ -116,12 +90,6 @@ def test_every_process_has_its_own_prompts_and_statistics_are_of_all(tmp_path):
 
 
 def test_without_an_adapter_the_remedy_is_told(tmp_path):
-    done = subprocess.run(
-        [sys.executable, *command(tmp_path, tmp_path / "nothing")],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
+    done = start(*command(tmp_path, tmp_path / "nothing"))
     assert done.returncode == 1
     assert "error: " in done.stderr and "holds no adapter: run Lab 2 first" in done.stderr

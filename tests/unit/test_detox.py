@@ -6,7 +6,7 @@ from datasets import Dataset
 from peft import get_peft_model
 from torch.testing import assert_close
 
-from utils.detox import as_prompts, decoder_adapter, policy_as_found, ppo_config
+from utils.detox import as_prompts, decoder_adapter, detox_config, policy_as_found
 from utils.finetuning import lora_config
 from utils.models import load_model
 from utils.prompts import build_prompt
@@ -64,8 +64,8 @@ def test_the_decoders_adapter_leaves_the_encoder_frozen(settings):
 
 @pytest.mark.parametrize("estimator", ["rloo", "grpo"])
 def test_every_estimator_samples_as_many_responses_in_a_step(settings, tmp_path, estimator):
-    ppo = ppo_config(settings, CPU, tmp_path)
-    other = ppo_config(settings, CPU, tmp_path, advantage_estimator=estimator)
+    ppo = detox_config(settings, CPU, tmp_path)
+    other = detox_config(settings, CPU, tmp_path, advantage_estimator=estimator)
     assert ppo.responses_per_step == other.responses_per_step == settings.ppo_batch_size
     assert other.num_generations == settings.ppo_generations
     assert ppo.kl_coef == settings.kl_coef
@@ -73,5 +73,5 @@ def test_every_estimator_samples_as_many_responses_in_a_step(settings, tmp_path,
 
 
 def test_changes_win_over_settings(settings, tmp_path):
-    config = ppo_config(settings, CPU, tmp_path, kl_coef=0.0, seed=7, advantage_estimator="grpo")
+    config = detox_config(settings, CPU, tmp_path, kl_coef=0.0, seed=7, advantage_estimator="grpo")
     assert (config.kl_coef, config.seed) == (0.0, 7)

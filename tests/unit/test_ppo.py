@@ -1014,6 +1014,8 @@ def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp
     for name in ("score/raw", "kl/k1_per_sequence", "kl/coef", "loss/policy", "learning_rate"):
         assert logged(resumed, name) == logged(whole, name)
         assert len(logged(whole, name)) == 5
+    assert logged(resumed, "loss/value") == logged(whole, "loss/value")
+    assert len(logged(whole, "loss/value")) == (5 if whole.args.advantage_estimator == "gae" else 0)
     after_the_kill = whole.completions.query("step > 3").reset_index(drop=True)
     assert resumed.completions.equals(after_the_kill)
 

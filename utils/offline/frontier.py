@@ -12,14 +12,14 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.detox import as_prompts, decoder_adapter, policy_as_found, ppo_config
-from utils.generation import generate
+from utils.detox import as_prompts, decoder_adapter, detox_config, judge, policy_as_found
 from utils.ppo import PPOTrainer
-from utils.rouge import rouge_scores
 from utils.settings import load_settings
-from utils.toxicity import HateReward, HateScorer, has_insulting_word, split_by_heat
+from utils.toxicity import HateReward, HateScorer, split_by_heat
 
 FRONTIER = Path(__file__).parent / "frontier.csv"
 PRICES = {"gae": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0), "rloo": (0.0, 0.3, 1.0, 3.0), "grpo": (0.0, 0.1, 0.3, 1.0)}
@@ -39,20 +39,11 @@ def main() -> None:
     clean = group_references(drop_near_duplicates(dataset["validation"], against=dataset["train"]))
     hot, calm = (first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(clean, scorer))
     hot_train = as_prompts(split_by_heat(dataset["train"], scorer)[0])
-    hot_prompts, calm_prompts = (as_prompts(rows)["prompt"] for rows in (hot, calm))
 
-    def judged(policy) -> dict[str, float]:
-        """What is kept of one policy."""
-        answers, ordinary = (
-            generate(policy, tokenizer, list(prompts), max_new_tokens=settings.max_new_tokens)
-            for prompts in (hot_prompts, calm_prompts)
-        )
-        return {
-            "toxicity": scorer.probability(answers).mean(),
-            "insulting_word": has_insulting_word(answers).mean(),
-            "rouge1": rouge_scores(ordinary, list(calm["summaries"]))["rouge1"].mean(),
-            "words": pd.Series(ordinary).str.split().str.len().mean(),
-        }
+    def judged(policy: PreTrainedModel | PeftModel) -> dict[str, float]:
+        """The means that are kept of one policy."""
+        toxicity, quality = judge(policy, tokenizer, scorer, hot, calm, settings)
+        return {**toxicity.mean(), **quality[["rouge1", "words"]].mean()}
 
     rows = [{"estimator": "none", "kl_coef": None, "seed": None, "kl": 0.0} | judged(found)]
     for estimator, prices in PRICES.items():
@@ -64,7 +55,7 @@ def main() -> None:
                         copy.deepcopy(found),
                         tokenizer,
                         HateReward(scorer),
-                        ppo_config(settings, found.device, folder, **changes),
+                        detox_config(settings, found.device, folder, **changes),
                         hot_train,
                         peft_config=decoder_adapter(settings),
                     )
