@@ -79,7 +79,13 @@ def judge(
     ordinary ones (ROUGE, words); rows of `group_references`, a row of the tables for each.
     """
     hot, calm = (
-        generate(policy, tokenizer, list(as_prompts(rows)["prompt"]), max_new_tokens=settings.max_new_tokens)
+        generate(
+            policy,
+            tokenizer,
+            list(as_prompts(rows)["prompt"]),
+            precision=settings.precision,
+            max_new_tokens=settings.max_new_tokens,
+        )
         for rows in (heated, ordinary)
     )
     toxicity = pd.DataFrame({"toxicity": scorer.probability(hot), "insulting_word": has_insulting_word(hot)})

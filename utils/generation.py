@@ -1,33 +1,36 @@
 """Batched decoding: every prompt answered once, in few and well-filled batches."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils.models import autocast, weights_cast_once
 
 MAX_NEW_TOKENS = 128  # T5's own default of 20 cuts summaries off
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 131_072, "mps": 16_384}
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     batch_size: int | None = None,
+    precision: str | None = None,
     **generation_config: Any,
 ) -> list[str]:
     """Answer every prompt; answers come in the prompts' order.
 
     Prompts are sorted by length and batched: `batch_size` of them, or by default as many as fill a budget of tokens
     that suits the device. Without sampling, equal prompts are answered once. Dropout is off during generation and as it
-    was after. `generation_config` goes to `model.generate`; `max_new_tokens` is 128 unless given.
+    was after. `precision` is "auto", "fp32" or "bf16" (autocast, as `utils.models.use_bf16` decides), by default the
+    caller's. `generation_config` goes to `model.generate`; `max_new_tokens` is 128 unless given.
 
     Raises:
-        ValueError: `batch_size` below 1.
+        ValueError: `batch_size` below 1, or a precision that the device has not.
     """
     if isinstance(prompts, str):
         raise ValueError(f"prompts is one text, {prompts[:40]!r}: give a list of texts")
@@ -43,7 +46,11 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(pending), desc="generate", unit="prompt", leave=False, disable=quiet) as progress:
+        with (
+            contextlib.nullcontext() if precision is None else autocast(precision, model.device),
+            weights_cast_once(model),
+            tqdm(total=len(pending), desc="generate", unit="prompt", leave=False, disable=quiet) as progress,
+        ):
             for rows in _batches([len(row) for row in ids], batch_size, BATCH_TOKENS.get(model.device.type, 8_192)):
                 batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(model.device)
                 output = model.generate(**batch, **generation_config)

@@ -125,7 +125,11 @@ class Playground(widgets.VBox):
         return draw(*self.train, k, 1, self.seed.value)[0]
 
     def _generation_config(self) -> dict[str, Any]:
-        config = {"max_new_tokens": self.new_tokens.value, "repetition_penalty": self.penalty.value}
+        config = {
+            "precision": self.settings.precision,
+            "max_new_tokens": self.new_tokens.value,
+            "repetition_penalty": self.penalty.value,
+        }
         if self.decoding.value == "beam search":
             return config | {"num_beams": 4}
         if self.decoding.value == "sampling":

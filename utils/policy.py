@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from utils.fast_layers import use_fast_layers
 from utils.finetuning import lora_config
+from utils.models import weights_cast_once
 
 
 class PolicyModel(nn.Module):
@@ -65,7 +66,8 @@ class PolicyModel(nn.Module):
         core = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
         own, core.generation_config = core.generation_config, GenerationConfig()
         try:
-            return self.policy.generate(**_encoder_inputs(prompts), generation_config=generation_config)[:, 1:]
+            with weights_cast_once(core):
+                return self.policy.generate(**_encoder_inputs(prompts), generation_config=generation_config)[:, 1:]
         finally:
             core.generation_config = own
 

@@ -185,3 +185,25 @@ def test_one_bare_prompt_is_not_taken_for_a_list_of_letters(model, tiny_tokenize
 def test_several_answers_to_one_prompt_are_refused_by_name(model, tiny_tokenizer):
     with pytest.raises(ValueError, match="num_return_sequences"):
         generate(model, tiny_tokenizer, ["good"], max_new_tokens=1, do_sample=True, num_return_sequences=2)
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32), (None, torch.float32)]
+)
+def test_it_computes_in_the_precision_asked_for(model, tiny_tokenizer, monkeypatch, precision, dtype):
+    monkeypatch.setattr("utils.models.has_bf16", lambda device: True)
+    seen = set()
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    generate(model, tiny_tokenizer, PROMPTS, precision=precision, max_new_tokens=3)
+    assert seen == {dtype}
+
+
+def test_without_a_precision_it_is_the_callers(model, tiny_tokenizer):
+    seen = set()
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=3)
+    assert seen == {torch.bfloat16}

@@ -4,9 +4,11 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import T5Config, T5ForConditionalGeneration
 
 from utils import models
+from utils.fast_layers import ATTENTION, CastOnceNorm
 from utils.finetuning import lora_config
 from utils.models import (
     ModelUnavailableError,
@@ -17,6 +19,7 @@ from utils.models import (
     parameter_counts,
     pick_device,
     use_bf16,
+    weights_cast_once,
 )
 
 CPU = torch.device("cpu")
@@ -55,11 +58,12 @@ def logits(model: T5ForConditionalGeneration) -> torch.Tensor:
 # Loading
 
 
-def test_a_loaded_model_is_in_eval_mode_in_fp32_with_sdpa_attention(folder):
+def test_a_loaded_model_is_in_eval_mode_in_fp32_with_fast_layers(folder):
     model, tokenizer = load_model(folder, device="cpu")
     assert not any(module.training for module in model.modules())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == ATTENTION
+    assert isinstance(model.encoder.final_layer_norm, CastOnceNorm)
     assert tokenizer.decode(tokenizer("good hello")["input_ids"], skip_special_tokens=True) == "good hello"
 
 
@@ -213,6 +217,58 @@ def test_autocast_computes_in_bf16_or_fp32_and_never_in_fp16(monkeypatch, there,
     with autocast("auto", CPU):
         assert layer(torch.ones(1, 2)).dtype == dtype
     assert layer.weight.dtype == layer(torch.ones(1, 2)).dtype == torch.float32
+
+
+# Weights cast once
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of tensors of one shape to bf16."""
+
+    def __init__(self, shape: torch.Size):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and args[0].shape == self.shape:
+            self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_weight_used_three_times_is_cast_once_and_the_outcome_is_the_same(frozen):
+    layer, x = nn.Linear(7, 5).requires_grad_(not frozen), torch.randn(3, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = layer(x)
+        with Casts(layer.weight.shape) as casts, weights_cast_once(layer):
+            outcomes = [layer(x) for _ in range(3)]
+    assert casts.count == 1 or (not frozen and casts.count == 0)  # then autocast remembers that of the first line
+    assert all(torch.equal(outcome, expected) and not outcome.requires_grad for outcome in outcomes)
+    assert layer.weight.requires_grad is not frozen
+
+
+def test_a_frozen_weight_is_cast_at_each_use_without_it():
+    layer, x = nn.Linear(7, 5).requires_grad_(False), torch.randn(3, 7)
+    with torch.autocast("cpu", torch.bfloat16), Casts(layer.weight.shape) as casts:
+        for _ in range(3):
+            layer(x)
+    assert casts.count == 3
+
+
+def test_a_weight_cast_without_a_gradient_still_learns_afterwards_under_the_same_autocast():
+    layer, x = nn.Linear(7, 5), torch.randn(3, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        with weights_cast_once(layer):
+            layer(x)
+        layer(x).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+
+
+def test_weights_are_frozen_again_after_a_fault():
+    layer = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(KeyError), weights_cast_once(layer):
+        raise KeyError
+    assert not any(p.requires_grad for p in layer.parameters())
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])

@@ -87,9 +87,13 @@ def test_decoding_follows_the_widgets(playground, monkeypatch):
     playground.decoding.value, playground.temperature.value, playground.top_p.value = "sampling", 0.5, 0.9
     playground.new_tokens.value, playground.penalty.value = 6, 1.5
     playground.answer()
-    plain = {"max_new_tokens": 8, "repetition_penalty": 1.0}
+    plain = {"precision": "fp32", "max_new_tokens": 8, "repetition_penalty": 1.0}
     sampling = {"do_sample": True, "top_k": 0, "temperature": 0.5, "top_p": 0.9}
-    assert asked == [plain, plain | {"num_beams": 4}, {"max_new_tokens": 6, "repetition_penalty": 1.5} | sampling]
+    assert asked == [
+        plain,
+        plain | {"num_beams": 4},
+        plain | {"max_new_tokens": 6, "repetition_penalty": 1.5} | sampling,
+    ]
 
 
 def test_sampling_repeats_with_its_seed(playground):
