@@ -6,6 +6,7 @@ import sys
 from utils import commands
 from utils.finetuning import LEARNING_RATES, TrainingError
 from utils.labs import LabError
+from utils.own_dialogues import FORMATS
 from utils.ppo_config import ESTIMATORS
 
 
@@ -41,21 +42,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     ppo.add_argument("--checkpoint-steps", type=int, metavar="N", help="save every N steps (default: never)")
 
+    summarize = _add(subparsers, commands.summarize, "summarise dialogues of your own", writes=False)
+    summarize.add_argument("file", metavar="FILE", help="text, JSONL or CSV; - for standard input")
+    summarize.add_argument("--format", choices=FORMATS, help="of the file (default: by its ending, else text)")
+
+    evaluate = _add(subparsers, commands.evaluate, "judge a model on the test split: table and figure")
+
+    toxicity = _add(subparsers, commands.toxicity, "probability of hate for each line of a text", writes=False)
+    toxicity.add_argument("file", metavar="FILE", help="a text on each line; - for standard input")
+
+    for judging in (summarize, evaluate):
+        judging.add_argument("--adapter", help="to merge into the model: a folder that Lab 2 or finetune wrote")
     for training in (finetune, ppo):
         training.add_argument(
             "--resume", action="store_true", help="go on from the newest whole checkpoint, if there is one"
         )
         training.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
-        training.add_argument("--cpu", action="store_true", help="use no accelerator")
+    for command in (summarize, evaluate, toxicity, finetune, ppo):
+        command.add_argument("--cpu", action="store_true", help="use no accelerator")
     return parser
 
 
-def _add(subparsers, run, help_text: str) -> argparse.ArgumentParser:
+def _add(subparsers, run, help_text: str, writes: bool = True) -> argparse.ArgumentParser:
     command = subparsers.add_parser(
         run.__name__, help=help_text, description=run.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     command.add_argument("--preset", help="offline, cpu, gpu or auto (default: LABS_PRESET, else offline)")
-    command.add_argument("--output-dir", default="out", help="where to write (default: out)")
+    if writes:
+        command.add_argument("--output-dir", default="out", help="where to write (default: out)")
     command.add_argument(
         "--set",
         nargs="+",
@@ -63,7 +77,7 @@ def _add(subparsers, run, help_text: str) -> argparse.ArgumentParser:
         default=[],
         help="settings to override, as the variables LABS_NAME do: --set train_dialogues=500 seed=1",
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, **({} if writes else {"output_dir": "out"}))
     return command
 
 

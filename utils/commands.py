@@ -2,14 +2,17 @@
 
 import argparse
 import os
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils import results
+from utils import plots, results
 from utils.checkpoints import last_whole_checkpoint
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
 from utils.detox import as_prompts, decoder_adapter, detox_config, judge, policy_as_found
@@ -18,9 +21,10 @@ from utils.generation import generate
 from utils.labs import NOTEBOOKS, run_lab
 from utils.model_card import write_model_card
 from utils.models import load_model
+from utils.own_dialogues import read_dialogues, split_at_turns
 from utils.ppo import PPOTrainer
 from utils.prompts import build_prompt
-from utils.rouge import human_agreement, lead, rouge_scores
+from utils.rouge import confidence_interval, human_agreement, lead, rouge_scores
 from utils.second_view import second_view
 from utils.settings import Settings, load_settings, parse_overrides
 from utils.toxicity import HateReward, HateScorer, split_by_heat
@@ -38,6 +42,67 @@ def labs(arguments: argparse.Namespace) -> None:
         print(f"  {run_lab(name, output_dir, environment):.0f} s → {output_dir / name}.html", flush=True)
     table = results.percent(results.read_results(output_dir / "results.json"))
     print(table.to_string(index=False), f"\nScores in points of 0–100, 95 % intervals: {output_dir / 'results.json'}")
+
+
+def summarize(arguments: argparse.Namespace) -> None:
+    """Summarise dialogues of your own: one summary a line, in the file's order.
+
+    FILE is text (a turn on each line, a blank line between dialogues), JSONL (objects with "dialogue") or CSV (a column
+    dialogue); - reads standard input. A dialogue whose prompt is longer than `max_prompt_tokens` is cut between two
+    turns, and the summaries of its parts follow each other on its line.
+    """
+    settings = _settings(arguments)
+    dialogues = read_dialogues(arguments.file, arguments.format)
+    model, tokenizer = _model(settings, arguments)
+    parts = [split_at_turns(dialogue, tokenizer, settings.max_prompt_tokens) for dialogue in dialogues]
+    prompts = [build_prompt(part) for own in parts for part in own]
+    limits = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
+    answers = iter(generate(model, tokenizer, prompts, **limits))
+    for number, own in enumerate(parts, start=1):
+        if len(own) > 1:
+            print(f"dialogue {number} is long: summarised in {len(own)} parts", file=sys.stderr)
+        print(" ".join(" ".join(next(answers).split()) for _ in own))
+
+
+def toxicity(arguments: argparse.Namespace) -> None:
+    """Probability of hate for each line of a text, by the reward model; - reads standard input.
+
+    The classifier measures hate towards groups, not rudeness, and errs: Lab 3 shows how.
+    """
+    settings = _settings(arguments)
+    text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text(encoding="utf-8-sig")
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{arguments.file} holds no text: write one on each line")
+    hate = HateScorer(settings.reward_model, "cpu" if arguments.cpu else None).probability(lines)
+    for probability, line in zip(hate, lines, strict=True):
+        print(f"{probability:.3f}\t{line}")
+    mean = confidence_interval(pd.DataFrame({"hate": hate}), seed=settings.seed).loc["hate"]
+    interval = f"{mean['mean']:.3f}, 95 % interval {mean['low']:.3f} to {mean['high']:.3f}"
+    print(f"{len(lines)} texts: mean {interval}; {np.mean(hate >= 0.5):.0%} at 0.5 or more", file=sys.stderr)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Judge a model's summaries of the test split: a table and a figure, with lead-2 and human summaries beside it."""
+    settings = _settings(arguments)
+    dataset = load_dialogsum(settings.dataset)
+    began = time.perf_counter()
+    model, tokenizer = _model(settings, arguments)
+    table = _judge(model, tokenizer, dataset, settings, name="model")
+    results.record("evaluate", table, settings, time.perf_counter() - began)
+    title = f"{settings.model_name}, {'with adapter' if arguments.adapter else 'as it is'}; bars: 95 % interval"
+    figure = Path(settings.output_dir) / "evaluate.png"
+    plots.plot_intervals(table, "rouge1", title).savefig(figure, dpi=150)
+    print(results.percent(table.loc[(slice(None), ["rouge1", "rouge2", "rougeL"]), :]).to_string())
+    print(f"in points of 0–100; all measures: {figure.with_name('results.json')}; figure: {figure}")
+
+
+def _model(settings: Settings, arguments: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The settings' model, with the adapter merged that the command was given."""
+    device = "cpu" if arguments.cpu else None
+    if arguments.adapter is None:
+        return load_model(settings.model, device)
+    return policy_as_found(settings, arguments.adapter, device)
 
 
 def finetune(arguments: argparse.Namespace) -> None:
@@ -149,18 +214,22 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 
 def _judge(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: DatasetDict, settings: Settings
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: DatasetDict,
+    settings: Settings,
+    name: str = "fine_tuned",
 ) -> pd.DataFrame:
     """ROUGE and the second view on the test split, with lead and human beside it; an interval for each."""
     test = first_rows(group_references(dataset["test"]), settings.test_dialogues)
     dialogues, references = list(test["dialogue"]), list(test["summaries"])
     prompts = [build_prompt(dialogue) for dialogue in dialogues]
     texts = {
-        "fine_tuned": generate(model, tokenizer, prompts, max_new_tokens=settings.max_new_tokens),
+        name: generate(model, tokenizer, prompts, precision=settings.precision, max_new_tokens=settings.max_new_tokens),
         "lead": [lead(dialogue, 2) for dialogue in dialogues],
     }
     scores = {
-        name: rouge_scores(answers, references).join(second_view(answers, references, dialogues))
-        for name, answers in texts.items()
+        system: rouge_scores(answers, references).join(second_view(answers, references, dialogues))
+        for system, answers in texts.items()
     }
     return results.interval_table(scores | {"human": human_agreement(references)}, seed=settings.seed)

@@ -1,0 +1,99 @@
+"""Seconds per summary of a model of FLAN-T5-base's shape, random weights, 220 input and 48 output tokens.
+
+The course's way (fp32, one dialogue at a time) and the usual good way (bf16 weights, batches of 16) against
+`utils.generation.generate`, in one run on the same prompts. The course's way answers every row of the test split, which
+holds each dialogue three times: for the whole split it does three times as many.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from bench_finetuning import PROMPT_TOKENS, model
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from utils.fast_layers import use_fast_layers
+from utils.generation import generate
+from utils.models import has_bf16
+from utils.settings import OFFLINE
+
+NEW_TOKENS, ROWS, DIALOGUES = 48, 1_500, 500
+LENGTH = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "do_sample": False}
+
+
+def random_prompts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
+    """Different texts of exactly the number of tokens asked for, the end of sequence included."""
+    draw = random.Random(0)
+    words = [piece[1:] for piece in sorted(tokenizer.get_vocab()) if piece[0] == "▁" and piece[1:].isalpha()]
+    words = [word for word in words if len(tokenizer(f"{word} {word}")["input_ids"]) == 3]
+    prompts = [" ".join(draw.choices(words, k=PROMPT_TOKENS - 1)) for _ in range(count)]
+    assert all(len(ids) == PROMPT_TOKENS for ids in tokenizer(prompts)["input_ids"])
+    return prompts
+
+
+def in_batches(batch_size: int, dtype: torch.dtype) -> Callable[[PreTrainedTokenizerBase, list[str]], None]:
+    """Weights of one type, batches of one size, the library's own generate."""
+    net = model().to(dtype).eval()
+
+    @torch.no_grad()
+    def answer(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> None:
+        """Summaries, thrown away."""
+        for first in range(0, len(prompts), batch_size):
+            batch = tokenizer(prompts[first : first + batch_size], padding=True, return_tensors="pt")
+            tokenizer.batch_decode(net.generate(**batch.to(net.device), **LENGTH))
+
+    return answer
+
+
+def ours() -> Callable[[PreTrainedTokenizerBase, list[str]], None]:
+    """As the labs do it."""
+    net = use_fast_layers(model().eval())
+    return lambda tokenizer, prompts: generate(net, tokenizer, prompts, precision="auto", **LENGTH)
+
+
+def seconds_per_prompt(
+    answer: Callable[[PreTrainedTokenizerBase, list[str]], None],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    warm_up: int,
+) -> float:
+    """Wall-clock time of one pass, after a shorter one that sets things up."""
+    answer(tokenizer, prompts[:warm_up])
+    start = time.perf_counter()
+    answer(tokenizer, prompts)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / len(prompts)
+
+
+def main() -> None:
+    """Print one row per way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--only-ours", action="store_true", help="for profiling")
+    arguments = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(OFFLINE / "t5")
+    prompts = random_prompts(tokenizer, arguments.prompts)
+    rows = {}
+    if not arguments.only_ours:
+        rows["course: fp32, one at a time"] = seconds_per_prompt(
+            in_batches(1, torch.float32), tokenizer, prompts[:4], 1
+        )
+        dtype = torch.bfloat16 if has_bf16(model().device) else torch.float32
+        rows[f"usual: {dtype} weights, batches of 16"] = seconds_per_prompt(
+            in_batches(16, dtype), tokenizer, prompts[:32], 16
+        )
+    rows["generate"] = seconds_per_prompt(ours(), tokenizer, prompts, 16)
+    table = pd.DataFrame({"seconds per summary": rows})
+    table["whole test split, s"] = table["seconds per summary"] * DIALOGUES
+    if not arguments.only_ours:
+        table.iloc[0, 1] = table.iloc[0, 0] * ROWS
+        table["times faster on the whole"] = table.iloc[0, 1] / table["whole test split, s"]
+    print(table.round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+import io
+import itertools
+
+import pytest
+
+from utils.own_dialogues import read_dialogues, split_at_turns
+from utils.prompts import build_prompt, count_tokens
+
+TWO = ["#Person1#: good\n#Person2#: bad", "#Person1#: hello"]
+FILES = {
+    "two.txt": "\n\n#Person1#: good\n#Person2#: bad\n  \n\n#Person1#: hello\n",
+    "two.csv": 'id,dialogue\r\n1,"#Person1#: good\n#Person2#: bad"\r\n2,#Person1#: hello\r\n',
+    "two.jsonl": '{"dialogue": "#Person1#: good\\n#Person2#: bad"}\n\n{"dialogue": "#Person1#: hello", "id": 2}\n',
+}
+
+
+# Reading
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_same_dialogues_are_read_from_text_csv_and_jsonl(tmp_path, name, mark):
+    (tmp_path / name).write_text(mark + FILES[name], encoding="utf-8", newline="")
+    assert read_dialogues(str(tmp_path / name)) == TWO
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_standard_input_is_text_unless_said_otherwise(monkeypatch, name):
+    monkeypatch.setattr("sys.stdin", io.StringIO(FILES[name]))
+    file_format = None if name.endswith("txt") else name.split(".")[1]
+    assert read_dialogues("-", file_format) == TWO
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", " \n\n", "holds no dialogue"),
+        ("a.csv", "id,text\n1,hello\n", "one must be called dialogue"),
+        ("a.csv", "dialogue,id\nhello,1\n,2\n", "dialogue 2 is empty"),
+        ("a.jsonl", '{"dialogue": "hello"}\n{"dialogue": 3}\n', "line 2 has no text"),
+        ("a.jsonl", '{"dialogue": "hello"}\nhello\n', "line 2 is no JSON"),
+    ],
+)
+def test_a_file_without_dialogues_is_refused_with_the_place(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_dialogues(str(tmp_path / name))
+
+
+# Cutting
+
+
+def tokens(part, tokenizer):
+    return count_tokens(tokenizer, build_prompt(part))
+
+
+def test_a_dialogue_that_fits_is_left_whole(tiny_tokenizer):
+    assert split_at_turns(TWO[0], tiny_tokenizer, 500) == [TWO[0]]
+
+
+def test_a_long_dialogue_is_cut_between_turns_into_parts_that_fit_and_could_not_be_longer(tiny_tokenizer):
+    turns = [f"#Person{1 + i % 2}#: " + "good bad " * (1 + i % 3) for i in range(20)]
+    limit = tokens("\n".join(turns[:5]), tiny_tokenizer)
+    parts = split_at_turns("\n".join(turns), tiny_tokenizer, limit)
+    assert [turn for part in parts for turn in part.split("\n")] == turns
+    assert len(parts) > 2 and all(tokens(part, tiny_tokenizer) <= limit for part in parts)
+    for part, following in itertools.pairwise(parts):
+        assert tokens(part + "\n" + following.split("\n")[0], tiny_tokenizer) > limit
+
+
+def test_a_turn_that_is_too_long_alone_is_refused_with_the_remedy(tiny_tokenizer):
+    with pytest.raises(ValueError, match=r"'#Person2#: good good.*over max_prompt_tokens=120.*raise the setting"):
+        split_at_turns("#Person1#: hello\n#Person2#: " + "good " * 200, tiny_tokenizer, 120)
