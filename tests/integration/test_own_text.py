@@ -34,7 +34,7 @@ def test_summarize_prints_the_labs_summaries_one_a_line_from_every_source(tmp_pa
 def test_summarize_cuts_a_long_dialogue_and_says_so(tmp_path):
     text = tmp_path / "own.txt"
     text.write_text("\n".join(DIALOGUES), encoding="utf-8")
-    done = run("-m", "utils", "summarize", str(text), "--set", "max_prompt_tokens=150")
+    done = run("-m", "utils", "summarize", str(text), "--set", "max_prompt_tokens=80")
     assert len(done.stdout.splitlines()) == 1
     assert "dialogue 1 is long: summarised in " in done.stderr
 
