@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import snapshot_download
+
+from utils.hub import UnavailableError, from_hub
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("id", "dialogue", "summary", "topic")
@@ -75,13 +77,10 @@ def _text_features(file: Path) -> Features:
 
 def _read_hub(id_or_path: str) -> DatasetDict:
     try:
-        return load_dataset(id_or_path)
-    except (OSError, ValueError, DatasetNotFoundError) as error:
-        cause = (str(error).strip() or repr(error)).splitlines()[0]
-        raise DatasetError(
-            f"cannot load the dataset {id_or_path!r}: {cause} Check the id or folder and the connection, "
-            "or set LABS_PRESET=offline to use the embedded data."
-        ) from None
+        from_hub(id_or_path, lambda: snapshot_download(id_or_path, repo_type="dataset"))  # each file whole and checked
+        return from_hub(id_or_path, lambda: load_dataset(id_or_path))
+    except UnavailableError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _check_rows(rows: Dataset, where: str) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -17,10 +16,7 @@ from transformers import (
 )
 
 from utils.fast_layers import use_fast_layers
-
-
-class ModelUnavailableError(OSError):
-    """A model or tokenizer could not be loaded; the message names the id, the cause and the remedy."""
+from utils.hub import from_hub
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -88,16 +84,15 @@ def load_model(
     "8bit" or "4bit" (NF4, Dettmers et al. 2023) loads a frozen base for an adapter; it needs CUDA and bitsandbytes.
 
     Raises:
-        ModelUnavailableError: nothing can be loaded under that id or path.
+        UnavailableError: nothing can be loaded under that id or path.
         ValueError: a quantisation that is unknown, or that this machine cannot do.
     """
     device = pick_device(device)
     options = {"dtype": dtype or torch.float32, "attn_implementation": "sdpa"}
     if quantization is not None:
         options |= {"quantization_config": _quantization_config(quantization, device), "device_map": {"": device}}
-    with clear_loading_errors(id_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(id_or_path)
-        model = AutoModelForSeq2SeqLM.from_pretrained(id_or_path, **options)
+    tokenizer = from_hub(id_or_path, lambda: AutoTokenizer.from_pretrained(id_or_path))
+    model = from_hub(id_or_path, lambda: AutoModelForSeq2SeqLM.from_pretrained(id_or_path, **options))
     return use_fast_layers(model if quantization else model.to(device)).eval(), tokenizer
 
 
@@ -112,19 +107,6 @@ def _quantization_config(quantization: str, device: torch.device) -> BitsAndByte
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-
-
-@contextlib.contextmanager
-def clear_loading_errors(id_or_path: str) -> Iterator[None]:
-    """Turn what the hub client raises inside the block into one ModelUnavailableError."""
-    try:
-        yield
-    except (OSError, ValueError, SafetensorError) as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelUnavailableError(
-            f"cannot load {id_or_path!r}: {cause} Check the id or folder and the connection, "
-            "or set LABS_PRESET=offline to use the embedded models."
-        ) from None
 
 
 def parameter_counts(model: nn.Module) -> dict[str, float]:

@@ -9,7 +9,8 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from utils.data import turns
-from utils.models import clear_loading_errors, pick_device
+from utils.hub import from_hub
+from utils.models import pick_device
 
 # Insults of everyday English, the embedded corpus's among them. A word list is blind to what is not on it, and to
 # context: it counts the clown of a circus, and a donkey that eats grass.
@@ -34,7 +35,7 @@ class HateScorer:
     says nothing. Give it responses alone; what the policy did not write it cannot change.
 
     Raises:
-        ModelUnavailableError: nothing can be loaded under that id or path.
+        UnavailableError: nothing can be loaded under that id or path.
         ValueError: the model has no label of one of these names.
     """
 
@@ -47,13 +48,10 @@ class HateScorer:
     ):
         self.device = pick_device(device)
         self.batch_size = batch_size
-        with clear_loading_errors(id_or_path):
-            self.tokenizer = AutoTokenizer.from_pretrained(id_or_path)
-            self.model = (
-                AutoModelForSequenceClassification.from_pretrained(id_or_path, dtype=torch.float32)
-                .to(self.device)
-                .eval()
-            )
+        self.tokenizer = from_hub(id_or_path, lambda: AutoTokenizer.from_pretrained(id_or_path))
+        load = AutoModelForSequenceClassification.from_pretrained
+        model = from_hub(id_or_path, lambda: load(id_or_path, dtype=torch.float32))
+        self.model = model.to(self.device).eval()
         config = self.model.config
         positions = config.max_position_embeddings - (config.pad_token_id or 0) - 1  # RoBERTa's start after its pad id
         self.max_tokens = min(self.tokenizer.model_max_length, positions)

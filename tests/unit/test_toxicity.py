@@ -7,7 +7,7 @@ from datasets import Dataset
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaTokenizer
 
-from utils.models import ModelUnavailableError
+from utils.hub import UnavailableError
 from utils.offline import scenarios
 from utils.toxicity import HateReward, HateScorer, dialogue_heat, has_insulting_word, split_by_heat
 
@@ -180,7 +180,7 @@ def test_a_single_string_is_refused(classifier):
 def test_a_model_without_the_labels_is_refused_and_its_labels_named(tmp_path, labels):
     with pytest.raises(ValueError, match=", ".join(labels)) as caught:
         HateScorer(make_classifier(tmp_path, labels), device="cpu")
-    assert not isinstance(caught.value, ModelUnavailableError)
+    assert not isinstance(caught.value, UnavailableError)
 
 
 def test_an_unknown_label_is_refused(classifier):
@@ -189,7 +189,7 @@ def test_an_unknown_label_is_refused(classifier):
 
 
 def test_a_missing_folder_is_a_clear_error(tmp_path):
-    with pytest.raises(ModelUnavailableError, match="no-such-classifier"):
+    with pytest.raises(UnavailableError, match="no-such-classifier"):
         HateScorer(str(tmp_path / "no-such-classifier"), device="cpu")
 
 

@@ -1,0 +1,92 @@
+"""The repositories that the labs ask a hub for, at their true width and vocabulary, one layer deep, untrained."""
+
+import shutil
+from pathlib import Path
+
+import sentencepiece
+import torch
+from torch import nn
+from transformers import (
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+)
+
+from utils.settings import OFFLINE
+
+WIDTHS = {
+    "google/flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_heads": 6},
+    "google/flan-t5-base": {"d_model": 768, "d_ff": 2048, "num_heads": 12},
+}
+CLASSIFIER = "facebook/roberta-hate-speech-dynabench-r4-target"
+DATASET = "knkarthick/dialogsum"
+
+
+def write_dialogsum(folder: Path) -> None:
+    """The embedded corpus in the layout of the hub's copy of DialogSum."""
+    shutil.copytree(OFFLINE / "data", folder)
+    card = "---\nlanguage:\n- en\nlicense: cc-by-nc-sa-4.0\npretty_name: DialogSum\n---\n\n# A stand-in for DialogSum\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_flan_t5(folder: Path, name: str) -> None:
+    """A T5 of version 1.1 with a head of its own, as FLAN-T5's checkpoints have; weights and tokenizer files."""
+    _write_t5_tokenizer(folder)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32_128,
+        d_kv=64,
+        num_layers=1,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.1,
+        decoder_start_token_id=0,
+        **WIDTHS[name],
+    )
+    model = T5ForConditionalGeneration(config)
+    model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.05)
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(folder)
+
+
+def _write_t5_tokenizer(folder: Path) -> None:
+    """spiece.model, trained on the embedded corpus, and the tokenizer.json made from it."""
+    folder.mkdir(parents=True)
+    texts = folder / "texts.txt"
+    texts.write_text((OFFLINE / "data" / "train.csv").read_text(encoding="utf-8"), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(texts),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=1_000,
+        hard_vocab_limit=False,
+        model_type="unigram",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+        num_threads=1,
+    )
+    texts.unlink()
+    (folder / "spiece.vocab").unlink()
+    T5Tokenizer.from_pretrained(folder, extra_ids=100, model_max_length=512).save_pretrained(folder)
+
+
+def write_classifier(folder: Path) -> None:
+    """A RoBERTa-base of one layer with labels nothate and hate; vocab.json and merges.txt, no tokenizer.json."""
+    folder.mkdir(parents=True)
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copy(OFFLINE / "classifier" / file, folder / file)
+    torch.manual_seed(0)
+    labels = {0: "nothate", 1: "hate"}
+    config = RobertaConfig(
+        vocab_size=50_265,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        num_hidden_layers=1,
+        layer_norm_eps=1e-5,
+        id2label=labels,
+        label2id={label: i for i, label in labels.items()},
+    )
+    RobertaForSequenceClassification(config).save_pretrained(folder)

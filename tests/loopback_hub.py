@@ -1,0 +1,254 @@
+"""A model hub on 127.0.0.1, which the true clients of huggingface_hub, transformers and datasets talk to.
+
+It answers what those clients ask of the real hub: files by HEAD and GET, with hashes, ranges and the redirect of large
+files to another address, and a repository's description, tree and paths. Faults can be laid on any file.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LARGE = {".safetensors", ".bin", ".model", ".csv"}  # kept apart, under their sha256, as the hub's large files are
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder served as the newest and only commit of a repository."""
+
+    name: str
+    folder: Path
+    kind: str = "models"
+
+    @property
+    def commit(self) -> str:
+        return hashlib.sha1(self.name.encode()).hexdigest()
+
+    def files(self) -> dict[str, Path]:
+        return {p.relative_to(self.folder).as_posix(): p for p in sorted(self.folder.rglob("*")) if p.is_file()}
+
+
+@dataclass
+class Fault:
+    """What happens to requests for a file: an HTTP status, or its bytes cut, damaged or fewer than promised.
+
+    `times` is how often it happens before all is well again; None is always.
+    """
+
+    status: int | None = None
+    code: str | None = None
+    cut_after: int | None = None
+    flip_byte: int | None = None
+    methods: tuple[str, ...] = ("GET",)
+    times: int | None = None
+
+
+@dataclass
+class LoopbackHub:
+    """The hub's state: repositories by kind and name, faults by file name, and what was asked of it."""
+
+    repositories: list[Repository]
+    faults: dict[str, Fault] = field(default_factory=dict)
+    requests: list[tuple[str, str, int]] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def endpoint(self) -> str:
+        """What HF_ENDPOINT is set to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def large_files(self) -> str:
+        """Where large files lie: to a client another host, as the real hub's are."""
+        return f"http://localhost:{self.port}/cdn"
+
+    def sent(self, file: str) -> list[tuple[str, int]]:
+        """Method and status of each answer about a file."""
+        return [(method, status) for method, path, status in self.requests if path.endswith(file)]
+
+    def fault(self, method: str, file: str) -> Fault | None:
+        """The fault that this request meets, counted down."""
+        fault = self.faults.get(file) or self.faults.get("*")
+        if fault is None or method not in fault.methods or fault.times == 0:
+            return None
+        if fault.times is not None:
+            fault.times -= 1
+        return fault
+
+
+@contextmanager
+def serve(repositories: list[Repository]) -> Iterator[LoopbackHub]:
+    """Run the hub in a thread for as long as the block lasts."""
+    hub = LoopbackHub(repositories)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    hub.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: LoopbackHub
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def log_message(self, *arguments: object) -> None:
+        """The tests read `hub.requests`; nothing is printed."""
+
+    def _answer(self) -> None:
+        self.path_only = unquote(urlsplit(self.path).path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        name, revision = r"([\w.-]+(?:/[\w.-]+)?)", r"([^/]+)"
+        if match := re.fullmatch(rf"/(datasets/)?{name}/resolve/{revision}/(.+)", self.path_only):
+            self._file("datasets" if match[1] else "models", *match.groups()[1:])
+        elif match := re.fullmatch(r"/cdn/([0-9a-f]{64})/(.+)", self.path_only):
+            self._large_file(*match.groups())
+        elif match := re.fullmatch(rf"/api/(models|datasets)/{name}(?:/revision/{revision})?", self.path_only):
+            self._description(*match.groups())
+        elif match := re.fullmatch(rf"/api/(models|datasets)/{name}/tree/{revision}(?:/(.*))?", self.path_only):
+            self._tree(*match.groups())
+        elif match := re.fullmatch(rf"/api/(models|datasets)/{name}/paths-info/{revision}", self.path_only):
+            self._paths(*match.groups(), body)
+        else:
+            self._refuse(404, "RepoNotFound", "no such address")
+
+    # Files
+
+    def _file(self, kind: str, name: str, revision: str, file: str) -> None:
+        repository = self._repository(kind, name, revision)
+        if repository is None:
+            return
+        path, common = repository.files().get(file), {"X-Repo-Commit": repository.commit}
+        fault = self.hub.fault(self.command, file)
+        if fault and fault.status:
+            self._refuse(fault.status, fault.code, f"a fault laid on {file}")
+        elif path is None:
+            self._refuse(404, "EntryNotFound", f"no file {file}", common)
+        elif path.suffix in LARGE:
+            large = {"X-Linked-Etag": f'"{_sha256(path)}"', "X-Linked-Size": str(path.stat().st_size)}
+            self._send(302, b"", common | large | {"Location": f"{self.hub.large_files}/{_sha256(path)}/{file}"})
+        else:
+            self._send_file(path, common | {"ETag": f'"{_git_hash(path)}"'}, fault)
+
+    def _large_file(self, sha256: str, file: str) -> None:
+        fault = self.hub.fault(self.command, f"cdn:{file}")
+        paths = [path for r in self.hub.repositories if (path := r.files().get(file)) and _sha256(path) == sha256]
+        if fault and fault.status:
+            self._refuse(fault.status, fault.code, f"a fault laid on {file}")
+        elif not paths:
+            self._refuse(404, "EntryNotFound", f"no file {file}")
+        else:
+            self._send_file(paths[0], {"ETag": f'"{sha256}"'}, fault)
+
+    def _send_file(self, path: Path, headers: dict[str, str], fault: Fault | None) -> None:
+        content = bytearray(path.read_bytes())
+        if fault and fault.flip_byte is not None:
+            content[fault.flip_byte] ^= 1
+        status, total, start = 200, len(content), 0
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            status, start, end = 206, int(match[1]), int(match[2] or total - 1)
+            content = content[start : end + 1]
+            headers = headers | {"Content-Range": f"bytes {start}-{end}/{total}"}
+        headers = headers | {"Accept-Ranges": "bytes"}
+        if fault and fault.cut_after is not None:  # the connection ends before the promised bytes have come
+            self._send(status, bytes(content), headers, only=fault.cut_after)
+            self.close_connection = True
+            return
+        self._send(status, bytes(content), headers)
+
+    # Descriptions
+
+    def _description(self, kind: str, name: str, revision: str | None) -> None:
+        if repository := self._repository(kind, name, revision):
+            files = [{"rfilename": file} for file in repository.files()]
+            identity = {"_id": repository.commit[:24], "id": name, "modelId": name, "private": False, "gated": False}
+            dates = {"lastModified": "2024-01-01T00:00:00.000Z", "createdAt": "2023-01-01T00:00:00.000Z"}
+            rest = {"sha": repository.commit, "siblings": files, "tags": [], "downloads": 0, "likes": 0}
+            self._send_json(identity | dates | rest)
+
+    def _tree(self, kind: str, name: str, revision: str, under: str | None) -> None:
+        if repository := self._repository(kind, name, revision):
+            files = repository.files()
+            inside = [file for file in files if not under or file.startswith(f"{under}/")]
+            if under and not inside:
+                self._refuse(404, "EntryNotFound", f"no folder {under}", {"X-Repo-Commit": repository.commit})
+            else:
+                self._send_json([_entry(file, files[file]) for file in inside])
+
+    def _paths(self, kind: str, name: str, revision: str, body: bytes) -> None:
+        if repository := self._repository(kind, name, revision):
+            asked = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode()).get("paths", [])
+            self._send_json([_entry(f, path) for f, path in repository.files().items() if f in asked])
+
+    # Answers
+
+    def _repository(self, kind: str, name: str, revision: str | None) -> Repository | None:
+        """The repository asked for; where there is none, the client is told so."""
+        for repository in self.hub.repositories:
+            if (repository.kind, repository.name) == (kind, name):
+                if revision in (None, "main", repository.commit):
+                    return repository
+                self._refuse(404, "RevisionNotFound", f"no revision {revision}")
+                return None
+        self._refuse(401, "RepoNotFound", "Repository not found")  # the hub hides whether a repository is private
+        return None
+
+    def _refuse(self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None) -> None:
+        code_header = {"X-Error-Code": code} if code else {}
+        self._send(status, b"", {"X-Error-Message": message} | code_header | (headers or {}))
+
+    def _send_json(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str], only: int | None = None) -> None:
+        self.hub.requests.append((self.command, self.path_only, status))
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[:only])
+
+
+def _entry(file: str, path: Path) -> dict:
+    entry = {"type": "file", "path": file, "size": path.stat().st_size, "oid": _git_hash(path)}
+    if path.suffix in LARGE:
+        entry["lfs"] = {"oid": _sha256(path), "size": path.stat().st_size, "pointerSize": 134}
+    return entry
+
+
+_HASHES: dict[tuple[str, float, str], str] = {}
+
+
+def _hash_once(path: Path, kind: str, compute: Callable[[bytes], str]) -> str:
+    key = (str(path), path.stat().st_mtime, kind)
+    if key not in _HASHES:
+        _HASHES[key] = compute(path.read_bytes())
+    return _HASHES[key]
+
+
+def _sha256(path: Path) -> str:
+    return _hash_once(path, "sha256", lambda content: hashlib.sha256(content).hexdigest())
+
+
+def _git_hash(path: Path) -> str:
+    return _hash_once(path, "git", lambda content: hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
