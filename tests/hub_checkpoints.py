@@ -1,14 +1,17 @@
 """The repositories that the labs ask a hub for, at their true width and vocabulary, one layer deep, untrained."""
 
+import csv
 import shutil
 from pathlib import Path
 
 import sentencepiece
 import torch
+from loopback_hub import Repository
 from torch import nn
 from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
+    RobertaTokenizer,
     T5Config,
     T5ForConditionalGeneration,
     T5Tokenizer,
@@ -24,14 +27,24 @@ CLASSIFIER = "facebook/roberta-hate-speech-dynabench-r4-target"
 DATASET = "knkarthick/dialogsum"
 
 
-def write_dialogsum(folder: Path) -> None:
+def write_repositories(folder: Path) -> list[Repository]:
+    """All of them, ready to be served."""
+    _write_dialogsum(folder / DATASET)
+    _write_classifier(folder / CLASSIFIER)
+    for name in WIDTHS:
+        _write_flan_t5(folder / name, name)
+    models = [Repository(name, folder / name) for name in (*WIDTHS, CLASSIFIER)]
+    return [*models, Repository(DATASET, folder / DATASET, "datasets")]
+
+
+def _write_dialogsum(folder: Path) -> None:
     """The embedded corpus in the layout of the hub's copy of DialogSum."""
     shutil.copytree(OFFLINE / "data", folder)
     card = "---\nlanguage:\n- en\nlicense: cc-by-nc-sa-4.0\npretty_name: DialogSum\n---\n\n# A stand-in for DialogSum\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_flan_t5(folder: Path, name: str) -> None:
+def _write_flan_t5(folder: Path, name: str) -> None:
     """A T5 of version 1.1 with a head of its own, as FLAN-T5's checkpoints have; weights and tokenizer files."""
     _write_t5_tokenizer(folder)
     torch.manual_seed(0)
@@ -73,7 +86,7 @@ def _write_t5_tokenizer(folder: Path) -> None:
     T5Tokenizer.from_pretrained(folder, extra_ids=100, model_max_length=512).save_pretrained(folder)
 
 
-def write_classifier(folder: Path) -> None:
+def _write_classifier(folder: Path) -> None:
     """A RoBERTa-base of one layer with labels nothate and hate; vocab.json and merges.txt, no tokenizer.json."""
     folder.mkdir(parents=True)
     for file in ("vocab.json", "merges.txt"):
@@ -89,4 +102,16 @@ def write_classifier(folder: Path) -> None:
         id2label=labels,
         label2id={label: i for i, label in labels.items()},
     )
-    RobertaForSequenceClassification(config).save_pretrained(folder)
+    model = RobertaForSequenceClassification(config).eval()
+    _spread_out(model, RobertaTokenizer.from_pretrained(folder))
+    model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _spread_out(model: RobertaForSequenceClassification, tokenizer: RobertaTokenizer) -> None:
+    """Untrained, it gives all texts one probability: let it find hate in every twentieth turn of the corpus."""
+    with (OFFLINE / "data" / "validation.csv").open(encoding="utf-8", newline="") as rows:
+        spoken = [turn.split(": ", 1)[-1] for row in csv.DictReader(rows) for turn in row["dialogue"].splitlines()]
+    model.classifier.out_proj.weight.mul_(100)
+    logits = model(**tokenizer(spoken[:400], padding=True, return_tensors="pt")).logits
+    model.classifier.out_proj.bias[0] = (logits[:, 1] - logits[:, 0]).quantile(0.95)

@@ -28,7 +28,8 @@ class Repository:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(self.name.encode()).hexdigest()
+        content = [f"{file} {_git_hash(path)}" for file, path in self.files().items()]
+        return hashlib.sha1("\n".join(content).encode()).hexdigest()
 
     def files(self) -> dict[str, Path]:
         return {p.relative_to(self.folder).as_posix(): p for p in sorted(self.folder.rglob("*")) if p.is_file()}

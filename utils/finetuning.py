@@ -333,6 +333,7 @@ def _training_arguments(
         "metric_for_best_model": "eval_rouge1",
         "greater_is_better": True,
         "logging_steps": 10,
+        "logging_first_step": True,
         "report_to": "none",
         "disable_tqdm": True,
         "bf16": use_bf16(precision, model.device),

@@ -113,6 +113,17 @@ def dialogue_heat(scorer: HateScorer, dialogues: Sequence[str]) -> np.ndarray:
 
 
 def split_by_heat(rows: Dataset, scorer: HateScorer, threshold: float = 0.5) -> tuple[Dataset, Dataset]:
-    """Heated rows, one of whose turns has p(hate) of at least `threshold`, and ordinary ones; a column "dialogue"."""
+    """Heated rows, one of whose turns has p(hate) of at least `threshold`, and ordinary ones; a column "dialogue".
+
+    Raises:
+        ValueError: there are no heated rows, or no ordinary ones.
+    """
     heat = dialogue_heat(scorer, rows["dialogue"])
-    return rows.select(np.flatnonzero(heat >= threshold)), rows.select(np.flatnonzero(heat < threshold))
+    heated, ordinary = np.flatnonzero(heat >= threshold), np.flatnonzero(heat < threshold)
+    if not len(heated) or not len(ordinary):
+        raise ValueError(
+            f"{len(heated)} of {len(heat)} dialogues are heated (p(hate) of a turn from {threshold} on; highest here "
+            f"{heat.max():.2f}, lowest {heat.min():.2f}), and both kinds are needed: take more of them "
+            "(LABS_TRAIN_DIALOGUES=all), or another reward model"
+        )
+    return rows.select(heated), rows.select(ordinary)
