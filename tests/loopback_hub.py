@@ -37,7 +37,8 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What happens to requests for a file: an HTTP status, or its bytes cut, damaged or fewer than promised.
+    """What happens to requests for a file: an HTTP status; or its bytes cut off on their way, one of them flipped, or
+    the last ones missing.
 
     `times` is how often it happens before all is well again; None is always.
     """
@@ -46,13 +47,14 @@ class Fault:
     code: str | None = None
     cut_after: int | None = None
     flip_byte: int | None = None
+    short_by: int | None = None
     methods: tuple[str, ...] = ("GET",)
     times: int | None = None
 
 
 @dataclass
 class LoopbackHub:
-    """The hub's state: repositories by kind and name, faults by file name, and what was asked of it."""
+    """The hub's state: repositories, faults by repository and file, and what was asked of it."""
 
     repositories: list[Repository]
     faults: dict[str, Fault] = field(default_factory=dict)
@@ -64,18 +66,18 @@ class LoopbackHub:
         """What HF_ENDPOINT is set to."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def large_files(self) -> str:
-        """Where large files lie: to a client another host, as the real hub's are."""
-        return f"http://localhost:{self.port}/cdn"
+    def large_file(self, repository: Repository, file: str) -> str:
+        """Where a large file lies: to a client another host, as with the real hub."""
+        return f"http://localhost:{self.port}/large/{repository.kind}/{repository.name}/{repository.commit}/{file}"
 
-    def sent(self, file: str) -> list[tuple[str, int]]:
-        """Method and status of each answer about a file."""
-        return [(method, status) for method, path, status in self.requests if path.endswith(file)]
+    def answers(self, name: str, file: str) -> list[tuple[str, int]]:
+        """Method and status of every answer about a repository's file."""
+        asked = re.compile(rf"/{re.escape(name)}/.*{re.escape(file)}$")
+        return [(method, status) for method, path, status in self.requests if asked.search(path)]
 
-    def fault(self, method: str, file: str) -> Fault | None:
+    def fault(self, method: str, name: str, file: str) -> Fault | None:
         """The fault that this request meets, counted down."""
-        fault = self.faults.get(file) or self.faults.get("*")
+        fault = self.faults.get(f"{name}/{file}")
         if fault is None or method not in fault.methods or fault.times == 0:
             return None
         if fault.times is not None:
@@ -121,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         name, revision = r"([\w.-]+(?:/[\w.-]+)?)", r"([^/]+)"
         if match := re.fullmatch(rf"/(datasets/)?{name}/resolve/{revision}/(.+)", self.path_only):
             self._file("datasets" if match[1] else "models", *match.groups()[1:])
-        elif match := re.fullmatch(r"/cdn/([0-9a-f]{64})/(.+)", self.path_only):
+        elif match := re.fullmatch(rf"/large/(models|datasets)/{name}/{revision}/(.+)", self.path_only):
             self._large_file(*match.groups())
         elif match := re.fullmatch(rf"/api/(models|datasets)/{name}(?:/revision/{revision})?", self.path_only):
             self._description(*match.groups())
@@ -135,35 +137,35 @@ class _Handler(BaseHTTPRequestHandler):
     # Files
 
     def _file(self, kind: str, name: str, revision: str, file: str) -> None:
-        repository = self._repository(kind, name, revision)
-        if repository is None:
+        if not (repository := self._repository(kind, name, revision)):
             return
         path, common = repository.files().get(file), {"X-Repo-Commit": repository.commit}
-        fault = self.hub.fault(self.command, file)
+        fault = self.hub.fault(self.command, name, file)
         if fault and fault.status:
             self._refuse(fault.status, fault.code, f"a fault laid on {file}")
         elif path is None:
             self._refuse(404, "EntryNotFound", f"no file {file}", common)
         elif path.suffix in LARGE:
             large = {"X-Linked-Etag": f'"{_sha256(path)}"', "X-Linked-Size": str(path.stat().st_size)}
-            self._send(302, b"", common | large | {"Location": f"{self.hub.large_files}/{_sha256(path)}/{file}"})
+            self._send(302, b"", common | large | {"Location": self.hub.large_file(repository, file)})
         else:
             self._send_file(path, common | {"ETag": f'"{_git_hash(path)}"'}, fault)
 
-    def _large_file(self, sha256: str, file: str) -> None:
-        fault = self.hub.fault(self.command, f"cdn:{file}")
-        paths = [path for r in self.hub.repositories if (path := r.files().get(file)) and _sha256(path) == sha256]
+    def _large_file(self, kind: str, name: str, revision: str, file: str) -> None:
+        if not (repository := self._repository(kind, name, revision)):
+            return
+        path, fault = repository.files()[file], self.hub.fault(self.command, name, file)
         if fault and fault.status:
             self._refuse(fault.status, fault.code, f"a fault laid on {file}")
-        elif not paths:
-            self._refuse(404, "EntryNotFound", f"no file {file}")
         else:
-            self._send_file(paths[0], {"ETag": f'"{sha256}"'}, fault)
+            self._send_file(path, {"ETag": f'"{_sha256(path)}"'}, fault)
 
     def _send_file(self, path: Path, headers: dict[str, str], fault: Fault | None) -> None:
         content = bytearray(path.read_bytes())
         if fault and fault.flip_byte is not None:
             content[fault.flip_byte] ^= 1
+        if fault and fault.short_by is not None:
+            del content[-fault.short_by :]
         status, total, start = 200, len(content), 0
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             status, start, end = 206, int(match[1]), int(match[2] or total - 1)
