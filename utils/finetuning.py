@@ -32,6 +32,7 @@ from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
 from utils.memory import freed_memory_kept, peak_memory
 from utils.models import parameter_counts, use_bf16
+from utils.progress import EstimateCallback
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
 
@@ -234,7 +235,7 @@ def fine_tune(
             data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
             processing_class=tokenizer,
             compute_loss_func=token_loss,
-            callbacks=list(callbacks),
+            callbacks=[EstimateCallback(), *callbacks],
         )
         trainer.rouge_rows, trainer.template, trainer.max_new_tokens = validation, template, max_new_tokens
         trainer.remove_callback(PrinterCallback)

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.models import autocast, weights_cast_once
+from utils.progress import Estimate
 
 MAX_NEW_TOKENS = 128  # T5's own default of 20 cuts summaries off
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 131_072, "mps": 16_384}
@@ -51,12 +52,15 @@ def generate(
             weights_cast_once(model),
             tqdm(total=len(pending), desc="generate", unit="prompt", leave=False, disable=quiet) as progress,
         ):
-            for rows in _batches([len(row) for row in ids], batch_size, BATCH_TOKENS.get(model.device.type, 8_192)):
+            lengths = [len(row) for row in ids]
+            estimate = Estimate("generating", sum(lengths))
+            for rows in _batches(lengths, batch_size, BATCH_TOKENS.get(model.device.type, 8_192)):
                 batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(model.device)
                 output = model.generate(**batch, **generation_config)
                 for i, text in zip(rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
                     answers[i] = text
                 progress.update(len(rows))
+                estimate.advance(sum(lengths[i] for i in rows))
     finally:
         model.train(was_training)
     if generation_config["do_sample"]:

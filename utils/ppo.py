@@ -55,6 +55,7 @@ from utils.policy_gradient import (
     whiten,
 )
 from utils.ppo_config import PPOConfig
+from utils.progress import EstimateCallback
 from utils.rewards import RewardFunction, call_reward, reward_name
 
 PROMPT_TENSORS = ("input_ids", "attention_mask")
@@ -131,6 +132,7 @@ class PPOTrainer(Trainer):
         )
         set_seed_of_process(args.seed, device_specific=True)  # every process samples responses of its own
         self.remove_callback(PrinterCallback)
+        self.add_callback(EstimateCallback)
         self.sampling = GenerationConfig(
             do_sample=True,
             temperature=1.0,

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from utils.data import turns
 from utils.hub import from_hub
 from utils.models import pick_device
+from utils.progress import Estimate
 
 # Insults of everyday English, the embedded corpus's among them. A word list is blind to what is not on it, and to
 # context: it counts the clown of a circus, and a donkey that eats grass.
@@ -82,12 +83,14 @@ class HateScorer:
             raise TypeError(f"texts is the string {texts[:40]!r}: give a list of texts")
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         logits = torch.empty(len(texts), self.model.config.num_labels)  # (texts, labels)
+        estimate = Estimate("scoring", len(order))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = self.tokenizer(
                 [texts[i] for i in rows], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
             ).to(self.device)
             logits[rows] = self.model(**batch).logits.float().cpu()
+            estimate.advance(len(rows))
         return logits
 
 
