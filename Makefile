@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: labs test bench bench-classic frontier offline notebooks clean
+.PHONY: labs test bench bench-classic frontier offline notebooks colab clean
 
 labs: .venv/installed
 	$(BIN)/python -m utils labs
@@ -33,7 +33,7 @@ offline: .venv/installed
 	$(BIN)/python -m utils.offline.build
 	$(BIN)/python -m utils.offline.card
 
-.venv/installed: requirements.txt constraints.txt
+.venv/installed: requirements.txt requirements-colab.txt constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	touch $@
@@ -42,6 +42,10 @@ offline: .venv/installed
 notebooks: labs
 	cp out/lab*.ipynb .
 	$(BIN)/ruff format --quiet --line-length 80 *.ipynb
+
+# Writes Colab badges and bootstrap cells from the address and version in pyproject.toml.
+colab: .venv/installed
+	$(BIN)/python -m utils.colab
 
 clean:
 	rm -rf .venv .venv-classic out

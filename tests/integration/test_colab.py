@@ -1,0 +1,78 @@
+"""The bootstrap cell, run as Colab would: from a clone by tag, in an environment that has much of it already."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from utils import colab
+from utils.labs import NOTEBOOKS, ROOT
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_badge_and_cell_carry_the_one_address_and_tag(name):
+    cells = {cell.id: cell.source for cell in nbformat.read(ROOT / f"{name}.ipynb", 4).cells}
+    address, tag = colab.project()
+    assert cells[colab.BADGE_CELL] == colab.badge(name)
+    assert cells[colab.BOOTSTRAP_CELL] == colab.bootstrap()
+    assert f"{address.removeprefix('https://github.com/')}/blob/{tag}/{name}.ipynb" in cells[colab.BADGE_CELL]
+    assert colab.badge(name) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert address in cells[colab.BOOTSTRAP_CELL] and f"--branch={tag}" in cells[colab.BOOTSTRAP_CELL]
+
+
+@pytest.fixture
+def content(tmp_path) -> Path:
+    """An empty folder with a fresh environment beside it that sees this one's packages, and google.colab."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    packages = next((tmp_path / "env").rglob("site-packages"))
+    (packages / "seen.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    (packages / "google" / "colab").mkdir(parents=True)
+    (packages / "google" / "colab" / "__init__.py").touch()
+    (tmp_path / "content").mkdir()
+    return tmp_path / "content"
+
+
+def published(folder: Path) -> str:
+    """Address of a local clone with the version's tag."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("the project is no git clone")
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(folder)], check=True)
+    subprocess.run(["git", "-C", str(folder), "tag", "--force", colab.project()[1], "HEAD"], check=True)
+    return folder.as_uri()
+
+
+def test_in_colab_the_project_is_fetched_once_and_torch_and_numpy_stay(content):
+    python = next(path for path in (content.parent / "env").rglob("python*") if path.stem == "python")
+    cell = colab.bootstrap().replace(colab.project()[0], published(content.parent / "project"))
+    code = f"import google.colab\n{cell}\n{cell}\nimport torch, numpy, utils.settings\n"
+    code += "print(torch.__version__, numpy.__version__, utils.settings.__file__)"
+    done = subprocess.run([str(python), "-c", code], cwd=content, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    utils = content / "labs" / "utils"
+    assert done.stdout.splitlines() == [
+        f"utils from {utils}",
+        f"utils from {utils}",
+        f"{version('torch')} {version('numpy')} {utils / 'settings.py'}",
+    ]
+    assert (content / "labs" / "kept.txt").read_text().split() == [
+        f"torch=={version('torch')}",
+        f"numpy=={version('numpy')}",
+    ]
+
+
+def test_elsewhere_the_cell_fetches_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", colab.bootstrap()], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "utils from utils\n"), done.stderr
+
+
+def test_another_package_called_utils_is_refused(tmp_path):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "__init__.py").touch()
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{colab.bootstrap()}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "another utils was found" in done.stderr
