@@ -1,5 +1,6 @@
 """The bootstrap cell, run as Colab would: from a clone by tag, in an environment that has much of it already."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def published(folder: Path) -> str:
 
 
 def test_in_colab_the_project_is_fetched_once_and_torch_and_numpy_stay(content):
-    python = next(path for path in (content.parent / "env").rglob("python*") if path.stem == "python")
+    python = content.parent / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     cell = colab.bootstrap().replace(colab.project()[0], published(content.parent / "project"))
     code = f"import google.colab\n{cell}\n{cell}\nimport torch, numpy, utils.settings\n"
     code += "print(torch.__version__, numpy.__version__, utils.settings.__file__)"
