@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: labs test bench bench-classic frontier offline notebooks colab clean
+.PHONY: labs test bench bench-classic frontier offline notebooks publish clean
 
 labs: .venv/installed
 	$(BIN)/python -m utils labs
@@ -38,14 +38,15 @@ offline: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	touch $@
 
-# Runs the labs and stores the executed notebooks in the project, as they are read on the web.
+# Runs the labs and stores the executed notebooks in the project, as they are read on the web, and their results.
 notebooks: labs
 	cp out/lab*.ipynb .
-	$(BIN)/ruff format --quiet --line-length 80 *.ipynb
+	$(MAKE) publish
 
-# Writes Colab badges and bootstrap cells from the address and version in pyproject.toml.
-colab: .venv/installed
-	$(BIN)/python -m utils.colab
+# Fills Colab badges and bootstrap cells from pyproject.toml, and the README's results from out/.
+publish: .venv/installed
+	$(BIN)/python -m utils.publish
+	$(BIN)/ruff format --quiet --line-length 80 *.ipynb
 
 clean:
 	rm -rf .venv .venv-classic out

@@ -158,4 +158,6 @@ class Playground(widgets.VBox):
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """The widgets for a front end that has them, the first answer for a page that has not."""
-        return super()._repr_mimebundle_(**options) | {"text/html": self.page.value, "text/plain": "Playground"}
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        bundle = {"application/vnd.jupyter.widget-view+json": view}
+        return bundle | {"text/html": self.page.value, "text/plain": "Playground"}

@@ -1,12 +1,15 @@
 """Seconds per summary of a model of FLAN-T5-base's shape, random weights, 220 input and 48 output tokens.
 
-The course's way (fp32, one dialogue at a time) and the usual good way (bf16 weights, batches of 16) against
-`utils.generation.generate`, in one run on the same prompts. The course's way answers every row of the test split, which
-holds each dialogue three times: for the whole split it does three times as many.
+The course's way (fp32, one dialogue at a time), the usual good way (bf16 weights, batches of 16) and CTranslate2 (int8,
+batches of 64; where it is installed) against `utils.generation.generate`, in one run on the same prompts. The course's
+way answers every row of the test split, which holds each dialogue three times: for the whole split it does three times
+as many.
 """
 
 import argparse
+import importlib.util
 import random
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -21,6 +24,7 @@ from utils.models import has_bf16
 from utils.settings import OFFLINE
 
 NEW_TOKENS, ROWS, DIALOGUES = 48, 1_500, 500
+Answer = Callable[[PreTrainedTokenizerBase, list[str]], None]
 LENGTH = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "do_sample": False}
 
 
@@ -34,7 +38,7 @@ def random_prompts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
     return prompts
 
 
-def in_batches(batch_size: int, dtype: torch.dtype) -> Callable[[PreTrainedTokenizerBase, list[str]], None]:
+def in_batches(batch_size: int, dtype: torch.dtype) -> Answer:
     """Weights of one type, batches of one size, the library's own generate."""
     net = model().to(dtype).eval()
 
@@ -48,14 +52,35 @@ def in_batches(batch_size: int, dtype: torch.dtype) -> Callable[[PreTrainedToken
     return answer
 
 
-def ours() -> Callable[[PreTrainedTokenizerBase, list[str]], None]:
+def by_ctranslate2(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Answer:
+    """Weights in int8, by an engine of its own."""
+    import ctranslate2
+    from ctranslate2.converters import TransformersConverter
+
+    with tempfile.TemporaryDirectory() as folder:
+        model().save_pretrained(f"{folder}/model")
+        tokenizer.save_pretrained(f"{folder}/model")
+        TransformersConverter(f"{folder}/model").convert(f"{folder}/int8", quantization="int8")
+        translator = ctranslate2.Translator(f"{folder}/int8", intra_threads=torch.get_num_threads())
+    length = {"min_decoding_length": NEW_TOKENS, "max_decoding_length": NEW_TOKENS, "beam_size": 1}
+
+    def answer(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> None:
+        """Summaries, thrown away."""
+        rows = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(prompts)["input_ids"]]
+        for result in translator.translate_batch(rows, max_batch_size=batch_size, **length):
+            tokenizer.decode(tokenizer.convert_tokens_to_ids(result.hypotheses[0]))
+
+    return answer
+
+
+def ours() -> Answer:
     """As the labs do it."""
     net = use_fast_layers(model().eval())
     return lambda tokenizer, prompts: generate(net, tokenizer, prompts, precision="auto", **LENGTH)
 
 
 def seconds_per_prompt(
-    answer: Callable[[PreTrainedTokenizerBase, list[str]], None],
+    answer: Answer,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
     warm_up: int,
@@ -86,6 +111,9 @@ def main() -> None:
         rows[f"usual: {dtype} weights, batches of 16"] = seconds_per_prompt(
             in_batches(16, dtype), tokenizer, prompts[:32], 16
         )
+        if importlib.util.find_spec("ctranslate2"):
+            answer = by_ctranslate2(tokenizer, 64)
+            rows["CTranslate2: int8, batches of 64"] = seconds_per_prompt(answer, tokenizer, prompts, 16)
     rows["generate"] = seconds_per_prompt(ours(), tokenizer, prompts, 16)
     table = pd.DataFrame({"seconds per summary": rows})
     table["whole test split, s"] = table["seconds per summary"] * DIALOGUES

@@ -11,19 +11,19 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from utils import colab
+from utils import publish
 from utils.labs import NOTEBOOKS, ROOT
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_badge_and_cell_carry_the_one_address_and_tag(name):
     cells = {cell.id: cell.source for cell in nbformat.read(ROOT / f"{name}.ipynb", 4).cells}
-    address, tag = colab.project()
-    assert cells[colab.BADGE_CELL] == colab.badge(name)
-    assert cells[colab.BOOTSTRAP_CELL] == colab.bootstrap()
-    assert f"{address.removeprefix('https://github.com/')}/blob/{tag}/{name}.ipynb" in cells[colab.BADGE_CELL]
-    assert colab.badge(name) in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert address in cells[colab.BOOTSTRAP_CELL] and f"--branch={tag}" in cells[colab.BOOTSTRAP_CELL]
+    address, tag = publish.project()
+    assert cells[publish.BADGE_CELL] == publish.badge(name)
+    assert cells[publish.BOOTSTRAP_CELL] == publish.bootstrap()
+    assert f"{address.removeprefix('https://github.com/')}/blob/{tag}/{name}.ipynb" in cells[publish.BADGE_CELL]
+    assert publish.badge(name) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert address in cells[publish.BOOTSTRAP_CELL] and f"--branch={tag}" in cells[publish.BOOTSTRAP_CELL]
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def published(folder: Path) -> str:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("the project is no git clone")
     subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(folder)], check=True)
-    subprocess.run(["git", "-C", str(folder), "tag", "--force", colab.project()[1], "HEAD"], check=True)
+    subprocess.run(["git", "-C", str(folder), "tag", "--force", publish.project()[1], "HEAD"], check=True)
     return folder.as_uri()
 
 
 def test_in_colab_the_project_is_fetched_once_and_torch_and_numpy_stay(content):
     python = content.parent / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    cell = colab.bootstrap().replace(colab.project()[0], published(content.parent / "project"))
+    cell = publish.bootstrap().replace(publish.project()[0], published(content.parent / "project"))
     code = f"import google.colab\n{cell}\n{cell}\nimport torch, numpy, utils.settings\n"
     code += "print(torch.__version__, numpy.__version__, utils.settings.__file__)"
     done = subprocess.run([str(python), "-c", code], cwd=content, capture_output=True, text=True)
@@ -67,13 +67,13 @@ def test_in_colab_the_project_is_fetched_once_and_torch_and_numpy_stay(content):
 
 
 def test_elsewhere_the_cell_fetches_nothing(tmp_path):
-    done = subprocess.run([sys.executable, "-c", colab.bootstrap()], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", publish.bootstrap()], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "utils from utils\n"), done.stderr
 
 
 def test_another_package_called_utils_is_refused(tmp_path):
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "__init__.py").touch()
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{colab.bootstrap()}"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{publish.bootstrap()}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "another utils was found" in done.stderr

@@ -1,0 +1,131 @@
+"""Fills in what the project shows: Colab badges and cells from pyproject.toml, the README's results from a run."""
+
+import base64
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import nbformat
+
+from utils.labs import NOTEBOOKS, ROOT
+from utils.results import percent, read_results
+
+BADGE_CELL, BOOTSTRAP_CELL = "colab-badge", "colab-bootstrap"  # cell ids
+FIGURES = {  # the notebook it is in, and its number among the notebook's figures
+    "lab1": ("lab1_prompt_engineering", -1),
+    "lab2": ("lab2_fine_tuning", -1),
+    "lab3_frontier": ("lab3_rlhf_detox", 1),
+    "lab3_toxicity": ("lab3_rlhf_detox", -2),
+    "lab3_rouge": ("lab3_rlhf_detox", -1),
+}
+SHOWN = {
+    ("lab1", "rouge1"): ("zero_shot", "one_shot", "few_shot", "chosen", "lead", "human"),
+    ("lab2", "rouge1"): ("zero_shot", "full", "lora", "lead", "human"),
+    ("lab3", "toxicity"): ("before", "after", "best_of_8", "polite_prompt", "no_kl_price"),
+    ("lab3", "rouge1"): ("before", "after", "best_of_8", "polite_prompt", "no_kl_price", "lead", "human"),
+}
+BOOTSTRAP = """
+# In Colab: fetch the project and what Colab lacks. Elsewhere: nothing.
+import subprocess
+import sys
+from importlib.metadata import version
+from os import chdir
+from pathlib import Path
+
+in_colab = "google.colab" in sys.modules
+if in_colab and not Path("utils").is_dir():
+    if not Path("labs").is_dir():
+        clone = [
+            *("git", "-c", "advice.detachedHead=false", "clone", "--quiet"),
+            *("--depth=1", "--branch={tag}"),
+            "{address}",
+            "labs",
+        ]
+        subprocess.run(clone, check=True)
+    chdir("labs")
+    sys.path.insert(0, str(Path.cwd()))
+    kept = "".join(f"{{name}}=={{version(name)}}\\n" for name in ("torch", "numpy"))
+    Path("kept.txt").write_text(kept)
+    install = [sys.executable, "-m", "pip", "install", "--quiet"]
+    lists = ["-r", "requirements-colab.txt", "-c", "kept.txt"]
+    subprocess.run(install + lists, check=True)
+
+import utils
+
+folder = Path(utils.__file__).parent
+assert folder == Path.cwd() / "utils", f"another utils was found: {{folder}}"
+print("utils from", folder if in_colab else folder.name)
+"""
+
+
+def project() -> tuple[str, str]:
+    """The project's public address, and the tag of its version."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return table["urls"]["repository"], f"v{table['version']}"
+
+
+def badge(notebook: str) -> str:
+    """Markdown of a badge that opens a notebook in Colab."""
+    address, tag = project()
+    place = address.removeprefix("https://github.com/")
+    link = f"https://colab.research.google.com/github/{place}/blob/{tag}/{notebook}.ipynb"
+    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({link})"
+
+
+def bootstrap() -> str:
+    """Source of the cell that makes the project ready in Colab."""
+    address, tag = project()
+    return BOOTSTRAP.strip().format(address=address, tag=tag)
+
+
+def publish_addresses() -> None:
+    """Write badges and bootstrap cells into the notebooks, whose outputs stay, and the badges into the README."""
+    for name in NOTEBOOKS:
+        notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
+        if BADGE_CELL not in {cell.id for cell in notebook.cells}:
+            cells = nbformat.v4.new_markdown_cell(id=BADGE_CELL), nbformat.v4.new_code_cell(id=BOOTSTRAP_CELL)
+            notebook.cells[1:1] = cells
+        for cell in notebook.cells:
+            if cell.id == BADGE_CELL:
+                cell.source = badge(name)
+            elif cell.id == BOOTSTRAP_CELL:
+                cell.source = bootstrap()
+        nbformat.write(notebook, ROOT / f"{name}.ipynb")
+    _write_into_readme("colab", " ".join(badge(name) for name in NOTEBOOKS))
+
+
+def publish_results(output_dir: Path) -> None:
+    """Take the figures and scores of a run of all labs into docs/, and a table of the main ones into the README."""
+    docs = ROOT / "docs"
+    docs.mkdir(exist_ok=True)
+    for figure, (name, number) in FIGURES.items():
+        notebook = nbformat.read(output_dir / f"{name}.ipynb", as_version=4)
+        outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+        pictures = [data["image/png"] for data in outputs if "image/png" in data]
+        (docs / f"{figure}.png").write_bytes(base64.b64decode(pictures[number]))
+    shutil.copy(output_dir / "results.json", docs / "results.json")
+    scores = percent(read_results(docs / "results.json")).set_index(["lab", "measure", "system"])
+    lines = ["| lab | measure | system | mean | 95 % interval | dialogues |", "|---|---|---|---|---|---|"]
+    for (lab, measure), systems in SHOWN.items():
+        for system in systems:
+            row = scores.loc[(lab, measure, system)]
+            interval = f"{row['low']:.1f} to {row['high']:.1f}"
+            lines.append(f"| {lab} | {measure} | {system} | {row['mean']:.1f} | {interval} | {row['n']:.0f} |")
+    _write_into_readme("results", "\n".join(lines))
+
+
+def _write_into_readme(mark: str, text: str) -> None:
+    """Replace what stands between <!-- mark --> and <!-- end of mark -->."""
+    readme = ROOT / "README.md"
+    marked = re.compile(rf"(<!-- {mark} -->\n\n).*?(\n\n<!-- end of {mark} -->)", re.DOTALL)
+    whole, count = marked.subn(lambda match: match[1] + text + match[2], readme.read_text(encoding="utf-8"))
+    if count != 1:
+        raise ValueError(f"README.md has {count} places marked <!-- {mark} -->: it needs one")
+    readme.write_text(whole, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    publish_addresses()
+    if (ROOT / "out" / "results.json").exists():
+        publish_results(ROOT / "out")
