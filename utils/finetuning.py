@@ -1,6 +1,7 @@
 """Full and LoRA fine-tuning on Seq2SeqTrainer."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -30,7 +32,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_group
 from utils.checkpoints import last_whole_checkpoint
 from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
-from utils.memory import freed_memory_kept, peak_memory
+from utils.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 from utils.models import parameter_counts, use_bf16
 from utils.progress import EstimateCallback
 from utils.prompts import PLAIN, build_prompt
@@ -147,15 +149,31 @@ class _EvaluateByRouge(Seq2SeqTrainer):
         global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return _LengthGroups(self, lengths, global_batch)
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """One step, refused before its gradient is applied if the loss is not a number."""
-        loss = super().training_step(*args, **kwargs)
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """One step, in parts whose gradients add up where the prompts are too long for one; refused before its gradient
+        is applied if the loss is not a number.
+        """
+        *parts, last = self._parts(inputs)
+        loss = torch.zeros((), device=self.args.device)
+        for part in parts:
+            with self.accelerator.no_sync(model):  # several processes meet once a step, however many parts each has
+                loss += super().training_step(model, part, num_items_in_batch)
+        loss += super().training_step(model, last, num_items_in_batch)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate "
                 f"(now {self.args.learning_rate}); checkpoints written before that remain in {self.args.output_dir}"
             )
         return loss
+
+    def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """The batch in as few parts of rows as keep the activations of each within a quarter of the memory."""
+        rows, tokens = inputs["input_ids"].shape
+        most = device_memory(self.args.device) / 4  # weights, gradients and the optimiser's moments need theirs
+        count = min(rows, math.ceil(activation_bytes(self.model.config, rows, tokens) / most))
+        return [{name: t[part] for name, t in inputs.items()} for part in torch.arange(rows).tensor_split(count)]
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -207,7 +225,8 @@ def fine_tune(
     to the trainer.
 
     With `resume`, training goes on from the newest whole checkpoint in `output_dir`, or starts where there is none.
-    Where memory runs out, the batch is halved and its gradients are accumulated over twice as many.
+    A batch whose prompts are too long for the memory is computed in parts whose gradients add up. Where memory runs out
+    all the same, the batch is halved and its gradients are accumulated over twice as many.
 
     Raises:
         ValueError: an unknown method, a peft_config with method "full", or "full" for a quantised model.

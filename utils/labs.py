@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ QUIET = {  # progress bars belong on a screen, not in a stored notebook
 
 
 class LabError(RuntimeError):
-    """A lab stopped at a cell; the message shows the cell's error."""
+    """A lab stopped; the message shows the error of the cell, or says that its kernel died."""
 
 
 def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
@@ -31,7 +31,7 @@ def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
     What had run is written also when a cell fails.
 
     Raises:
-        LabError: a cell raised.
+        LabError: a cell raised, or the kernel died.
     """
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
     client = NotebookClient(
@@ -48,6 +48,11 @@ def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
     except CellExecutionError as error:
         raise LabError(
             f"{name} stopped: {error.ename}: {error.evalue}\nThe page shows the cell: {output_dir}"
+        ) from None
+    except DeadKernelError:
+        raise LabError(
+            f"{name} stopped: its kernel died, most likely because memory ran out. Take a smaller model or batch: "
+            "LABS_MODEL=google/flan-t5-small, LABS_BATCH_SIZE=4, LABS_PPO_BATCH_SIZE=4"
         ) from None
     finally:
         _write(notebook, name, output_dir)

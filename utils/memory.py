@@ -1,4 +1,4 @@
-"""Memory of a piece of work: its peak, and what it frees kept for its next use."""
+"""Memory of a piece of work: what it will need, its peak, and what it frees kept for its next use."""
 
 import ctypes
 import sys
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+from transformers import PretrainedConfig
 
 INTERVAL = 0.02  # seconds between two looks at the process
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4  # options of glibc's mallopt
@@ -26,6 +27,23 @@ class PeakMemory:
     """What `peak_memory` measured."""
 
     megabytes: float = 0.0
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory in all: a GPU's own, else the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+def activation_bytes(config: PretrainedConfig, rows: int, tokens: int) -> int:
+    """Estimate of what a training step keeps for its backward pass, of prompts of shape (rows, tokens).
+
+    In each layer 118 bytes for every channel of a token, and 5 for every pair of tokens that a head compares: within a
+    tenth of what prompts of 220 to 1,024 tokens took on FLAN-T5-base's shape, under bf16 autocast on a CPU.
+    """
+    per_token = 118 * config.hidden_size + 5 * config.num_attention_heads * tokens
+    return rows * tokens * config.num_hidden_layers * per_token
 
 
 @contextmanager

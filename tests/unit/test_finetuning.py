@@ -495,6 +495,23 @@ def test_where_memory_runs_out_the_batch_is_halved_and_accumulated_to_the_same_g
         assert_close(weights(halved.model)[name], tensor, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [4, 2, 1])
+def test_a_batch_too_long_for_the_memory_is_computed_in_parts_to_the_same_gradient(
+    train, tiny_t5, tmp_path, monkeypatch, rows
+):
+    plain = without_dropout(tiny_t5)
+    arguments = {"per_device_train_batch_size": 4, "optim": "sgd"}
+    whole = train("full", copy.deepcopy(plain), output_dir=tmp_path / "whole", **arguments)
+    monkeypatch.setattr(utils.finetuning, "activation_bytes", lambda config, rows, tokens: 100 * rows)
+    monkeypatch.setattr(utils.finetuning, "device_memory", lambda device: 4 * 100 * rows)
+    tried = out_of_memory_above(monkeypatch, rows=rows)
+    parts = train("full", copy.deepcopy(plain), output_dir=tmp_path / "parts", **arguments)
+    assert parts.batch_size == 4 and rows in tried
+    assert parts.history["loss"].dropna().tolist() == pytest.approx(whole.history["loss"].dropna().tolist(), abs=1e-5)
+    for name, tensor in weights(whole.model).items():
+        assert_close(weights(parts.model)[name], tensor, atol=1e-5, rtol=0)
+
+
 def test_where_memory_runs_out_late_training_goes_on_from_the_newest_checkpoint(train, tiny_t5, monkeypatch, caplog):
     out_of_memory_above(monkeypatch, rows=1, step=1)
     arguments = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}

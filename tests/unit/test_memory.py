@@ -7,8 +7,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from transformers import T5Config
 
-from utils.memory import freed_memory_kept, peak_memory
+from utils.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 
 
 def test_peak_counts_what_was_held_for_a_while_and_given_back():
@@ -36,3 +37,13 @@ def test_freed_memory_is_kept_inside_the_block_and_given_back_after_it():
     after = process.memory_info().rss - start
     assert kept > 150e6
     assert after < 50e6
+
+
+@pytest.mark.parametrize(("rows", "tokens", "gigabytes"), [(16, 220, 4.0), (16, 512, 11.2), (8, 1024, 14.7)])
+def test_activations_of_flan_t5_base_are_estimated_as_they_were_measured(rows, tokens, gigabytes):
+    base = T5Config(d_model=768, d_ff=2048, num_layers=12, num_heads=12)
+    assert activation_bytes(base, rows, tokens) / 1e9 == pytest.approx(gigabytes, rel=0.1)
+
+
+def test_without_a_gpu_the_memory_is_the_machines():
+    assert device_memory(torch.device("cpu")) == psutil.virtual_memory().total
