@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
+from utils import labs
 from utils.labs import ROOT
 
 
@@ -34,3 +36,12 @@ def test_missing_folder_stops_the_lab_with_one_clear_line(tmp_path, variable):
     message = run.stderr.strip().splitlines()[0]
     assert "no/such" in message and "LABS_PRESET=offline" in message
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_kernel_that_dies_is_told_and_what_had_run_is_written(tmp_path, monkeypatch):
+    cells = [nbformat.v4.new_code_cell("print('so far')"), nbformat.v4.new_code_cell("import os; os._exit(1)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "deadly.ipynb")
+    monkeypatch.setattr(labs, "ROOT", tmp_path)
+    with pytest.raises(labs.LabError, match=r"deadly stopped: its kernel died.*LABS_BATCH_SIZE=4"):
+        labs.run_lab("deadly", tmp_path / "out", {})
+    assert "so far" in (tmp_path / "out" / "deadly.html").read_text(encoding="utf-8")
