@@ -15,15 +15,11 @@ from utils.offline.build import make_t5_tokenizer
 from utils.settings import OFFLINE
 
 disable_progress_bar()
+for name in [name for name in os.environ if name.startswith("LABS_")]:
+    del os.environ[name]  # a setting from outside would change what is tested, in child processes too
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "dialogsum"
 WORDS = "#Person1#: Anna asks #Person2# for the ladder on Friday. good bad nice ugly hello world"
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("LABS_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

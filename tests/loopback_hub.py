@@ -7,6 +7,8 @@ files to another address, and a repository's description, tree and paths. Faults
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +40,7 @@ class Repository:
 @dataclass
 class Fault:
     """What happens to requests for a file: an HTTP status; or its bytes cut off on their way, one of them flipped, or
-    the last ones missing.
+    the last ones missing; or the connection reset.
 
     `times` is how often it happens before all is well again; None is always.
     """
@@ -48,6 +50,7 @@ class Fault:
     cut_after: int | None = None
     flip_byte: int | None = None
     short_by: int | None = None
+    reset_after: int | None = None
     methods: tuple[str, ...] = ("GET",)
     times: int | None = None
 
@@ -172,6 +175,12 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[start : end + 1]
             headers = headers | {"Content-Range": f"bytes {start}-{end}/{total}"}
         headers = headers | {"Accept-Ranges": "bytes"}
+        if fault and fault.reset_after is not None:
+            self._send(status, bytes(content), headers, only=fault.reset_after)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return
         if fault and fault.cut_after is not None:  # the connection ends before the promised bytes have come
             self._send(status, bytes(content), headers, only=fault.cut_after)
             self.close_connection = True

@@ -12,6 +12,8 @@ from utils.ppo_config import ESTIMATORS
 
 def main() -> int:
     """Read the command line and do what it says."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8")  # a Windows console's own cannot say everything that summaries can
     arguments = _parser().parse_args()
     try:
         arguments.run(arguments)
@@ -69,15 +71,16 @@ def _add(subparsers, run, help_text: str, writes: bool = True) -> argparse.Argum
     )
     command.add_argument("--preset", help="offline, cpu, gpu or auto (default: LABS_PRESET, else offline)")
     if writes:
-        command.add_argument("--output-dir", default="out", help="where to write (default: out)")
+        command.add_argument("--output-dir", help="where to write (default: LABS_OUTPUT_DIR, else out)")
     command.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         metavar="NAME=VALUE",
         default=[],
         help="settings to override, as the variables LABS_NAME do: --set train_dialogues=500 seed=1",
     )
-    command.set_defaults(run=run, **({} if writes else {"output_dir": "out"}))
+    command.set_defaults(run=run, **({} if writes else {"output_dir": None}))
     return command
 
 

@@ -21,7 +21,7 @@ from utils.generation import generate
 from utils.labs import NOTEBOOKS, run_lab
 from utils.model_card import write_model_card
 from utils.models import load_model
-from utils.own_dialogues import read_dialogues, split_at_turns
+from utils.own_dialogues import read_dialogues, read_text, split_at_turns
 from utils.ppo import PPOTrainer
 from utils.prompts import build_prompt
 from utils.rouge import confidence_interval, human_agreement, lead, rouge_scores
@@ -33,7 +33,7 @@ from utils.toxicity import HateReward, HateScorer, split_by_heat
 def labs(arguments: argparse.Namespace) -> None:
     """Run the notebooks and print the table of their results."""
     settings = _settings(arguments)  # a wrong setting is better told before the first notebook starts
-    output_dir = Path(arguments.output_dir).resolve()
+    output_dir = Path(settings.output_dir).resolve()
     overrides = {f"LABS_{name.upper()}": str(value) for name, value in parse_overrides(arguments.set).items()}
     environment = overrides | {"LABS_PRESET": settings.preset, "LABS_OUTPUT_DIR": str(output_dir)}
     for number in arguments.only:
@@ -70,16 +70,16 @@ def toxicity(arguments: argparse.Namespace) -> None:
     The classifier measures hate towards groups, not rudeness, and errs: Lab 3 shows how.
     """
     settings = _settings(arguments)
-    text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text(encoding="utf-8-sig")
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in read_text(arguments.file).splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{arguments.file} holds no text: write one on each line")
     hate = HateScorer(settings.reward_model, "cpu" if arguments.cpu else None).probability(lines)
     for probability, line in zip(hate, lines, strict=True):
         print(f"{probability:.3f}\t{line}")
-    mean = confidence_interval(pd.DataFrame({"hate": hate}), seed=settings.seed).loc["hate"]
-    interval = f"{mean['mean']:.3f}, 95 % interval {mean['low']:.3f} to {mean['high']:.3f}"
-    print(f"{len(lines)} texts: mean {interval}; {np.mean(hate >= 0.5):.0%} at 0.5 or more", file=sys.stderr)
+    if len(lines) > 1:
+        mean = confidence_interval(pd.DataFrame({"hate": hate}), seed=settings.seed).loc["hate"]
+        interval = f"{mean['mean']:.3f}, 95 % interval {mean['low']:.3f} to {mean['high']:.3f}"
+        print(f"{len(lines)} texts: mean {interval}; {np.mean(hate >= 0.5):.0%} at 0.5 or more", file=sys.stderr)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -112,13 +112,12 @@ def finetune(arguments: argparse.Namespace) -> None:
     global batch is that many times larger.
     """
     settings = _settings(arguments)
-    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir)
-    with state.main_process_first():  # the others find the data in the cache
+    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "finetune"
+    device = "cpu" if arguments.cpu else state.device
+    with state.main_process_first():  # the others find data and model in the cache
         dataset = load_dialogsum(settings.dataset)
+        model, tokenizer = load_model(settings.model, device, quantization=arguments.quantization)
     validation = drop_near_duplicates(dataset["validation"], against=dataset["train"])
-    model, tokenizer = load_model(
-        settings.model, "cpu" if arguments.cpu else state.device, quantization=arguments.quantization
-    )
     every = {"eval_strategy": "steps", "eval_steps": arguments.checkpoint_steps}
     every |= {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps}
     result = fine_tune(
@@ -148,7 +147,7 @@ def finetune(arguments: argparse.Namespace) -> None:
     write_model_card(output_dir / "model", settings, result, table)
     results.record("finetune", table, settings, result.seconds)
     print(results.percent(table.xs("rouge1", level="measure")).to_string())
-    print(f"{result.seconds:.0f} s of training; model, card and results: {output_dir}")
+    print(f"{result.seconds:.0f} s of training; model, card and history: {output_dir}")
 
 
 def ppo(arguments: argparse.Namespace) -> None:
@@ -158,12 +157,13 @@ def ppo(arguments: argparse.Namespace) -> None:
     and a step that many times more.
     """
     settings = _settings(arguments)
-    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir)
-    with state.main_process_first():  # the others find the data in the cache
-        dataset = load_dialogsum(settings.dataset)
+    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "ppo"
+    adapter = arguments.adapter or Path(settings.output_dir) / "lab2" / "lora" / "best"
     device = "cpu" if arguments.cpu else state.device
-    scorer = HateScorer(settings.reward_model, device)
-    found, tokenizer = policy_as_found(settings, arguments.adapter or output_dir / "lab2" / "lora" / "best", device)
+    with state.main_process_first():  # the others find data and models in the cache
+        dataset = load_dialogsum(settings.dataset)
+        scorer = HateScorer(settings.reward_model, device)
+        found, tokenizer = policy_as_found(settings, adapter, device)
     hot_train, _ = split_by_heat(first_rows(dataset["train"], settings.train_dialogues), scorer)
     checkpoints = {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps, "save_total_limit": 2}
     config = detox_config(
@@ -189,7 +189,7 @@ def ppo(arguments: argparse.Namespace) -> None:
     table = _judge_detox(trainer, scorer, group_references(dataset["test"]), settings)
     results.record("ppo", table, settings, seconds)
     print(results.percent(table.loc[(slice(None), ["toxicity", "insulting_word", "rouge1"]), :]).to_string())
-    print(f"{seconds:.0f} s of training; model, samples and results: {output_dir}")
+    print(f"{seconds:.0f} s of training; model, samples and history: {output_dir}")
 
 
 def _judge_detox(trainer: PPOTrainer, scorer: HateScorer, test: Dataset, settings: Settings) -> pd.DataFrame:
@@ -210,7 +210,8 @@ def _judge_detox(trainer: PPOTrainer, scorer: HateScorer, test: Dataset, setting
 def _settings(arguments: argparse.Namespace) -> Settings:
     """Settings of a command; without a preset it is the embedded default, which needs no network."""
     preset = arguments.preset or os.environ.get("LABS_PRESET") or "offline"
-    return load_settings(preset, output_dir=arguments.output_dir, **parse_overrides(arguments.set))
+    given = {} if arguments.output_dir is None else {"output_dir": arguments.output_dir}
+    return load_settings(preset, **parse_overrides(arguments.set) | given)
 
 
 def _judge(

@@ -77,8 +77,8 @@ def _text_features(file: Path) -> Features:
 
 def _read_hub(id_or_path: str) -> DatasetDict:
     try:
-        from_hub(id_or_path, lambda: snapshot_download(id_or_path, repo_type="dataset"))  # each file whole and checked
-        return from_hub(id_or_path, lambda: load_dataset(id_or_path))
+        from_hub(id_or_path, lambda: snapshot_download(id_or_path, repo_type="dataset"), kind="dataset")
+        return from_hub(id_or_path, lambda: load_dataset(id_or_path), kind="dataset")
     except UnavailableError as error:
         raise DatasetError(str(error)) from None
 

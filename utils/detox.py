@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.finetuning import lora_config
@@ -28,13 +28,18 @@ def policy_as_found(
         ValueError: the folder holds no adapter, or one that was trained on another model.
     """
     if not (Path(adapter) / "adapter_config.json").exists():
-        raise ValueError(f"{adapter} holds no adapter: run Lab 2 first, or name a folder that `utils finetune` wrote")
-    model, tokenizer = load_model(settings.model, device)
-    with_adapter = PeftModel.from_pretrained(model, str(adapter))
-    made_for = with_adapter.peft_config["default"].base_model_name_or_path
+        raise ValueError(
+            f"{adapter} holds no adapter: run Lab 2 first, or name a folder that `utils finetune --method lora` wrote "
+            "(a whole model needs none: set model to its folder)"
+        )
+    made_for = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     if made_for != settings.model:
-        raise ValueError(f"the adapter in {adapter} belongs to {made_for!r}, not to {settings.model!r}: run Lab 2 anew")
-    return with_adapter.merge_and_unload().eval(), tokenizer
+        raise ValueError(
+            f"the adapter in {adapter} belongs to {made_for!r}, not to {settings.model!r}: take the preset or model "
+            "that it was trained with, or run Lab 2 anew"
+        )
+    model, tokenizer = load_model(settings.model, device)
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval(), tokenizer
 
 
 def as_prompts(rows: Dataset) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import constants
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 WAITS = (2, 8)  # seconds before the second and the third try
 KEPT = "files that came whole are kept"
+FAULTS = (OSError, ValueError, SafetensorError, httpx2.HTTPError)
 T = TypeVar("T")
 
 
@@ -30,23 +31,24 @@ class UnavailableError(OSError):
 
 
 class DamagedFileError(OSError):
-    """A file came from the hub with another content than the hub's hash says."""
+    """Files came from the hub with another content than the hub's hashes say."""
 
 
-def from_hub(id_or_path: str, read: Callable[[], T]) -> T:
-    """What `read` loads under an id or from a folder.
+def from_hub(id_or_path: str, read: Callable[[], T], kind: str = "model") -> T:
+    """What `read` loads under an id or from a folder; `kind` is "model" or "dataset".
 
-    The hub's own client asks again where there is no answer, and goes on where a connection was cut. Here, a download
-    that was refused with a passing fault (5xx), was too short or has a wrong hash is tried three times in all. Files
-    that came whole stay in the cache, so that a later run fetches only the others; damaged ones are removed.
+    The hub's own client asks again where there is no answer, and goes on where a connection was closed. Here, a
+    download that was refused with a passing fault (5xx), reset, too short, or has a wrong hash is tried three times in
+    all. Files that came whole stay in the cache, so that a later run fetches only the others; damaged ones are removed.
 
     Raises:
         UnavailableError: it cannot be loaded.
     """
+    since = time.time()
     for wait in (*WAITS, None):
         try:
-            return _read_whole_files(read)
-        except (OSError, ValueError, SafetensorError, httpx2.HTTPError) as error:
+            return _read_whole_files(id_or_path, read, kind, since)
+        except FAULTS as error:
             cause, remedy, may_pass = _explain(error)
             if wait is None or not may_pass:
                 remedies = f"{remedy}, or set LABS_PRESET=offline to use the embedded models and data."
@@ -56,36 +58,50 @@ def from_hub(id_or_path: str, read: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def _read_whole_files(read: Callable[[], T]) -> T:
-    began = time.time()
+def _read_whole_files(id_or_path: str, read: Callable[[], T], kind: str, since: float) -> T:
     try:
         value = read()
-    except (OSError, ValueError, SafetensorError):
-        _remove_damaged_files(began)  # a damaged file tells more than what it led to
+    except BaseException as error:
+        damaged = _remove_damaged_files(id_or_path, kind, since)
+        if damaged and isinstance(error, Exception):  # they tell more than what they led to
+            raise DamagedFileError(f"{', '.join(damaged)} came with a wrong checksum") from error
         raise
-    _remove_damaged_files(began)
+    if damaged := _remove_damaged_files(id_or_path, kind, since):
+        raise DamagedFileError(f"{', '.join(damaged)} came with a wrong checksum")
     return value
 
 
-def _remove_damaged_files(since: float) -> None:
-    """Check what came since then against its name in the cache, which is its hash: sha256, or git's sha1 of a blob."""
-    blobs = [path for path in Path(constants.HF_HUB_CACHE).glob("*/blobs/*") if path.stat().st_mtime >= since]
-    for path in blobs:
-        if _hash_like(path.name, path) != path.name:
-            links = [link for link in path.parents[1].glob("snapshots/*/**/*") if link.resolve() == path.resolve()]
-            path.unlink()
-            raise DamagedFileError(f"{', '.join(link.name for link in links)} came with a wrong checksum")
+def _remove_damaged_files(id_or_path: str, kind: str, since: float) -> list[str]:
+    """Check the repository's files that came since then, and remove those whose content is not what their hash says."""
+    damaged = []
+    for path in Path(constants.HF_HUB_CACHE, f"{kind}s--{id_or_path.replace('/', '--')}").glob("snapshots/*/**/*"):
+        if path.is_file() and path.stat().st_mtime >= since:  # of what a link leads to
+            expected = path.resolve().name if path.is_symlink() else _hash_on_the_hub(id_or_path, path, kind)
+            if _hash_like(expected, path) != expected:
+                damaged.append(path.name)
+                path.resolve().unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+    return damaged
 
 
-def _hash_like(name: str, path: Path) -> str:
-    """The file's hash of the kind that its name is; the name itself where that is no hash."""
-    if re.fullmatch(r"[0-9a-f]{64}", name):
+def _hash_on_the_hub(id_or_path: str, path: Path, kind: str) -> str:
+    """Where the cache cannot hold links, a file's name there does not tell its hash: the hub does."""
+    commit = next(folder for folder in path.parents if folder.parent.name == "snapshots")
+    file = path.relative_to(commit).as_posix()
+    return get_hf_file_metadata(hf_hub_url(id_or_path, file, repo_type=kind, revision=commit.name)).etag
+
+
+def _hash_like(expected: str, path: Path) -> str:
+    """The file's hash of the kind that is expected: sha256, or git's sha1 of a blob. Of another kind, what a mirror of
+    the hub may give, nothing is known, and nothing is checked.
+    """
+    if re.fullmatch(r"[0-9a-f]{64}", expected):
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    if re.fullmatch(r"[0-9a-f]{40}", name):
+    if re.fullmatch(r"[0-9a-f]{40}", expected):
         content = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return name
+    return expected
 
 
 def _explain(error: BaseException) -> tuple[str, str, bool]:
@@ -98,15 +114,17 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         return any(isinstance(e, kinds) for e in causes)
 
     if among(DamagedFileError):
-        return _first_line(error), "Run again: it was not kept", True
-    if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in causes):
+        return _first_line(error), "Run again: they were not kept", True
+    if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in causes):
         return "the disk is full", f"Free some space for {constants.HF_HUB_CACHE} and run again: {KEPT}", False
-    if among(OfflineModeIsEnabled):
+    if constants.HF_HUB_OFFLINE and among(OfflineModeIsEnabled, LocalEntryNotFoundError):
         return "HF_HUB_OFFLINE is set, and it is not in the cache", "Unset it to let it be fetched", False
     if among(GatedRepoError) or status == 403:
         return f"the hub refuses access ({status})", "Ask for access on its page and sign in (hf auth login)", False
-    if among(RepositoryNotFoundError) or status in (401, 404):
+    if among(RepositoryNotFoundError) or status == 404:
         return f"the hub shows none of that name ({status})", "Check the id; if it is private, hf auth login", False
+    if status == 401:
+        return "the hub refuses your token (401)", "Sign in anew (hf auth login), or unset HF_TOKEN", False
     if status == 429:
         return "the hub had too many requests from here (429)", f"Wait some minutes and run again: {KEPT}", False
     if status is not None:
@@ -114,7 +132,8 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         cause = f"the hub answered {status} for {request.url.path.rsplit('/', 1)[-1]}"
         return cause, f"Run again later: {KEPT}", status >= 500 and request.method == "GET"
     if among(httpx2.HTTPError, LocalEntryNotFoundError):
-        return f"no whole answer from {constants.ENDPOINT}", f"Check the connection and run again: {KEPT}", False
+        remedy = f"Check the connection and run again: {KEPT}"
+        return f"no whole answer from {constants.ENDPOINT}", remedy, among(httpx2.ReadError)
     return _first_line(error), "Check the id or folder", "Consistency check failed" in str(error)
 
 

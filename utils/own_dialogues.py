@@ -1,6 +1,7 @@
 """Dialogues of one's own: read from a file, and cut at their turns where they are longer than a prompt may be."""
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def read_dialogues(path: str, file_format: str | None = None) -> list[str]:
         OSError: the file cannot be read.
         ValueError: it holds no dialogue, or a row without one; the message names the row.
     """
-    text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    text = read_text(path)
     ending = Path(path).suffix.removeprefix(".").lower()
     read = {"csv": _from_csv, "jsonl": _from_jsonl}.get(file_format or ending, _from_text)
     dialogues = [dialogue.strip() for dialogue in read(path, text)]
@@ -35,20 +36,38 @@ def read_dialogues(path: str, file_format: str | None = None) -> list[str]:
     return dialogues
 
 
+def read_text(path: str) -> str:
+    """A file's text, or that of standard input for "-"; UTF-8, with or without a byte order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no UTF-8.
+    """
+    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}): save it with that encoding") from None
+
+
 def _from_text(path: str, text: str) -> Iterator[str]:
     lines = ["" if not line.strip() else line for line in text.splitlines()]
     return filter(None, "\n".join(lines).strip("\n").split("\n\n"))
 
 
 def _from_csv(path: str, text: str) -> Iterator[str]:
-    rows = csv.DictReader(text.splitlines(keepends=True))
-    if "dialogue" not in (rows.fieldnames or ()):
-        raise ValueError(f"{path} has the columns {rows.fieldnames}: one must be called dialogue")
-    return (row["dialogue"] or "" for row in rows)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if "dialogue" not in (rows.fieldnames or ()):
+            raise ValueError(f"{path} has the columns {rows.fieldnames}: one must be called dialogue")
+        yield from (row["dialogue"] or "" for row in rows)
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV after line {rows.line_num} ({error}): check its quotes") from None
 
 
 def _from_jsonl(path: str, text: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -1,8 +1,8 @@
 """Fills in what the project shows: Colab badges and cells from pyproject.toml, the README's results from a run."""
 
 import base64
+import json
 import re
-import shutil
 import tomllib
 from pathlib import Path
 
@@ -43,13 +43,13 @@ if in_colab and not Path("utils").is_dir():
             "labs",
         ]
         subprocess.run(clone, check=True)
-    chdir("labs")
-    sys.path.insert(0, str(Path.cwd()))
     kept = "".join(f"{{name}}=={{version(name)}}\\n" for name in ("torch", "numpy"))
     Path("kept.txt").write_text(kept)
     install = [sys.executable, "-m", "pip", "install", "--quiet"]
-    lists = ["-r", "requirements-colab.txt", "-c", "kept.txt"]
+    lists = ["-r", "labs/requirements-colab.txt", "-c", "kept.txt"]
     subprocess.run(install + lists, check=True)
+    chdir("labs")
+    sys.path.insert(0, str(Path.cwd()))
 
 import utils
 
@@ -96,7 +96,16 @@ def publish_addresses() -> None:
 
 
 def publish_results(output_dir: Path) -> None:
-    """Take the figures and scores of a run of all labs into docs/, and a table of the main ones into the README."""
+    """Take the figures and scores of a run of all labs into docs/, and a table of the main ones into the README.
+
+    Raises:
+        ValueError: a lab has not run there, or not as the embedded default.
+    """
+    whole = json.loads((output_dir / "results.json").read_text(encoding="utf-8"))
+    labs = [name.split("_")[0] for name in NOTEBOOKS]
+    for lab in labs:
+        if lab not in whole or not whole[lab]["run"]["embedded_default"]:
+            raise ValueError(f"{output_dir} holds no run of {lab} on the embedded default: run `make labs` first")
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
     for figure, (name, number) in FIGURES.items():
@@ -104,7 +113,8 @@ def publish_results(output_dir: Path) -> None:
         outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
         pictures = [data["image/png"] for data in outputs if "image/png" in data]
         (docs / f"{figure}.png").write_bytes(base64.b64decode(pictures[number]))
-    shutil.copy(output_dir / "results.json", docs / "results.json")
+    text = json.dumps({lab: whole[lab] for lab in labs}, indent=2)
+    (docs / "results.json").write_text(text + "\n", encoding="utf-8")
     scores = percent(read_results(docs / "results.json")).set_index(["lab", "measure", "system"])
     lines = ["| lab | measure | system | mean | 95 % interval | dialogues |", "|---|---|---|---|---|---|"]
     for (lab, measure), systems in SHOWN.items():
@@ -127,5 +137,4 @@ def _write_into_readme(mark: str, text: str) -> None:
 
 if __name__ == "__main__":
     publish_addresses()
-    if (ROOT / "out" / "results.json").exists():
-        publish_results(ROOT / "out")
+    publish_results(ROOT / "out")

@@ -179,10 +179,10 @@ def _from_environment(fields: dict[str, dataclasses.Field]) -> dict[str, Any]:
 
 
 def _parse(variable: str, text: str, kind: Any) -> Any:
-    if kind is str:
-        return text
-    if kind == int | None and text.lower() in ("all", "none"):
+    if kind in (int | None, str | None) and text.lower() in ("all", "none"):
         return None
+    if kind in (str, str | None):
+        return text
     try:
         return float(text) if kind is float else int(text)
     except ValueError:

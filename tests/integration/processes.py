@@ -1,6 +1,7 @@
 """Running the project's commands in processes of their own: one, two under accelerate, and one that is killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from utils.labs import QUIET, ROOT
 
+FOREIGN = r"HF_|HUGGINGFACE_|TRANSFORMERS_|\w+_proxy$"
 # --multi_gpu is accelerate's word for several processes under torch's launcher; the command's own --cpu takes gloo.
 TWO_PROCESSES = (
     "-m",
@@ -19,10 +21,15 @@ TWO_PROCESSES = (
     "--mixed_precision=no",
     "--dynamo_backend=no",
 )
-OPTIONS = {
-    "cwd": ROOT,
-    "env": os.environ | QUIET | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-}
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """The environment without what would lead the hub's clients elsewhere, as a user's token, cache or proxy would."""
+    kept = {name: value for name, value in os.environ.items() if not re.match(FOREIGN, name, re.IGNORECASE)}
+    return kept | QUIET | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | variables
+
+
+OPTIONS = {"cwd": ROOT, "env": clean_environment(OMP_NUM_THREADS="1")}
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess:

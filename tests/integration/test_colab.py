@@ -60,7 +60,7 @@ def test_in_colab_the_project_is_fetched_once_and_torch_and_numpy_stay(content):
         f"utils from {utils}",
         f"{version('torch')} {version('numpy')} {utils / 'settings.py'}",
     ]
-    assert (content / "labs" / "kept.txt").read_text().split() == [
+    assert (content / "kept.txt").read_text().split() == [
         f"torch=={version('torch')}",
         f"numpy=={version('numpy')}",
     ]

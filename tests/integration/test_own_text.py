@@ -10,6 +10,7 @@ from processes import OPTIONS, run, start
 from utils.data import load_dialogsum
 from utils.generation import generate
 from utils.models import load_model
+from utils.offline.corpus import labelled_texts
 from utils.prompts import build_prompt
 from utils.settings import OFFLINE, load_settings
 
@@ -40,14 +41,21 @@ def test_summarize_cuts_a_long_dialogue_and_says_so(tmp_path):
 
 
 def test_toxicity_reads_standard_input_and_tells_the_hateful_line(tmp_path):
-    texts = "You are a stupid idiot.\n\n#Person1# asks #Person2# for the ladder.\n"
+    insult = next(text for text, label in labelled_texts(50, seed=1, held_out=True) if label == 1)
+    texts = f"{insult}\n\n#Person1# asks #Person2# for the ladder.\n"
     command = [sys.executable, "-m", "utils", "toxicity", "-"]
     done = subprocess.run(command, input=texts, capture_output=True, text=True, **OPTIONS)
     assert done.returncode == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [text for _, text in rows] == [line for line in texts.splitlines() if line]
-    assert 0 <= float(rows[1][0]) < 0.5 and float(rows[0][0]) <= 1
+    assert float(rows[1][0]) < 0.5 < float(rows[0][0])
     assert "2 texts: mean 0." in done.stderr and "95 % interval" in done.stderr
+
+
+def test_one_text_has_a_probability_and_no_interval(tmp_path):
+    (tmp_path / "one.txt").write_text("#Person1# asks #Person2# for the ladder.", encoding="utf-8")
+    done = run("-m", "utils", "toxicity", str(tmp_path / "one.txt"))
+    assert done.stdout.count("\n") == 1 and not done.stderr
 
 
 def test_evaluate_writes_table_and_figure_with_baseline_and_ceiling(tmp_path):
@@ -61,8 +69,8 @@ def test_evaluate_writes_table_and_figure_with_baseline_and_ceiling(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("summarize", "no/such.txt"), "no/such.txt"),
-        (("toxicity", "no/such.txt"), "no/such.txt"),
+        (("summarize", "no-such.txt"), "no-such.txt"),
+        (("toxicity", "no-such.txt"), "no-such.txt"),
         (("evaluate", "--adapter", "no/such"), "no/such holds no adapter"),
     ],
 )

@@ -26,7 +26,7 @@ def test_the_same_dialogues_are_read_from_text_csv_and_jsonl(tmp_path, name, mar
 
 @pytest.mark.parametrize("name", FILES)
 def test_standard_input_is_text_unless_said_otherwise(monkeypatch, name):
-    monkeypatch.setattr("sys.stdin", io.StringIO(FILES[name]))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(FILES[name].encode())))
     file_format = None if name.endswith("txt") else name.split(".")[1]
     assert read_dialogues("-", file_format) == TWO
 
@@ -38,13 +38,32 @@ def test_standard_input_is_text_unless_said_otherwise(monkeypatch, name):
         ("a.csv", "id,text\n1,hello\n", "one must be called dialogue"),
         ("a.csv", "dialogue,id\nhello,1\n,2\n", "dialogue 2 is empty"),
         ("a.jsonl", '{"dialogue": "hello"}\n{"dialogue": 3}\n', "line 2 has no text"),
+        ("a.csv", 'dialogue\nhello\n"never closed\nhello\n', "no CSV after line 2.*check its quotes"),
         ("a.jsonl", '{"dialogue": "hello"}\nhello\n', "line 2 is no JSON"),
     ],
 )
 def test_a_file_without_dialogues_is_refused_with_the_place(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_dialogues(str(tmp_path / name))
+
+
+def test_a_separator_of_unicode_inside_a_row_is_no_end_of_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"dialogue": "good\u2028bad"}\n', encoding="utf-8")
+    (tmp_path / "a.csv").write_text("dialogue\ngood\u0085bad\n", encoding="utf-8")
+    assert read_dialogues(str(tmp_path / "a.jsonl")) == ["good\u2028bad"]
+    assert read_dialogues(str(tmp_path / "a.csv")) == ["good\u0085bad"]
+
+
+def test_a_cell_may_be_longer_than_the_parsers_own_limit(tmp_path):
+    (tmp_path / "a.csv").write_text("dialogue\n" + "good " * 40_000, encoding="utf-8")
+    assert len(read_dialogues(str(tmp_path / "a.csv"))[0]) > 131_072
+
+
+def test_another_encoding_is_refused_with_the_files_name(tmp_path):
+    (tmp_path / "a.txt").write_text("caf\u00e9", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"a.txt is no UTF-8 text.*save it with that encoding"):
+        read_dialogues(str(tmp_path / "a.txt"))
 
 
 # Cutting
