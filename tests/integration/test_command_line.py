@@ -7,7 +7,8 @@ import sys
 import nbformat
 import pytest
 
-from utils import labs
+from utils import commands, labs
+from utils.__main__ import _parser
 from utils.labs import ROOT
 
 
@@ -45,3 +46,20 @@ def test_a_kernel_that_dies_is_told_and_what_had_run_is_written(tmp_path, monkey
     with pytest.raises(labs.LabError, match=r"deadly stopped: its kernel died.*LABS_BATCH_SIZE=4"):
         labs.run_lab("deadly", tmp_path / "out", {})
     assert "so far" in (tmp_path / "out" / "deadly.html").read_text(encoding="utf-8")
+
+
+def test_overrides_may_be_given_together_or_one_by_one():
+    together, apart = ["--set", "seed=7", "few_shot=2"], ["--set", "seed=7", "--set", "few_shot=2"]
+    for arguments in (together, apart):
+        settings = commands._settings(_parser().parse_args(["evaluate", *arguments]))
+        assert (settings.preset, settings.seed, settings.few_shot) == ("offline", 7, 2)
+
+
+def test_the_output_folder_is_that_of_the_option_else_of_the_override_else_of_the_variable(monkeypatch):
+    def folder(*arguments: str) -> str:
+        return commands._settings(_parser().parse_args(["evaluate", *arguments])).output_dir
+
+    monkeypatch.setenv("LABS_OUTPUT_DIR", "a")
+    assert folder() == "a"
+    assert folder("--set", "output_dir=b") == "b"
+    assert folder("--set", "output_dir=b", "--output-dir", "c") == "c"

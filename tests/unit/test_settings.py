@@ -208,3 +208,10 @@ def test_an_override_that_cannot_be_read_is_refused(pair, message):
 )
 def test_figures_call_the_model_by_its_name(model, name):
     assert load_settings("offline", **({"model": model} if model else {})).model_name == name
+
+
+def test_a_setting_that_may_be_absent_takes_text_or_none(monkeypatch):
+    monkeypatch.setenv("LABS_SECOND_JUDGE", "some/classifier")
+    assert load_settings("cpu").second_judge == "some/classifier"
+    monkeypatch.setenv("LABS_SECOND_JUDGE", "none")
+    assert load_settings("cpu").second_judge is None
