@@ -164,7 +164,7 @@ def ppo(arguments: argparse.Namespace) -> None:
         dataset = load_dialogsum(settings.dataset)
         scorer = HateScorer(settings.reward_model, device)
         found, tokenizer = policy_as_found(settings, adapter, device)
-    hot_train, _ = split_by_heat(first_rows(dataset["train"], settings.train_dialogues), scorer)
+    hot_train, _ = split_by_heat(first_rows(dataset["train"], settings.searched_dialogues), scorer)
     checkpoints = {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps, "save_total_limit": 2}
     config = detox_config(
         settings,

@@ -59,6 +59,9 @@ class Settings:
     second_judge_labels: str = field(
         default="toxic,neutral", metadata={"help": "its label of toxic texts, and that of others"}
     )
+    searched_dialogues: int | None = field(
+        default=None, metadata={"help": "of train, searched for heated ones that PPO learns from"}
+    )
     judged_dialogues: int = field(
         default=120, metadata={"help": "held-out heated dialogues that toxicity is judged on"}
     )
@@ -111,13 +114,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "cpu": _HUB
     | {
-        "train_dialogues": 500,
-        "validation_dialogues": 50,
-        "test_dialogues": 50,
-        "sweep_steps": 6,
-        "ppo_steps": 20,
+        "train_dialogues": 200,
+        "validation_dialogues": 24,
+        "test_dialogues": 40,
+        "sweep_steps": 3,
+        "sweep_seeds": 1,
+        "searched_dialogues": 1000,
+        "ppo_steps": 12,
         "ppo_seeds": 1,
-        "judged_dialogues": 40,
+        "judged_dialogues": 30,
     },
     "gpu": _HUB | {"full_epochs": 3.0, "lora_epochs": 3.0, "ppo_steps": 200, "ppo_batch_size": 32},
 }

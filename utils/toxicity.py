@@ -127,6 +127,6 @@ def split_by_heat(rows: Dataset, scorer: HateScorer, threshold: float = 0.5) -> 
         raise ValueError(
             f"{len(heated)} of {len(heat)} dialogues are heated (p(hate) of a turn from {threshold} on; highest here "
             f"{heat.max():.2f}, lowest {heat.min():.2f}), and both kinds are needed: take more of them "
-            "(LABS_TRAIN_DIALOGUES=all), or another reward model"
+            "(LABS_SEARCHED_DIALOGUES=all), or another reward model"
         )
     return rows.select(heated), rows.select(ordinary)

@@ -104,6 +104,7 @@ def test_a_warm_cache_needs_no_hub(home, loaded):
 
 FEW = {
     "TRAIN_DIALOGUES": 48,
+    "SEARCHED_DIALOGUES": 48,
     "VALIDATION_DIALOGUES": 6,
     "TEST_DIALOGUES": 6,
     "SWEEP_STEPS": 1,

@@ -16,7 +16,7 @@ from utils.generation import generate
 from utils.models import load_model
 from utils.settings import OFFLINE
 
-SMALL = ("train_dialogues=200", "judged_dialogues=8", "ppo_batch_size=8", "ppo_steps=6", "max_new_tokens=16")
+SMALL = ("searched_dialogues=200", "judged_dialogues=8", "ppo_batch_size=8", "ppo_steps=6", "max_new_tokens=16")
 
 
 @pytest.fixture(scope="module")
