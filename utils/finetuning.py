@@ -260,10 +260,14 @@ def fine_tune(
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    with peak_memory(model.device) as memory, freed_memory_kept():
-        trainer, metrics = _train_within_memory(build, checkpoint)
-    model.eval()
-    return _result(trainer, method, metrics["train_runtime"], memory.megabytes)
+    with freed_memory_kept():
+        with peak_memory(model.device) as memory:
+            trainer, metrics = _train_within_memory(build, checkpoint)
+        model.eval().zero_grad(set_to_none=True)
+        result = _result(trainer, method, metrics["train_runtime"], memory.megabytes)
+        del trainer, build  # with the optimiser's moments, twice the model's size
+        clear_device_cache(garbage_collection=True)
+    return result
 
 
 def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
