@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+NAMES = {"gae": "PPO", "rloo": "RLOO", "grpo": "GRPO"}
 # Okabe and Ito's palette, safe for colour-blind readers; markers tell systems apart in grey.
 STYLES: dict[str, tuple[str, str]] = {
     "human": ("#000000", "*"),
@@ -152,14 +153,17 @@ def plot_frontier(
     """
     figure, grid = plt.subplots(1, len(measures), figsize=(4.6 * len(measures), 3.4), layout="constrained")
     for axes, (measure, (label, scale)) in zip(np.atleast_1d(grid), measures.items(), strict=True):
-        for estimator, own in runs.groupby("estimator"):
+        for number, (estimator, own) in enumerate(runs.groupby("estimator")):
+            offset = ((3, 4), (3, -9), (-9, 4))[number % 3]  # prices at one point stay apart
             colour, marker = STYLES.get(estimator, OTHER)
             axes.plot(own["kl"], scale * own[measure], marker, color=colour, markersize=3, alpha=0.4)
             means = own.groupby("kl_coef")[["kl", measure]].mean().sort_values("kl")
-            axes.plot(means["kl"], scale * means[measure], color=colour, marker=marker, label=estimator)
+            axes.plot(
+                means["kl"], scale * means[measure], color=colour, marker=marker, label=NAMES.get(estimator, estimator)
+            )
             for price, row in means.iterrows():
                 place = (row["kl"], scale * row[measure])
-                axes.annotate(f"{price:g}", place, (3, 4), textcoords="offset points", fontsize=7, color=colour)
+                axes.annotate(f"{price:g}", place, offset, textcoords="offset points", fontsize=7, color=colour)
         axes.axhline(scale * start[measure], color="k", linestyle=":", linewidth=1)
         axes.set_xscale("symlog", linthresh=1)
         ticks = [tick for tick in (0, 0.5, 1, 3, 10, 30, 100) if tick <= 1.5 * runs["kl"].max()]

@@ -385,6 +385,11 @@ def _check_inputs(
         raise ValueError(
             f"train_dataset has columns {', '.join(train_dataset.column_names)}: it needs a text column 'prompt'"
         )
+    if len(train_dataset) < (batch := args.train_batch_size * args.world_size):
+        raise ValueError(
+            f"train_dataset has {len(train_dataset)} prompts, fewer than a batch of {batch}: give more, or lower "
+            "per_device_train_batch_size (in the labs LABS_PPO_BATCH_SIZE)"
+        )
     if clash := {"prompts", "completions"} & set(train_dataset.column_names):
         raise ValueError(f"train_dataset has a column {clash.pop()!r}, a name that reward functions use: rename it")
     if not reward_funcs:

@@ -50,7 +50,9 @@ class Settings:
     ppo_batch_size: int = field(default=16, metadata={"help": "prompts in one PPO step"})
     ppo_learning_rate: float = field(default=1e-4, metadata={"help": "peak, PPO"})
     kl_coef: float = field(default=0.05, metadata={"help": "price of one nat of KL to the reference"})
-    grpo_kl_coef: float = field(default=0.05, metadata={"help": "the same for GRPO, whose advantages are standardised"})
+    grpo_kl_coef: float = field(
+        default=0.05, metadata={"help": "the same for GRPO, whose KL stands in the loss, per token"}
+    )
     ppo_seeds: int = field(default=3, metadata={"help": "runs of PPO, each judged"})
     ppo_generations: int = field(default=4, metadata={"help": "responses to one prompt, RLOO and GRPO"})
     second_judge: str | None = field(
@@ -204,7 +206,7 @@ def _check(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"setting precision={value!r}: choose from {', '.join(PRECISIONS)}")
     if kind is str and not value.strip():
         raise ValueError(f"setting {name}={value!r} is empty: give a value, or leave the setting out")
-    minimum = 0 if name in ("seed", "few_shot", "kl_coef") else 1
+    minimum = 0 if name in ("seed", "few_shot", "kl_coef", "grpo_kl_coef") else 1
     if kind is float and not (0 < value < math.inf or value == minimum == 0):
         raise ValueError(f"setting {name}={value!r} must be positive and finite")
     if kind is not float and isinstance(value, int) and value < minimum:

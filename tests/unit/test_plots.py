@@ -92,7 +92,7 @@ def test_a_frontier_shows_every_run_the_means_and_where_it_began():
     runs = pd.DataFrame(rows, columns=["estimator", "kl_coef", "seed", "kl", "toxicity"])
     figure = plots.plot_frontier(runs, {"toxicity": ("p(hate)", 1)}, pd.Series({"toxicity": 0.9}), "title")
     (axes,) = figure.axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["gae", "grpo"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["PPO", "GRPO"]
     dots, means = axes.lines[0], axes.lines[1]
     assert len(dots.get_xdata()) == 6
     assert list(means.get_xdata()) == pytest.approx([2.1, 3.0]) and list(means.get_ydata()) == pytest.approx([0.2, 0.2])
