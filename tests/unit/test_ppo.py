@@ -1099,7 +1099,7 @@ def test_data_without_prompts_is_refused_and_the_model_is_left_alone(make, tiny_
     assert not any("lora" in name for name, _ in tiny_t5.named_parameters())
 
 
-def test_fewer_prompts_than_a_batch_are_refused_with_the_remedy():
+def test_fewer_prompts_than_a_batch_are_refused_with_the_remedy(make):
     with pytest.raises(ValueError, match=r"has 4 prompts, fewer than a batch of 5: .*LABS_PPO_BATCH_SIZE"):
         make(rows=DATA.select(range(4)), per_device_train_batch_size=5)
 
