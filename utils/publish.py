@@ -19,11 +19,12 @@ FIGURES = {  # the notebook it is in, and its number among the notebook's figure
     "lab3_toxicity": ("lab3_rlhf_detox", -2),
     "lab3_rouge": ("lab3_rlhf_detox", -1),
 }
+DETOX = ("before", "after", "before_sampled", "after_sampled", "best_of_8", "polite_prompt", "no_kl_price")
 SHOWN = {
     ("lab1", "rouge1"): ("zero_shot", "one_shot", "few_shot", "chosen", "lead", "human"),
     ("lab2", "rouge1"): ("zero_shot", "full", "lora", "lead", "human"),
-    ("lab3", "toxicity"): ("before", "after", "best_of_8", "polite_prompt", "no_kl_price"),
-    ("lab3", "rouge1"): ("before", "after", "best_of_8", "polite_prompt", "no_kl_price", "lead", "human"),
+    ("lab3", "toxicity"): (*DETOX, "lead", "human"),
+    ("lab3", "rouge1"): (*DETOX, "lead", "human"),
 }
 BOOTSTRAP = """
 # In Colab: fetch the project and what Colab lacks. Elsewhere: nothing.
