@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import utils.generation
 from utils import generation
 from utils.generation import generate
 
@@ -38,7 +39,7 @@ def calls(model, monkeypatch) -> list[dict]:
 
 
 def shapes(calls: list[dict]) -> list[tuple[int, int]]:
-    return [tuple(call["input_ids"].shape) for call in calls]
+    return [tuple(call["attention_mask"].shape) for call in calls]
 
 
 # Order
@@ -185,6 +186,18 @@ def test_one_bare_prompt_is_not_taken_for_a_list_of_letters(model, tiny_tokenize
 def test_several_answers_to_one_prompt_are_refused_by_name(model, tiny_tokenizer):
     with pytest.raises(ValueError, match="num_return_sequences"):
         generate(model, tiny_tokenizer, ["good"], max_new_tokens=1, do_sample=True, num_return_sequences=2)
+
+
+def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answers(model, tiny_tokenizer, monkeypatch):
+    whole = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5)
+    encoded = []
+    model.encoder.register_forward_hook(
+        lambda module, args, options, output: encoded.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setitem(utils.generation.ENCODED_TOKENS, "cpu", 10)
+    assert generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5) == whole
+    assert len(encoded) > 1 and all(rows == 1 or rows * tokens <= 10 for rows, tokens in encoded)
+    assert sum(rows for rows, _ in encoded) == len(set(PROMPTS))
 
 
 # Precision
