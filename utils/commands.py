@@ -174,9 +174,8 @@ def ppo(arguments: argparse.Namespace) -> None:
         report_to=arguments.report_to,
         **(checkpoints if arguments.checkpoint_steps else {}),
     )
-    trainer = PPOTrainer(
-        found, tokenizer, HateReward(scorer), config, as_prompts(hot_train), peft_config=decoder_adapter(settings)
-    )
+    reward = HateReward(scorer, settings.precision)
+    trainer = PPOTrainer(found, tokenizer, reward, config, as_prompts(hot_train), decoder_adapter(settings))
     checkpoint = last_whole_checkpoint(config.output_dir) if arguments.resume else None
     if arguments.resume and state.is_main_process:
         print(f"going on from {checkpoint or 'the beginning: there is no whole checkpoint'}", flush=True)

@@ -2,16 +2,18 @@
 
 Some of its pieces are slow there out of proportion. `NewGELUActivation` is a formula of eight operations, each a pass
 over memory; PyTorch has it as one. Dropout draws a double from a serial generator for every element, while its
-decision needs few bits: here one draw of 64 bits decides about four elements. And under autocast a float32 tensor is
-cast anew for each product that reads it: here a norm casts its output once, and the feed-forward layer does not cast
-to float32 and back.
+decision needs few bits: here one draw of 64 bits, from a faster generator, decides about four elements. And under
+autocast a float32 tensor is cast anew for each product that reads it: here a norm casts its output once, and neither
+the feed-forward layer nor LoRA casts to float32 and back. LoRA's sum is part of its last product.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
+from peft.tuners import lora
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
@@ -63,12 +65,48 @@ class GatedFeedForward(nn.Module):
         return self.wo(self.dropout(self.act(self.wi_0(hidden)) * self.wi_1(hidden)))
 
 
+class LoraProducts(lora.Linear):
+    """LoRA (Hu et al. 2021) in three products: W x, A x, and W x + (α/r) B (A x) at once.
+
+    So it is for one plain adapter, in the dtype of its base or under autocast; all else is left to peft.
+    """
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The adapted layer's output."""
+        if args or kwargs or not self._is_plain(x):
+            return super().forward(x, *args, **kwargs)
+        (name,) = self.active_adapters
+        low = self.lora_A[name](self.lora_dropout[name](x))  # (…, rank)
+        found, up = self.base_layer(x), self.lora_B[name].weight
+        return torch.addmm(found.flatten(0, -2), low.flatten(0, -2), up.T, alpha=self.scaling[name]).view(found.shape)
+
+    def _is_plain(self, x: torch.Tensor) -> bool:
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return False
+        (name,) = self.active_adapters
+        if name not in self.lora_A or name in self.lora_variant or self.lora_B[name].bias is not None:
+            return False
+        one_dtype = x.dtype == self.base_layer.weight.dtype == self.lora_B[name].weight.dtype
+        return one_dtype or torch.is_autocast_enabled(x.device.type)
+
+    @classmethod
+    def of(cls, layer: lora.Linear) -> "LoraProducts":
+        """The layer itself, computing so from now on: peft keeps all that it knows of it."""
+        layer.__class__ = cls
+        return layer
+
+
 def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
-    """1/(1 − p) with probability 1 − p, else 0, drawn from torch's generator; p is rounded to 1/65,536."""
+    """1/(1 − p) with probability 1 − p, else 0; p is rounded to 1/65,536. Follows torch's seed."""
     dropped = round(p * STEPS)
     count = shape.numel()
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count].view(shape)
-    return (bits >= dropped - STEPS // 2).to(dtype).mul_(STEPS / (STEPS - dropped))
+    generator = np.random.SFC64(torch.randint(2**63 - 1, ()).item())
+    bits = torch.from_numpy(generator.random_raw(-(-count // 4)).view(np.int16))[:count].view(shape)
+    kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty_like(bits))  # 1 or 0: whole numbers are quick
+    scale = torch.tensor(STEPS / (STEPS - dropped), dtype=dtype)
+    if dtype.itemsize == bits.itemsize:  # the scale's bits or none
+        return kept.mul_(scale.view(torch.int16)).view(dtype)
+    return kept.to(dtype).mul_(scale)
 
 
 def attention_by_products(
@@ -115,6 +153,7 @@ FAST_LAYERS: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
     T5LayerNorm: CastOnceNorm,
     NewGELUActivation: lambda _: nn.GELU("tanh"),
     nn.Dropout: lambda dropout: BitDropout(dropout.p),
+    lora.Linear: LoraProducts.of,
 }
 
 

@@ -72,6 +72,26 @@ def weights_cast_once(model: nn.Module) -> Iterator[None]:
         torch.clear_autocast_cache()  # made without a gradient, they are of no use to what comes after
 
 
+@contextlib.contextmanager
+def frozen_weights_in_bf16(model: nn.Module) -> Iterator[None]:
+    """Hold the float32 weights of frozen linear layers in bf16 in the block, for a model that computes under autocast.
+
+    Autocast makes the same of them at each use, so no output changes; memory for them is halved, and nothing is cast.
+    Afterwards they are float32 again, rounded to bf16. A weight that an embedding shares stays as it is.
+    """
+    shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    frozen = [layer.weight for layer in layers if not layer.weight.requires_grad and id(layer.weight) not in shared]
+    frozen = [weight for weight in frozen if weight.dtype == torch.float32]
+    try:
+        for weight in frozen:
+            weight.data = weight.data.to(torch.bfloat16)
+        yield
+    finally:
+        for weight in frozen:
+            weight.data = weight.data.to(torch.float32)
+
+
 def load_model(
     id_or_path: str,
     device: str | torch.device | None = None,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from utils.fast_layers import use_fast_layers
@@ -36,13 +36,13 @@ class PolicyModel(nn.Module):
         value_head: bool = True,
     ):
         super().__init__()
-        base = use_fast_layers(model.merge_and_unload() if isinstance(model, PeftModel) else model)
+        base = model.merge_and_unload() if isinstance(model, PeftModel) else model
         if peft_config is False:
-            self.reference = create_reference_model(base)
+            self.reference = create_reference_model(use_fast_layers(base))
             self.policy = base.requires_grad_(True)
         else:
             self.reference = None
-            self.policy = get_peft_model(base, peft_config or lora_config(lora_dropout=0.0))
+            self.policy = use_fast_layers(get_peft_model(base, peft_config or lora_config(lora_dropout=0.0)))
         self.encoder_is_frozen = not any(p.requires_grad for p in self.policy.get_encoder().parameters())
         self.value_head = None
         if value_head:
@@ -58,16 +58,21 @@ class PolicyModel(nn.Module):
         return {"last_hidden_state": output.last_hidden_state, "attention_mask": attention_mask}
 
     def sample(self, prompts: dict[str, Tensor], generation_config: GenerationConfig) -> Tensor:
-        """Responses as ids after the decoder's start token, (batch, time).
+        """Responses drawn from the policy, as ids after the decoder's start token, (batch, time).
 
-        The model's own generation settings are set aside: `generate` would fill what `generation_config` leaves open
-        from them (a minimum length, a repetition penalty, beams), and the sampler would not be the policy.
+        `generation_config` says how long they are and where they end. The model's own generation settings are set
+        aside: `generate` would fill what `generation_config` leaves open from them (a minimum length, a repetition
+        penalty, beams), and the sampler would not be the policy.
         """
         core = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
         own, core.generation_config = core.generation_config, GenerationConfig()
         try:
             with weights_cast_once(core):
-                return self.policy.generate(**_encoder_inputs(prompts), generation_config=generation_config)[:, 1:]
+                return self.policy.generate(
+                    **_encoder_inputs(prompts),
+                    generation_config=generation_config,
+                    logits_processor=LogitsProcessorList([InverseTransformSampling()]),
+                )[:, 1:]
         finally:
             core.generation_config = own
 
@@ -78,9 +83,7 @@ class PolicyModel(nn.Module):
         """
         output = _decode(self.policy, prompts, responses, output_hidden_states=True)
         logits = output.logits.float()  # (batch, time, vocabulary)
-        logprobs = logprobs_of(logits, responses)
-        with torch.no_grad():
-            entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
+        logprobs, entropy = logprobs_of(logits, responses), entropy_of(logits)
         if self.value_head is None:
             return logprobs, torch.zeros_like(logprobs), entropy
         with torch.autocast(responses.device.type, enabled=False):
@@ -100,6 +103,21 @@ class PolicyModel(nn.Module):
         return {name.replace(".base_layer.", "."): w for name, w in state.items() if ".lora_" not in name}
 
 
+class InverseTransformSampling(LogitsProcessor):
+    """Draws the next token and leaves only that possible, for greedy decoding to take.
+
+    One uniform number decides for each row. `generate` samples by torch.multinomial, which draws one for each token of
+    the vocabulary: on a CPU an eighth of the time that a response takes.
+    """
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Logits (batch, vocabulary) → 0 at the token drawn, −∞ elsewhere."""
+        cumulative = scores.float().softmax(dim=-1).cumsum(dim=-1)
+        uniform = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, uniform, right=True)  # the first whose sum is above the number
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+
 def _decode(model: PreTrainedModel | PeftModel, prompts: dict[str, Tensor], responses: Tensor, **arguments: Any) -> Any:
     """Teacher forcing: the decoder reads the start token and all but the last response token."""
     start = responses.new_full((len(responses), 1), model.config.decoder_start_token_id)
@@ -117,6 +135,16 @@ def _encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probability of each token, (batch, time), from logits (batch, time, vocabulary)."""
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
+
+
+@torch.no_grad()
+def entropy_of(logits: Tensor) -> Tensor:
+    """Entropy in nats, (batch, time), of the distributions that logits (batch, time, vocabulary) stand for.
+
+    log Σ exp x − Σ p x: in few passes over what is the largest tensor of a step.
+    """
+    normaliser = logits.logsumexp(dim=-1)
+    return normaliser - (logits - normaliser.unsqueeze(-1)).exp_().mul_(logits).sum(dim=-1)
 
 
 def create_reference_model(model: PreTrainedModel) -> PreTrainedModel:

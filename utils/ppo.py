@@ -17,6 +17,7 @@ RLHF with PPO"):
 import copy
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
 from utils.memory import freed_memory_kept
+from utils.models import frozen_weights_in_bf16
 from utils.policy import PolicyModel
 from utils.policy_gradient import (
     adapted_kl_coef,
@@ -134,10 +136,6 @@ class PPOTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(EstimateCallback)
         self.sampling = GenerationConfig(
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
             max_new_tokens=args.max_new_tokens,
             decoder_start_token_id=model.config.decoder_start_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -155,8 +153,10 @@ class PPOTrainer(Trainer):
         return pd.DataFrame(self.samples)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the Trainer's, in memory that is kept from step to step."""
-        with freed_memory_kept():
+        """As the Trainer's, in memory that is kept from step to step; under bf16, frozen weights are in bf16 meanwhile,
+        and afterwards float32 again, rounded to it.
+        """
+        with freed_memory_kept(), frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext():
             return super().train(*args, **kwargs)
 
     def training_step(

@@ -17,18 +17,18 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from bench_finetuning import FLAN_T5_BASE, StepTimes
+from bench_finetuning import FLAN_T5_BASE, StepTimes, model
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification, T5ForConditionalGeneration
+from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 
 from utils.finetuning import lora_config
 from utils.models import has_bf16, pick_device
 from utils.policy_gradient import gae, kl_estimates, policy_loss, value_loss, whiten
 from utils.ppo import PPOConfig, PPOTrainer
 from utils.settings import OFFLINE
-from utils.toxicity import HateScorer
+from utils.toxicity import HateReward, HateScorer
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS, MINIBATCHES = 16, 220, 48, 4
 ADAPTERS = {"encoder and decoder": ["q", "v"], "decoder": r".*decoder.*\.(q|v)"}
@@ -49,16 +49,15 @@ def classifier(folder: str) -> HateScorer:
 def ours(adapter: str, steps: int) -> dict[str, float]:
     """Seconds of a step, and the highest memory of the process (on CUDA of the device)."""
     device, times = pick_device(), StepTimes()
-    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        policy = T5ForConditionalGeneration._from_config(FLAN_T5_BASE, attn_implementation="sdpa").to(device)
+        policy = model()
         tokenizer, scorer = AutoTokenizer.from_pretrained(OFFLINE / "t5"), classifier(folder)
         text = "the"  # random ids are no text: score one of that length instead
         while len(scorer.tokenizer(text)["input_ids"]) < NEW_TOKENS:
             text += " the"
 
         def reward(prompts, completions):
-            return scorer.logits([text] * len(completions)).tolist()
+            return HateReward(scorer, "auto")(prompts, [text] * len(completions))
 
         trainer = PPOTrainer(
             policy.eval(),

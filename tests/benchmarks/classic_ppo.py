@@ -51,7 +51,9 @@ def main() -> None:
     """Take one step, as users of that trainer do."""
     folder = Path(sys.argv[1])
     torch.manual_seed(0)
-    T5ForConditionalGeneration(T5Config.from_pretrained(folder)).save_pretrained(folder / "policy")
+    policy = T5ForConditionalGeneration(T5Config.from_pretrained(folder))
+    policy.lm_head.weight.data *= policy.config.d_model**-0.5  # as in bench_finetuning.model
+    policy.save_pretrained(folder / "policy")
     adapter = LoraConfig(task_type="SEQ_2_SEQ_LM", r=32, lora_alpha=32, lora_dropout=0.05, target_modules=["q", "v"])
     model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(str(folder / "policy"), peft_config=adapter)
     judge = RobertaForSequenceClassification(RobertaConfig(vocab_size=50_265, max_position_embeddings=514)).eval()

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners import lora
 from torch.testing import assert_close
 from transformers.activations import NewGELUActivation
 
@@ -11,6 +13,7 @@ from utils.fast_layers import (
     ATTENTION,
     BitDropout,
     CastOnceNorm,
+    LoraProducts,
     attention_by_products,
     keep_mask,
     use_fast_layers,
@@ -143,3 +146,66 @@ def test_a_t5_in_training_uses_the_attention_by_products(tiny_t5):
 def test_a_model_with_its_own_choice_of_attention_keeps_it(tiny_t5):
     tiny_t5.set_attn_implementation("eager")
     assert use_fast_layers(tiny_t5).config._attn_implementation == "eager"
+
+
+def adapted(**changes) -> LoraProducts:
+    """A linear layer of 6 → 5 numbers under LoRA of rank 2, B not zero, in fast layers."""
+    torch.manual_seed(0)
+    config = LoraConfig(**{"r": 2, "lora_alpha": 6, "target_modules": ["0"], "lora_dropout": 0.0} | changes)
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 5)), config)
+    layer = model.base_model.model[0]
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    return LoraProducts.of(layer)
+
+
+def test_lora_by_three_products_is_w_x_plus_scaled_b_a_x():
+    layer, x = adapted(), torch.randn(2, 3, 6)
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    assert_close(layer(x), layer.base_layer(x) + 3 * x @ down.T @ up.T)
+    layer(x).square().sum().backward()
+    gradients = down.grad.clone(), up.grad.clone()
+    layer.zero_grad()
+    lora.Linear.forward(layer, x).square().sum().backward()
+    assert_close(gradients, (down.grad, up.grad))
+
+
+@pytest.mark.parametrize("changes", [{"use_dora": True}, {"lora_bias": True}, {"use_rslora": True}])
+def test_other_kinds_of_lora_compute_as_peft_does(changes):
+    layer, x = adapted(**changes), torch.randn(2, 3, 6)
+    assert_close(layer(x), lora.Linear.forward(layer, x))
+
+
+def test_an_adapter_that_is_off_or_merged_counts_once_or_not_at_all():
+    layer, x = adapted(), torch.randn(2, 3, 6)
+    with_adapter, without = layer(x), layer.base_layer(x)
+    layer.merge()
+    assert_close(layer(x), with_adapter)
+    layer.unmerge()
+    layer.enable_adapters(False)
+    assert_close(layer(x), without)
+
+
+def test_a_float32_adapter_on_a_bf16_base_answers_in_bf16_with_and_without_autocast():
+    layer, x = adapted(), torch.randn(2, 3, 6).to(torch.bfloat16)
+    layer.base_layer.to(torch.bfloat16)
+    assert layer(x).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(layer(x), lora.Linear.forward(layer, x), atol=0.1, rtol=0.02)
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_lora_dropout_is_on_in_training_only():
+    layer, x = adapted(lora_dropout=0.5), torch.randn(2, 3, 6)
+    assert not torch.equal(layer.train()(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
+def test_a_model_under_an_adapter_gets_the_fast_layers_and_can_still_be_merged(tiny_t5):
+    model = use_fast_layers(get_peft_model(tiny_t5, LoraConfig(r=2, target_modules=["q", "v"]))).eval()
+    adapters = [module for module in model.modules() if isinstance(module, lora.Linear)]
+    assert adapters and all(type(module) is LoraProducts for module in adapters)
+    for module in adapters:
+        torch.nn.init.normal_(module.lora_B["default"].weight, std=0.1)
+    ids = torch.tensor([[5, 6, 7, 1]])
+    expected = model(input_ids=ids, labels=ids).logits
+    assert_close(model.merge_and_unload()(input_ids=ids, labels=ids).logits, expected, atol=1e-5, rtol=1e-5)

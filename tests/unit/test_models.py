@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from utils.finetuning import lora_config
 from utils.hub import UnavailableError
 from utils.models import (
     autocast,
+    frozen_weights_in_bf16,
     has_bf16,
     load_model,
     parameter_counts,
@@ -263,6 +265,35 @@ def test_weights_are_frozen_again_after_a_fault():
     with pytest.raises(KeyError), weights_cast_once(layer):
         raise KeyError
     assert not any(p.requires_grad for p in layer.parameters())
+
+
+def test_a_frozen_weight_in_bf16_gives_the_same_under_autocast_and_is_float32_afterwards(tiny_t5):
+    tiny_t5.requires_grad_(False)
+    found, ids = copy.deepcopy(tiny_t5), torch.tensor([[5, 6, 7, 1]])
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = tiny_t5(input_ids=ids, labels=ids).logits
+        with frozen_weights_in_bf16(tiny_t5):
+            assert tiny_t5.encoder.block[0].layer[0].SelfAttention.q.weight.dtype == torch.bfloat16
+            assert torch.equal(tiny_t5(input_ids=ids, labels=ids).logits, expected)
+    for (name, weight), original in zip(tiny_t5.named_parameters(), found.parameters(), strict=True):
+        assert weight.dtype == torch.float32, name
+        assert torch.equal(weight, original) or torch.equal(weight, original.to(torch.bfloat16).float()), name
+
+
+def test_weights_that_learn_and_a_head_that_is_the_embedding_stay_float32_in_the_block():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False)).requires_grad_(False)
+    model[2].weight = model[0].weight
+    model[1].weight.requires_grad_(True)
+    with frozen_weights_in_bf16(model):
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_frozen_weights_are_float32_again_after_a_fault():
+    layer = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(KeyError), frozen_weights_in_bf16(layer):
+        assert layer.weight.dtype == torch.bfloat16
+        raise KeyError
+    assert layer.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])

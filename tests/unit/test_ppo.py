@@ -16,7 +16,7 @@ import utils.ppo
 from utils.finetuning import lora_config
 from utils.generation import generate
 from utils.models import has_bf16, load_model
-from utils.policy import PolicyModel
+from utils.policy import InverseTransformSampling, PolicyModel
 from utils.policy_gradient import gae, response_mask, whiten
 from utils.ppo import PPOConfig, PPOTrainer
 
@@ -148,12 +148,12 @@ def sampled(trainer: PPOTrainer, prompts: dict) -> tuple[torch.Tensor, torch.Ten
     outputs, original = [], trainer.policy.generate
 
     def keep_scores(**arguments):
-        outputs.append(original(**arguments, output_scores=True, return_dict_in_generate=True))
+        outputs.append(original(**arguments, output_logits=True, return_dict_in_generate=True))
         return outputs[-1].sequences
 
     trainer.policy.generate = keep_scores
     responses = trainer.model.sample(prompts, trainer.sampling)
-    return responses, torch.log_softmax(torch.stack(outputs[0].scores, dim=1), dim=-1)
+    return responses, torch.log_softmax(torch.stack(outputs[0].logits, dim=1), dim=-1)
 
 
 @pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
@@ -196,9 +196,32 @@ def test_the_models_own_generation_settings_do_not_reach_the_sampler(make, tiny_
     assert habit.items() <= tiny_t5.generation_config.to_dict().items()  # still there for evaluation
 
 
-def test_sampling_is_plain(make):
+def test_tokens_are_drawn_with_the_probabilities_of_the_softmax():
+    torch.manual_seed(0)
+    logits = torch.tensor([1.0, -1.0, -math.inf, 3.0, 0.0, -math.inf])
+    n = 50_000
+    only = InverseTransformSampling()(None, logits.expand(n, -1))
+    assert ((only == 0).sum(dim=1) == 1).all() and ((only == -math.inf).sum(dim=1) == 5).all()
+    frequencies, p = (only == 0).float().mean(dim=0), logits.softmax(dim=0)
+    assert (frequencies[p == 0] == 0).all()
+    assert ((frequencies - p).abs() <= 4 * (p * (1 - p) / n).sqrt()).all()
+
+
+def test_rows_are_drawn_independently_of_each_other():
+    torch.manual_seed(0)
+    heads = (InverseTransformSampling()(None, torch.zeros(40_000, 2))[:, 0] == 0).float().view(-1, 2)
+    assert torch.corrcoef(heads.T)[0, 1].abs() < 0.03
+
+
+def test_the_ends_of_the_uniform_number_draw_the_first_and_the_last_possible_token(monkeypatch):
+    logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]])
+    for uniform, token in ((0.0, 1), (1 - 2**-24, 2)):
+        monkeypatch.setattr(torch, "rand", lambda *size, u=uniform, **_: torch.full(size, u))
+        assert InverseTransformSampling()(None, logits).argmax() == token
+
+
+def test_a_response_has_no_least_length(make):
     config = make(max_new_tokens=7).sampling
-    assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (True, 1.0, 0, 1.0)
     assert config.max_new_tokens == 7
     assert not config.min_length
     assert not config.min_new_tokens
@@ -764,7 +787,7 @@ def test_grpo_pays_for_kl_in_the_loss_and_not_in_the_reward(make, spy):
 @pytest.mark.parametrize("estimator", ["gae", "rloo", "grpo"])
 def test_reward_rises_with_every_estimator(make, estimator):
     trainer = make(
-        reward=lambda prompts, completions, **_: [float(text.count("good")) for text in completions],
+        reward=count_o,
         advantage_estimator=estimator,
         num_generations=4,
         num_ppo_epochs=3,
@@ -954,6 +977,22 @@ def test_bf16_is_autocast_over_float32_weights_and_the_first_ratio_stays_one(mak
     trainer.train()
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     assert logged(trainer, "ratio_first") == pytest.approx([1.0] * 2, abs=1e-2)
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bf16")
+@pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
+def test_frozen_weights_are_bf16_while_it_trains_under_bf16_and_float32_again_after(make, peft_config):
+    trainer = make(peft_config=peft_config, bf16=True)
+    seen, step = {}, trainer.training_step
+    trainer.training_step = lambda *a, **k: [
+        seen.update({n: (p.requires_grad, p.dtype, p.dim()) for n, p in trainer.model.named_parameters()}),
+        step(*a, **k),
+    ][1]
+    trainer.train()
+    layers = {dtype for name, (learns, dtype, dim) in seen.items() if not learns and name.endswith(".o.weight")}
+    assert layers == {torch.bfloat16}
+    assert {dtype for learns, dtype, dim in seen.values() if learns or dim == 1} == {torch.float32}
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 
 # --- 14. repeating, saving and resuming ---

@@ -8,6 +8,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaTokenizer
 
 from utils.hub import UnavailableError
+from utils.models import has_bf16
 from utils.offline import scenarios
 from utils.toxicity import HateReward, HateScorer, dialogue_heat, has_insulting_word, split_by_heat
 
@@ -164,6 +165,20 @@ def test_reward_is_a_list_of_python_floats_with_a_name(classifier):
     reward = HateReward(HateScorer(classifier, device="cpu"))
     assert [type(value) for value in reward([""], ["bad"])] == [float]
     assert reward.__name__ == "nothate_logit"
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bf16")
+def test_reward_in_bf16_is_near_that_in_float32_and_the_scorer_still_judges_in_float32(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    exact, rough = (np.array(HateReward(scorer, precision)([""] * 5, TEXTS)) for precision in ("fp32", "bf16"))
+    assert rough == pytest.approx(exact, abs=0.05)
+    assert (rough != exact).any()
+    assert scorer.logits(TEXTS).tolist() == exact.tolist()
+
+
+def test_reward_in_an_unknown_precision_is_refused_at_once(classifier):
+    with pytest.raises(ValueError, match="'fp16': choose 'auto', 'fp32' or 'bf16'"):
+        HateReward(HateScorer(classifier, device="cpu"), "fp16")
 
 
 # --- what is refused ---

@@ -54,7 +54,7 @@ def main() -> None:
                     trainer = PPOTrainer(
                         copy.deepcopy(found),
                         tokenizer,
-                        HateReward(scorer),
+                        HateReward(scorer, settings.precision),
                         detox_config(settings, found.device, folder, **changes),
                         hot_train,
                         peft_config=decoder_adapter(settings),
