@@ -24,16 +24,19 @@ WIDTHS = {
     "google/flan-t5-base": {"d_model": 768, "d_ff": 2048, "num_heads": 12},
 }
 CLASSIFIER = "facebook/roberta-hate-speech-dynabench-r4-target"
+SECOND_JUDGE = "s-nlp/roberta_toxicity_classifier"
+LABELS = {CLASSIFIER: ("nothate", "hate"), SECOND_JUDGE: ("neutral", "toxic")}
 DATASET = "knkarthick/dialogsum"
 
 
 def write_repositories(folder: Path) -> list[Repository]:
     """All of them, ready to be served."""
     _write_dialogsum(folder / DATASET)
-    _write_classifier(folder / CLASSIFIER)
+    for seed, (name, labels) in enumerate(LABELS.items()):
+        _write_classifier(folder / name, labels, seed)
     for name in WIDTHS:
         _write_flan_t5(folder / name, name)
-    models = [Repository(name, folder / name) for name in (*WIDTHS, CLASSIFIER)]
+    models = [Repository(name, folder / name) for name in (*WIDTHS, *LABELS)]
     return [*models, Repository(DATASET, folder / DATASET, "datasets")]
 
 
@@ -86,13 +89,13 @@ def _write_t5_tokenizer(folder: Path) -> None:
     T5Tokenizer.from_pretrained(folder, extra_ids=100, model_max_length=512).save_pretrained(folder)
 
 
-def _write_classifier(folder: Path) -> None:
-    """A RoBERTa-base of one layer with labels nothate and hate; vocab.json and merges.txt, no tokenizer.json."""
+def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:
+    """A RoBERTa-base of one layer with labels of these names; vocab.json and merges.txt, no tokenizer.json."""
     folder.mkdir(parents=True)
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(OFFLINE / "classifier" / file, folder / file)
-    torch.manual_seed(0)
-    labels = {0: "nothate", 1: "hate"}
+    torch.manual_seed(seed)
+    labels = dict(enumerate(names))
     config = RobertaConfig(
         vocab_size=50_265,
         max_position_embeddings=514,

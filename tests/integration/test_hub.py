@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hub_checkpoints import DATASET, WIDTHS, write_repositories
+from hub_checkpoints import DATASET, SECOND_JUDGE, WIDTHS, write_repositories
 from loopback_hub import Fault, LoopbackHub, Repository, serve
 from processes import clean_environment
 
@@ -127,7 +127,7 @@ def labs_results(hub, home, loaded, tmp_path_factory) -> dict[str, dict]:
     def run(cache: str) -> dict:
         labs = ("-m", "utils", "labs", "--preset", "cpu", "--output-dir", str(folders[cache] / "out"))
         if cache == "cold":
-            ask(hub.endpoint, folders[cache] / "home", *labs, **few)
+            ask(hub.endpoint, folders[cache] / "home", *labs, **few, LABS_SECOND_JUDGE=SECOND_JUDGE)
         else:
             ask("http://127.0.0.1:9", home, *labs, **few, HF_HUB_OFFLINE="1")
         return json.loads((folders[cache] / "out" / "results.json").read_text())
@@ -142,6 +142,12 @@ def test_the_three_labs_run_with_the_real_ids_of_the_cpu_preset(labs_results, ca
     assert set(results) == {"lab1", "lab2", "lab3"}
     assert all(results[lab]["run"]["preset"] == "cpu" for lab in results)
     assert abs(results["lab3"]["kl_first_step"]) < 1e-4
+
+
+def test_a_second_classifier_by_its_id_judges_every_system_of_lab_3(labs_results):
+    lab3 = labs_results["cold"]["lab3"]
+    assert lab3["second_judge"].keys() == lab3["toxicity"].keys() != set()
+    assert "second_judge" not in labs_results["warm"]["lab3"]
 
 
 # Faults
