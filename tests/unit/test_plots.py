@@ -96,5 +96,7 @@ def test_a_frontier_shows_every_run_the_means_and_where_it_began():
     dots, means = axes.lines[0], axes.lines[1]
     assert len(dots.get_xdata()) == 6
     assert list(means.get_xdata()) == pytest.approx([2.1, 3.0]) and list(means.get_ydata()) == pytest.approx([0.2, 0.2])
-    assert [text.get_text() for text in axes.texts] == ["0.1", "1", "0.1", "1"]
+    prices = [text for text in axes.texts if "β" not in text.get_text()]
+    assert [(text.get_text(), text.get_position()[0]) for text in prices] == [("0.1", 2.1), ("1", 3.0)] * 2
+    assert len({text.get_position()[1] for text in axes.texts}) == 2  # a row for each estimator
     assert axes.lines[-1].get_ydata()[0] == 0.9
