@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils import plots, results
 from utils.checkpoints import last_whole_checkpoint
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.detox import as_prompts, decoder_adapter, detox_config, judge, policy_as_found
+from utils.detox import as_prompts, decoder_adapter, detox_config, detox_reward, judge, policy_as_found
 from utils.finetuning import fine_tune, lora_config
 from utils.generation import generate
 from utils.labs import NOTEBOOKS, run_lab
@@ -27,7 +27,7 @@ from utils.prompts import build_prompt
 from utils.rouge import confidence_interval, human_agreement, lead, rouge_scores
 from utils.second_view import second_view
 from utils.settings import Settings, load_settings, parse_overrides
-from utils.toxicity import HateReward, HateScorer, split_by_heat
+from utils.toxicity import HateScorer, split_by_heat
 
 
 def labs(arguments: argparse.Namespace) -> None:
@@ -174,7 +174,7 @@ def ppo(arguments: argparse.Namespace) -> None:
         report_to=arguments.report_to,
         **(checkpoints if arguments.checkpoint_steps else {}),
     )
-    reward = HateReward(scorer, settings.precision)
+    reward = detox_reward(scorer, settings, arguments.estimator)
     trainer = PPOTrainer(found, tokenizer, reward, config, as_prompts(hot_train), decoder_adapter(settings))
     checkpoint = last_whole_checkpoint(config.output_dir) if arguments.resume else None
     if arguments.resume and state.is_main_process:

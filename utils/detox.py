@@ -16,7 +16,7 @@ from utils.ppo import PPOConfig
 from utils.prompts import build_prompt
 from utils.rouge import rouge_scores
 from utils.settings import Settings
-from utils.toxicity import HateScorer, has_insulting_word
+from utils.toxicity import HateReward, HateScorer, has_insulting_word
 
 
 def policy_as_found(
@@ -70,6 +70,11 @@ def detox_config(settings: Settings, device: torch.device, output_dir: str | Pat
     if estimator == "grpo":
         values["kl_coef"] = settings.grpo_kl_coef
     return PPOConfig(str(output_dir), **values | changes)
+
+
+def detox_reward(scorer: HateScorer, settings: Settings, advantage_estimator: str = "gae") -> HateReward:
+    """The reward in the settings' precision; for GRPO, which blows small differences up, in float32."""
+    return HateReward(scorer, "fp32" if advantage_estimator == "grpo" else settings.precision)
 
 
 def judge(

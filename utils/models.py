@@ -58,7 +58,8 @@ def weights_cast_once(model: nn.Module) -> Iterator[None]:
     """Under autocast, cast every weight once in the block, not once at each use; no gradients inside.
 
     Autocast remembers its casts, but only of weights that require a gradient: in the block, all do. Decoding uses every
-    weight once a token, and without this a third of its time on a CPU goes into casts.
+    weight once a token, and without this a third of its time on a CPU goes into casts. LoRA's small B, which is read
+    through a view, is cast each time all the same.
     """
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     try:

@@ -111,8 +111,14 @@ class InverseTransformSampling(LogitsProcessor):
     """
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits (batch, vocabulary) → 0 at the token drawn, −∞ elsewhere."""
+        """Logits (batch, vocabulary) → 0 at the token drawn, −∞ elsewhere.
+
+        Raises:
+            ValueError: a row has logits that are no numbers.
+        """
         cumulative = scores.float().softmax(dim=-1).cumsum(dim=-1)
+        if not cumulative[:, -1].isfinite().all():
+            raise ValueError("the policy's logits are not finite: training has diverged, lower the learning rate")
         uniform = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, uniform, right=True)  # the first whose sum is above the number
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
@@ -139,12 +145,9 @@ def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def entropy_of(logits: Tensor) -> Tensor:
-    """Entropy in nats, (batch, time), of the distributions that logits (batch, time, vocabulary) stand for.
-
-    log Σ exp x − Σ p x: in few passes over what is the largest tensor of a step.
-    """
-    normaliser = logits.logsumexp(dim=-1)
-    return normaliser - (logits - normaliser.unsqueeze(-1)).exp_().mul_(logits).sum(dim=-1)
+    """Entropy in nats, (batch, time), of the distributions that logits (batch, time, vocabulary) stand for."""
+    probabilities = logits.softmax(dim=-1)
+    return torch.special.entr(probabilities, out=probabilities).sum(dim=-1)
 
 
 def create_reference_model(model: PreTrainedModel) -> PreTrainedModel:

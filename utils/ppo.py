@@ -153,8 +153,10 @@ class PPOTrainer(Trainer):
         return pd.DataFrame(self.samples)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the Trainer's, in memory that is kept from step to step; under bf16, frozen weights are in bf16 meanwhile,
-        and afterwards float32 again, rounded to it.
+        """As the Trainer's, in memory that is kept from step to step.
+
+        Under bf16 frozen weights are in bf16 meanwhile: a callback or reward that uses the policy must do so under
+        autocast. Afterwards they are float32 again, rounded to bf16.
         """
         with freed_memory_kept(), frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext():
             return super().train(*args, **kwargs)
@@ -328,10 +330,11 @@ class PPOTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_merged(self, folder: str | Path) -> None:
-        """Write the trained policy as one plain model, its adapter merged, with its tokenizer."""
+        """Write the trained policy as one plain model, its adapter merged in float32, with its tokenizer."""
         policy = self.policy
-        merged = copy.deepcopy(policy).merge_and_unload() if isinstance(policy, PeftModel) else policy
-        merged.save_pretrained(folder)
+        if isinstance(policy, PeftModel):
+            policy = copy.deepcopy(policy).float().merge_and_unload().to(policy.dtype)
+        policy.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

@@ -98,7 +98,8 @@ class HateReward:
     """A reward function for the trainers: the raw logit of "nothate" of each completion, the prompt left out.
 
     `precision` is "fp32", in which the scorer judges, or "auto" or "bf16" (`utils.models.use_bf16`): half the time for
-    a reward that is a few hundredths off, which sampling hides.
+    a reward that is a few hundredths off. Not for GRPO: it divides by the deviation among the responses to one prompt,
+    and where these score alike the error would decide.
     """
 
     __name__ = "nothate_logit"

@@ -1,12 +1,14 @@
 """The policy as found, its prompts, and the settings as a PPO configuration."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset
 from peft import get_peft_model
 from torch.testing import assert_close
 
-from utils.detox import as_prompts, decoder_adapter, detox_config, policy_as_found
+from utils.detox import as_prompts, decoder_adapter, detox_config, detox_reward, policy_as_found
 from utils.finetuning import lora_config
 from utils.models import load_model
 from utils.prompts import build_prompt
@@ -75,3 +77,11 @@ def test_every_estimator_samples_as_many_responses_in_a_step(settings, tmp_path,
 def test_changes_win_over_settings(settings, tmp_path):
     config = detox_config(settings, CPU, tmp_path, kl_coef=0.0, seed=7, advantage_estimator="grpo")
     assert (config.kl_coef, config.seed) == (0.0, 7)
+
+
+@pytest.mark.parametrize(("estimator", "precision"), [("gae", "auto"), ("rloo", "auto"), ("grpo", "fp32")])
+def test_grpo_gets_its_reward_in_float32_and_the_others_in_the_settings_precision(estimator, precision):
+    settings = load_settings("cpu")
+    assert settings.precision == "auto"
+    scorer = SimpleNamespace(device=torch.device("cpu"))
+    assert detox_reward(scorer, settings, estimator).precision == precision

@@ -8,15 +8,16 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import AutoPeftModelForSeq2SeqLM, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.testing import assert_close
-from transformers import T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration, TrainerCallback
 
 import utils.ppo
 from utils.finetuning import lora_config
 from utils.generation import generate
 from utils.models import has_bf16, load_model
-from utils.policy import InverseTransformSampling, PolicyModel
+from utils.policy import InverseTransformSampling, PolicyModel, entropy_of
 from utils.policy_gradient import gae, response_mask, whiten
 from utils.ppo import PPOConfig, PPOTrainer
 
@@ -145,15 +146,16 @@ def with_adapter(model, rank: int = 4) -> PeftModel:
 
 def sampled(trainer: PPOTrainer, prompts: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """Responses, and the log-probabilities of the distributions they were drawn from, (batch, time, vocabulary)."""
-    outputs, original = [], trainer.policy.generate
+    seen, draw = [], InverseTransformSampling.__call__
 
-    def keep_scores(**arguments):
-        outputs.append(original(**arguments, output_logits=True, return_dict_in_generate=True))
-        return outputs[-1].sequences
+    def keep_scores(self, input_ids, scores):
+        seen.append(scores)
+        return draw(self, input_ids, scores)
 
-    trainer.policy.generate = keep_scores
-    responses = trainer.model.sample(prompts, trainer.sampling)
-    return responses, torch.log_softmax(torch.stack(outputs[0].logits, dim=1), dim=-1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InverseTransformSampling, "__call__", keep_scores)
+        responses = trainer.model.sample(prompts, trainer.sampling)
+    return responses, torch.log_softmax(torch.stack(seen, dim=1), dim=-1)
 
 
 @pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
@@ -218,6 +220,22 @@ def test_the_ends_of_the_uniform_number_draw_the_first_and_the_last_possible_tok
     for uniform, token in ((0.0, 1), (1 - 2**-24, 2)):
         monkeypatch.setattr(torch, "rand", lambda *size, u=uniform, **_: torch.full(size, u))
         assert InverseTransformSampling()(None, logits).argmax() == token
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_end_in_an_error_that_says_so(value):
+    with pytest.raises(ValueError, match="logits are not finite: training has diverged, lower the learning rate"):
+        InverseTransformSampling()(None, torch.tensor([[0.0, 1.0], [value, 0.0]]))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_entropy_is_that_of_the_softmax_whatever_is_added_to_all_logits(offset):
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(2, 3, 50)
+    logits[0, 0, 7] = -math.inf
+    expected = torch.distributions.Categorical(logits=logits.double()).entropy().float()
+    assert_close(entropy_of(logits + offset), expected, atol=1e-4, rtol=0)
+    assert expected.std() > 0.1
 
 
 def test_a_response_has_no_least_length(make):
@@ -993,6 +1011,23 @@ def test_frozen_weights_are_bf16_while_it_trains_under_bf16_and_float32_again_af
     assert layers == {torch.bfloat16}
     assert {dtype for learns, dtype, dim in seen.values() if learns or dim == 1} == {torch.float32}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bf16")
+def test_a_policy_merged_in_the_middle_of_a_bf16_run_is_float32_throughout(make, tmp_path):
+    class MergeNow(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            assert {p.dtype for p in trainer.model.parameters()} == {torch.float32, torch.bfloat16}
+            trainer.save_merged(tmp_path / "merged")
+
+    trainer = make(bf16=True)
+    trainer.add_callback(MergeNow())
+    trainer.train()
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
+    name = "decoder.block.0.layer.0.SelfAttention.q"
+    layer = trainer.policy.get_submodule(f"base_model.model.{name}")
+    assert_close(merged[f"{name}.weight"], layer.weight + layer.get_delta_weight("default"), atol=1e-6, rtol=0)
 
 
 # --- 14. repeating, saving and resuming ---

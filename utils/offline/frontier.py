@@ -16,10 +16,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.detox import as_prompts, decoder_adapter, detox_config, judge, policy_as_found
+from utils.detox import as_prompts, decoder_adapter, detox_config, detox_reward, judge, policy_as_found
 from utils.ppo import PPOTrainer
 from utils.settings import load_settings
-from utils.toxicity import HateReward, HateScorer, split_by_heat
+from utils.toxicity import HateScorer, split_by_heat
 
 FRONTIER = Path(__file__).parent / "frontier.csv"
 PRICES = {"gae": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0), "rloo": (0.0, 0.3, 1.0, 3.0), "grpo": (0.0, 0.1, 0.3, 1.0)}
@@ -54,7 +54,7 @@ def main() -> None:
                     trainer = PPOTrainer(
                         copy.deepcopy(found),
                         tokenizer,
-                        HateReward(scorer, settings.precision),
+                        detox_reward(scorer, settings, estimator),
                         detox_config(settings, found.device, folder, **changes),
                         hot_train,
                         peft_config=decoder_adapter(settings),
