@@ -122,7 +122,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sweep_steps": 3,
         "sweep_seeds": 1,
         "searched_dialogues": 1000,
-        "ppo_steps": 12,
+        "ppo_steps": 8,
         "ppo_seeds": 1,
         "judged_dialogues": 30,
     },
