@@ -12,12 +12,12 @@ from utils.labs import NOTEBOOKS, ROOT
 from utils.results import percent, read_results
 
 BADGE_CELL, BOOTSTRAP_CELL = "colab-badge", "colab-bootstrap"  # cell ids
-FIGURES = {  # the notebook it is in, and its number among the notebook's figures
-    "lab1": ("lab1_prompt_engineering", -1),
-    "lab2": ("lab2_fine_tuning", -1),
-    "lab3_frontier": ("lab3_rlhf_detox", 1),
-    "lab3_toxicity": ("lab3_rlhf_detox", -2),
-    "lab3_rouge": ("lab3_rlhf_detox", -1),
+FIGURES = {  # the notebook it is in, its cell's id, and its number among the cell's figures
+    "lab1": ("lab1_prompt_engineering", "figure-prompts", 0),
+    "lab2": ("lab2_fine_tuning", "figure-fine-tuning", 0),
+    "lab3_frontier": ("lab3_rlhf_detox", "figure-frontier", 0),
+    "lab3_toxicity": ("lab3_rlhf_detox", "figure-detox", 0),
+    "lab3_rouge": ("lab3_rlhf_detox", "figure-detox", 1),
 }
 DETOX = ("before", "after", "before_sampled", "after_sampled", "best_of_8", "polite_prompt", "no_kl_price")
 SHOWN = {
@@ -58,6 +58,15 @@ folder = Path(utils.__file__).parent
 assert folder == Path.cwd() / "utils", f"another utils was found: {{folder}}"
 print("utils from", folder if in_colab else folder.name)
 """
+
+
+def picture(folder: Path, figure: str) -> bytes:
+    """One of FIGURES as PNG, from the executed notebook in the folder."""
+    name, cell_id, number = FIGURES[figure]
+    notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+    (cell,) = (cell for cell in notebook.cells if cell.id == cell_id)
+    pictures = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+    return base64.b64decode(pictures[number])
 
 
 def project() -> tuple[str, str]:
@@ -109,11 +118,8 @@ def publish_results(output_dir: Path) -> None:
             raise ValueError(f"{output_dir} holds no run of {lab} on the embedded default: run `make labs` first")
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
-    for figure, (name, number) in FIGURES.items():
-        notebook = nbformat.read(output_dir / f"{name}.ipynb", as_version=4)
-        outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-        pictures = [data["image/png"] for data in outputs if "image/png" in data]
-        (docs / f"{figure}.png").write_bytes(base64.b64decode(pictures[number]))
+    for figure in FIGURES:
+        (docs / f"{figure}.png").write_bytes(picture(output_dir, figure))
     text = json.dumps({lab: whole[lab] for lab in labs}, indent=2)
     (docs / "results.json").write_text(text + "\n", encoding="utf-8")
     scores = percent(read_results(docs / "results.json")).set_index(["lab", "measure", "system"])

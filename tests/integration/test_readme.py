@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from utils.labs import ROOT
+from utils.publish import FIGURES, picture
 from utils.results import percent, read_results
 
 STORED = ROOT / "docs" / "results.json"
@@ -25,3 +28,8 @@ def test_stored_run_is_the_embedded_default():
     assert {lab: entry["run"]["embedded_default"] for lab, entry in stored.items()} == dict.fromkeys(
         ("lab1", "lab2", "lab3"), True
     )
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figure_of_the_readme_is_the_one_in_the_stored_notebook(figure):
+    assert (ROOT / "docs" / f"{figure}.png").read_bytes() == picture(ROOT, figure)
