@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from peft.tuners import lora
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -120,22 +121,28 @@ def attention_by_products(
     position_bias: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention by two matrix products on the CPU, and PyTorch's own elsewhere.
+    """Attention by two matrix products where a CPU may have to differentiate it, and PyTorch's own elsewhere.
 
-    PyTorch's has no dropout on the CPU but a slow one, and a mask that differs from head to head, as T5's position bias
-    makes it, costs it more than the products. Query, key and value are (batch, heads, time, size per head); mask and
-    position bias are added to the scores.
+    On the CPU PyTorch's own has only a slow dropout, and with a bias its gradient takes twice as long as the products';
+    its forward pass alone takes half as long. So it serves decoding, where the query is one token, and inference mode.
+    Under `no_grad` a longer query goes through the products: PPO compares it with one that has a gradient, and equal
+    policies must have equal log-probabilities.
+
+    Query, key and value are (batch, heads, time, size per head); mask and position bias are added to the scores.
     """
     if query.device.type != "cpu":
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, position_bias=position_bias, **kwargs
         )
-    added = [x for x in (position_bias, attention_mask) if x is not None]
-    shape = (*query.shape[:3], key.shape[2])
-    bias = sum(added) if added else query.new_zeros(())
-    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
-    bias = bias.to(query.dtype).expand(shape).flatten(0, 1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    added = [x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None]  # cast while they are small
+    bias = sum(added) if added else None
+    if query.shape[2] == 1 or torch.is_inference_mode_enabled():
+        mixed = scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
+        return mixed.transpose(1, 2).contiguous(), None
+    shape = (*query.shape[:3], key.shape[2])
+    bias = (query.new_zeros(()) if bias is None else bias).expand(shape).flatten(0, 1)
+    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
     if dropout > 0:

@@ -77,6 +77,7 @@ def generate(
     return [by_prompt[prompt] for prompt in prompts]
 
 
+@torch.inference_mode()
 def _encode(model: PreTrainedModel, batch: BatchEncoding, budget: int) -> BaseModelOutput:
     """The encoder's output for the batch, of as many rows at a time as the budget of tokens allows."""
     rows = max(1, budget // batch["input_ids"].shape[1])

@@ -54,8 +54,9 @@ class PolicyModel(nn.Module):
         """What the decoder needs to know of the prompts: the encoder's output if it is frozen, else its input."""
         if not self.encoder_is_frozen:
             return {"input_ids": input_ids, "attention_mask": attention_mask}
-        output = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
-        return {"last_hidden_state": output.last_hidden_state, "attention_mask": attention_mask}
+        with torch.inference_mode():
+            output = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+        return {"last_hidden_state": output.last_hidden_state.clone(), "attention_mask": attention_mask}
 
     def sample(self, prompts: dict[str, Tensor], generation_config: GenerationConfig) -> Tensor:
         """Responses drawn from the policy, as ids after the decoder's start token, (batch, time).

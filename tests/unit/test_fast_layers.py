@@ -102,6 +102,23 @@ def test_attention_without_dropout_is_softmax_of_scaled_scores_plus_bias_and_mas
     assert_close(attention_by_products(**inputs)[0], expected)
 
 
+def test_attention_is_the_same_in_decoding_and_in_inference_mode_where_another_kernel_computes_it():
+    inputs = attention_inputs()
+    expected = attention_by_products(**inputs)[0]
+    with torch.inference_mode():
+        assert_close(attention_by_products(**inputs)[0], expected)
+    last = {name: inputs[name][:, :, -1:] for name in ("query", "attention_mask", "position_bias")}
+    assert_close(attention_by_products(**inputs | last)[0], expected[:, -1:])
+
+
+def test_attention_without_bias_and_mask_attends_to_everything():
+    inputs = attention_inputs() | {"attention_mask": None, "position_bias": None}
+    scores = inputs["query"] @ inputs["key"].transpose(2, 3) * 0.7
+    expected = (scores.softmax(dim=-1) @ inputs["value"]).transpose(1, 2)
+    assert_close(attention_by_products(**inputs)[0], expected)
+    assert_close(attention_by_products(**inputs | {"query": inputs["query"][:, :, :1]})[0], expected[:, :1])
+
+
 def test_attention_with_dropout_drops_weights_and_keeps_their_mean():
     inputs = attention_inputs()
     torch.manual_seed(0)
