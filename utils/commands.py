@@ -20,7 +20,7 @@ from utils.finetuning import fine_tune, lora_config
 from utils.generation import generate
 from utils.labs import NOTEBOOKS, run_lab
 from utils.model_card import write_model_card
-from utils.models import autocast, load_model
+from utils.models import load_model
 from utils.own_dialogues import read_dialogues, read_text, split_at_turns
 from utils.ppo import PPOTrainer
 from utils.prompts import build_prompt
@@ -164,8 +164,8 @@ def ppo(arguments: argparse.Namespace) -> None:
         dataset = load_dialogsum(settings.dataset)
         scorer = HateScorer(settings.reward_model, device)
         found, tokenizer = policy_as_found(settings, adapter, device)
-    with autocast(settings.precision, scorer.device):  # a search, no verdict
-        hot_train, _ = split_by_heat(first_rows(dataset["train"], settings.searched_dialogues), scorer)
+    searched = first_rows(dataset["train"], settings.searched_dialogues)
+    hot_train, _ = split_by_heat(searched, scorer, settings.precision)
     checkpoints = {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps, "save_total_limit": 2}
     config = detox_config(
         settings,
@@ -194,8 +194,8 @@ def ppo(arguments: argparse.Namespace) -> None:
 
 def _judge_detox(trainer: PPOTrainer, scorer: HateScorer, test: Dataset, settings: Settings) -> pd.DataFrame:
     """Toxicity on heated test dialogues and ROUGE on ordinary ones, before (adapter off) and after."""
-    with autocast(settings.precision, scorer.device):
-        hot, calm = (first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(test, scorer))
+    parts = split_by_heat(test, scorer, settings.precision)
+    hot, calm = (first_rows(rows, settings.judged_dialogues) for rows in parts)
     judged = (trainer.policy, trainer.processing_class, scorer, hot, calm, settings)
     after = judge(*judged)
     with trainer.policy.disable_adapter():

@@ -111,6 +111,7 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     status = refusal.response.status_code if refusal else None
 
     def among(*kinds: type[BaseException]) -> bool:
+        """Whether the failure, or one that led to it, is of these kinds."""
         return any(isinstance(e, kinds) for e in causes)
 
     if among(DamagedFileError):

@@ -114,21 +114,26 @@ class HateReward:
             return self.scorer.logits(completions).tolist()
 
 
-def dialogue_heat(scorer: HateScorer, dialogues: Sequence[str]) -> np.ndarray:
+def dialogue_heat(scorer: HateScorer, dialogues: Sequence[str], precision: str = "fp32") -> np.ndarray:
     """Highest p(hate) among the turns of each dialogue, speaker tags left out; shape (dialogues,)."""
     spoken = [[turn.split(": ", 1)[-1] for turn in turns(dialogue)] for dialogue in dialogues]
-    flat = scorer.probability([turn for one_dialogue in spoken for turn in one_dialogue])
+    with autocast(precision, scorer.device):
+        flat = scorer.probability([turn for one_dialogue in spoken for turn in one_dialogue])
     ends = np.cumsum([len(one_dialogue) for one_dialogue in spoken])
     return np.array([part.max() for part in np.split(flat, ends[:-1])])
 
 
-def split_by_heat(rows: Dataset, scorer: HateScorer, threshold: float = 0.5) -> tuple[Dataset, Dataset]:
+def split_by_heat(
+    rows: Dataset, scorer: HateScorer, precision: str = "fp32", threshold: float = 0.5
+) -> tuple[Dataset, Dataset]:
     """Heated rows, one of whose turns has p(hate) of at least `threshold`, and ordinary ones; a column "dialogue".
+
+    `precision` is as for `HateReward`: this is a search and no verdict.
 
     Raises:
         ValueError: there are no heated rows, or no ordinary ones.
     """
-    heat = dialogue_heat(scorer, rows["dialogue"])
+    heat = dialogue_heat(scorer, rows["dialogue"], precision)
     heated, ordinary = np.flatnonzero(heat >= threshold), np.flatnonzero(heat < threshold)
     if not len(heated) or not len(ordinary):
         raise ValueError(
