@@ -111,6 +111,17 @@ def test_attention_is_the_same_in_decoding_and_in_inference_mode_where_another_k
     assert_close(attention_by_products(**inputs | last)[0], expected[:, -1:])
 
 
+def test_attention_without_a_gradient_is_bit_for_bit_that_with_one():
+    """PPO divides the probabilities of the two: in bf16 another kernel would show."""
+    inputs = attention_inputs()
+    inputs |= {name: inputs[name].to(torch.bfloat16) for name in ("query", "key", "value")}
+    with_gradient = attention_by_products(**inputs)[0]
+    with torch.no_grad():
+        assert torch.equal(attention_by_products(**inputs)[0], with_gradient)
+    with torch.inference_mode():
+        assert not torch.equal(attention_by_products(**inputs)[0], with_gradient)  # else this would prove nothing
+
+
 def test_attention_without_bias_and_mask_attends_to_everything():
     inputs = attention_inputs() | {"attention_mask": None, "position_bias": None}
     scores = inputs["query"] @ inputs["key"].transpose(2, 3) * 0.7

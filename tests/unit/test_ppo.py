@@ -172,6 +172,15 @@ def test_sampler_log_probabilities_equal_a_forward_pass(make, tiny_t5, tiny_toke
     assert logprobs[inside].std() > 0.01
 
 
+def test_a_frozen_encoders_output_can_be_learned_from(make, tiny_tokenizer):
+    # It is computed in inference mode, whose tensors autograd refuses.
+    trainer = make(peft_config=DECODER_ONLY)
+    prompts = trainer.model.encode(**encoded(tiny_tokenizer))
+    logprobs, _, _ = trainer.model(prompts, torch.full((len(prompts["attention_mask"]), 3), 5))
+    logprobs.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in trainer.model.parameters())
+
+
 @pytest.mark.parametrize(
     "habit",
     [
