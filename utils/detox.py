@@ -18,6 +18,10 @@ from utils.rouge import rouge_scores
 from utils.settings import Settings
 from utils.toxicity import HateReward, HateScorer, has_insulting_word
 
+# The usual choice, where only the price of KL holds the policy. `detox_config` is gentler: on validation dialogues that
+# cost less ROUGE-1 at the same toxicity, with PPO, RLOO and GRPO alike.
+UNDER_PRESSURE = {"lr_scheduler_type": "constant", "num_ppo_epochs": 4}
+
 
 def policy_as_found(
     settings: Settings, adapter: str | Path, device: str | None = None
@@ -58,6 +62,8 @@ def detox_config(settings: Settings, device: torch.device, output_dir: str | Pat
         "max_steps": settings.ppo_steps,
         "per_device_train_batch_size": settings.ppo_batch_size,
         "learning_rate": settings.ppo_learning_rate,
+        "lr_scheduler_type": "linear",
+        "num_ppo_epochs": 2,
         "kl_coef": settings.kl_coef,
         "max_new_tokens": settings.max_new_tokens,
         "bf16": use_bf16(settings.precision, device),

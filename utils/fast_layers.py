@@ -136,12 +136,12 @@ def attention_by_products(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     added = [x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None]  # cast while they are small
-    bias = sum(added) if added else None
+    bias = sum(added, query.new_zeros(1, 1, 1, 1))
     if query.shape[2] == 1 or torch.is_inference_mode_enabled():
         mixed = scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
         return mixed.transpose(1, 2).contiguous(), None
     shape = (*query.shape[:3], key.shape[2])
-    bias = (query.new_zeros(()) if bias is None else bias).expand(shape).flatten(0, 1)
+    bias = bias.expand(shape).flatten(0, 1)
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)

@@ -54,7 +54,7 @@ class PolicyModel(nn.Module):
         """What the decoder needs to know of the prompts: the encoder's output if it is frozen, else its input."""
         if not self.encoder_is_frozen:
             return {"input_ids": input_ids, "attention_mask": attention_mask}
-        with torch.inference_mode():
+        with torch.inference_mode():  # attention is quicker there; the copy is an ordinary tensor, to be learned from
             output = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
         return {"last_hidden_state": output.last_hidden_state.clone(), "attention_mask": attention_mask}
 

@@ -1,5 +1,7 @@
 """What toxicity costs: PPO, RLOO and GRPO at several KL prices, judged on validation dialogues, three seeds each.
 
+All train under pressure (`utils.detox.UNDER_PRESSURE`), so that the price alone holds the policy.
+
 Lab 3 shows the table that this script wrote, `frontier.csv`; the KL prices of the preset "offline" were chosen from it.
 About 20 minutes on two cores, after Lab 2 has run:
 
@@ -16,7 +18,15 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.detox import as_prompts, decoder_adapter, detox_config, detox_reward, judge, policy_as_found
+from utils.detox import (
+    UNDER_PRESSURE,
+    as_prompts,
+    decoder_adapter,
+    detox_config,
+    detox_reward,
+    judge,
+    policy_as_found,
+)
 from utils.ppo import PPOTrainer
 from utils.settings import load_settings
 from utils.toxicity import HateScorer, split_by_heat
@@ -50,7 +60,7 @@ def main() -> None:
         for kl_coef in prices:
             for seed in SEEDS:
                 with tempfile.TemporaryDirectory() as folder:
-                    changes = {"advantage_estimator": estimator, "kl_coef": kl_coef, "seed": seed}
+                    changes = UNDER_PRESSURE | {"advantage_estimator": estimator, "kl_coef": kl_coef, "seed": seed}
                     trainer = PPOTrainer(
                         copy.deepcopy(found),
                         tokenizer,
