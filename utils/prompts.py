@@ -4,8 +4,9 @@ import random
 import re
 from collections.abc import Sequence
 
-import bm25s
 from transformers import PreTrainedTokenizerBase
+
+from utils import bm25
 
 PLAIN = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
@@ -132,9 +133,9 @@ def similar_examples(
     _check_supply(k, dialogues, summaries)
     if not queries:
         return []
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(list(dialogues), show_progress=False), show_progress=False)
-    found, _ = index.retrieve(bm25s.tokenize(list(queries), show_progress=False), k=k, show_progress=False)
+    index = bm25.BM25()
+    index.index(bm25.tokenize(list(dialogues), show_progress=False), show_progress=False)
+    found, _ = index.retrieve(bm25.tokenize(list(queries), show_progress=False), k=k, show_progress=False)
     return [[(dialogues[i], summaries[i]) for i in row] for row in found.tolist()]
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from bm25s.stopwords import STOPWORDS_EN_PLUS
+
+from utils.bm25 import STOPWORDS_EN_PLUS
 
 SECOND_VIEW = ("words", "right_speakers", "faithful_names")
 SPEAKER = re.compile(r"#?\s*person\s*_?(\d+)\s*#?", re.IGNORECASE)  # models often lose a part of the tag
