@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, pr
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
@@ -27,10 +27,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
+from utils.batches import LengthGroups, PadPairs, tokenize_pairs
 from utils.checkpoints import last_whole_checkpoint
-from utils.fast_layers import use_fast_layers
+from utils.fast_layers import compiled_blocks, use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
 from utils.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 from utils.models import parameter_counts, use_bf16
@@ -80,29 +80,6 @@ def lora_config(rank: int = 32, **changes: Any) -> LoraConfig:
     )
 
 
-def tokenize_pairs(
-    rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    template: str = PLAIN,
-    max_prompt_tokens: int = 1024,
-    max_summary_tokens: int = 128,
-) -> Dataset:
-    """Prompts and summaries as token ids: input_ids, attention_mask and labels, unpadded.
-
-    A row of `group_references` counts with its first summary. Longer texts are cut at the limits.
-    """
-
-    def encode(batch: dict[str, list]) -> dict[str, list]:
-        """Token ids of a batch of rows."""
-        prompts = [build_prompt(dialogue, template=template) for dialogue in batch["dialogue"]]
-        summaries = batch["summary"] if "summary" in batch else [texts[0] for texts in batch["summaries"]]
-        encoded = tokenizer(prompts, max_length=max_prompt_tokens, truncation=True)
-        labels = tokenizer(text_target=summaries, max_length=max_summary_tokens, truncation=True)
-        return {**encoded, "labels": labels["input_ids"]}
-
-    return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="tokenize")
-
-
 def token_loss(
     outputs: Seq2SeqLMOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
@@ -116,21 +93,6 @@ def token_loss(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
     )
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
-
-
-class _LengthGroups(LengthGroupedSampler):
-    """Batches of like length, in an order that follows from the seed and the epoch alone: a resumed run sees the same
-    batches as one that was not stopped, and so does each of several processes.
-    """
-
-    def __init__(self, trainer: Seq2SeqTrainer, lengths: list[int], batch_size: int):
-        super().__init__(batch_size, lengths=lengths)
-        self.trainer = trainer
-
-    def __iter__(self) -> Iterator[int]:
-        epoch = int((self.trainer.state.epoch or 0) + 1e-6)
-        generator = torch.Generator().manual_seed(self.trainer.args.seed + epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
 class _EvaluateByRouge(Seq2SeqTrainer):
@@ -147,7 +109,7 @@ class _EvaluateByRouge(Seq2SeqTrainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(ids) for ids in rows["input_ids"]]
         global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return _LengthGroups(self, lengths, global_batch)
+        return LengthGroups(self, lengths, global_batch)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
@@ -186,6 +148,7 @@ class _EvaluateByRouge(Seq2SeqTrainer):
             ) from error
         self.written = folder
 
+    @torch.compiler.set_stance("force_eager")  # a short pass does not pay for being compiled
     def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
         metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         prompts = [build_prompt(dialogue, template=self.template) for dialogue in self.rouge_rows["dialogue"]]
@@ -213,6 +176,7 @@ def fine_tune(
     max_prompt_tokens: int = 1024,
     max_new_tokens: int = MAX_NEW_TOKENS,
     resume: bool = False,
+    compile_blocks: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     **arguments: Any,
 ) -> FineTuningResult:
@@ -225,14 +189,19 @@ def fine_tune(
     to the trainer.
 
     With `resume`, training goes on from the newest whole checkpoint in `output_dir`, or starts where there is none.
+    `compile_blocks` compiles the model for a GPU, which takes half a minute and pays off in long runs.
+
     A batch whose prompts are too long for the memory is computed in parts whose gradients add up. Where memory runs out
     all the same, the batch is halved and its gradients are accumulated over twice as many.
 
     Raises:
-        ValueError: an unknown method, a peft_config with method "full", or "full" for a quantised model.
+        ValueError: an unknown method, a peft_config with method "full", "full" for a quantised model, or
+            compile_blocks without a GPU.
         TrainingError: the loss is not a number, or a checkpoint cannot be written.
     """
     _check_method(model, method, peft_config, arguments)
+    if compile_blocks and model.device.type != "cuda":
+        raise ValueError(f"compile_blocks=True needs a CUDA device, and the model is on {model.device}: leave it out")
     set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
     if method == "lora":
         model = _with_adapter(model, peft_config or lora_config())
@@ -251,7 +220,7 @@ def fine_tune(
             args=_training_arguments(model, method, output_dir, precision, arguments | sizes),
             train_dataset=train_rows,
             eval_dataset=validation_rows,
-            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
+            data_collator=PadPairs(model),
             processing_class=tokenizer,
             compute_loss_func=token_loss,
             callbacks=[EstimateCallback(), *callbacks],
@@ -261,7 +230,8 @@ def fine_tune(
         return trainer
 
     with freed_memory_kept():
-        with peak_memory(model.device) as memory:
+        compiled = compiled_blocks(model) if compile_blocks else nullcontext()
+        with compiled, peak_memory(model.device) as memory:
             trainer, metrics = _train_within_memory(build, checkpoint)
         model.eval().zero_grad(set_to_none=True)
         result = _result(trainer, method, metrics["train_runtime"], memory.megabytes)

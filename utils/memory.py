@@ -30,9 +30,10 @@ class PeakMemory:
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory in all: a GPU's own, else the machine's."""
+    """Bytes of memory in all: what this process may have of a GPU's own, else the machine's."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        share = torch.cuda.get_per_process_memory_fraction(device)
+        return int(share * torch.cuda.get_device_properties(device).total_memory)
     return psutil.virtual_memory().total
 
 

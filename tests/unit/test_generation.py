@@ -102,7 +102,7 @@ def test_no_batch_is_larger_than_asked_for(model, tiny_tokenizer, calls, batch_s
 
 
 def test_batches_fill_a_budget_of_padded_tokens_unless_a_size_is_asked_for(model, tiny_tokenizer, calls, monkeypatch):
-    monkeypatch.setitem(generation.BATCH_TOKENS, "cpu", 24)
+    monkeypatch.setattr(generation, "DECODED_TOKENS", 24)
     prompts = [f"{'good ' * words}{end}" for words in (1, 1, 5, 7) for end in ("bad", "nice", "ugly")]
     generate(model, tiny_tokenizer, [*prompts, "hello " * 40], max_new_tokens=1)
     assert shapes(calls)[0] == (1, 41)  # over the budget by itself, and still answered
@@ -194,7 +194,7 @@ def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answer
     model.encoder.register_forward_hook(
         lambda module, args, options, output: encoded.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
-    monkeypatch.setitem(utils.generation.ENCODED_TOKENS, "cpu", 10)
+    monkeypatch.setattr(utils.generation, "ENCODED_TOKENS", 10)
     assert generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5) == whole
     assert len(encoded) > 1 and all(rows == 1 or rows * tokens <= 10 for rows, tokens in encoded)
     assert sum(rows for rows, _ in encoded) == len(set(PROMPTS))
