@@ -24,7 +24,6 @@ from transformers.models.t5.modeling_t5 import T5Block, T5DenseGatedActDense, T5
 
 STEPS = 65_536  # a decision takes 16 bits: p is met to within 1/65,536
 ATTENTION = "products"
-SHORT = 1_024  # keys: so many fit into one pass of a compiled softmax
 
 
 class BitDropout(nn.Dropout):
@@ -127,17 +126,13 @@ def attention_by_products(
     On the CPU PyTorch's own has only a slow dropout, and with a bias its gradient takes twice as long as the products';
     its forward pass alone takes half as long. So it serves decoding, where the query is one token, and inference mode.
     Under `no_grad` a longer query goes through the products: PPO compares it with one that has a gradient, and equal
-    policies must have equal log-probabilities. `compiled_blocks` makes one kernel of all that stands between the
-    products, which on a GPU is faster than PyTorch's own with a bias to learn.
+    policies must have equal log-probabilities.
 
     Query, key and value are (batch, heads, time, size per head); mask and position bias are added to the scores.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     added = [x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None]  # cast while they are small
     bias = sum(added[1:], added[0]) if added else query.new_zeros(1, 1, 1, 1)
-    if torch.compiler.is_compiling() and key.shape[2] <= SHORT:
-        weights = torch.softmax(query @ key.mT * scale + bias, dim=-1, dtype=query.dtype)
-        return (nn.functional.dropout(weights, dropout) @ value).transpose(1, 2).contiguous(), None
     if query.device.type != "cpu" or query.shape[2] == 1 or torch.is_inference_mode_enabled():
         mixed = scaled_dot_product_attention(query, key, value, bias if added else None, dropout, scale=scale)
         return mixed.transpose(1, 2).contiguous(), None
@@ -166,7 +161,12 @@ FAST_LAYERS: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
 
 
 def use_fast_layers(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
-    """Put the fast layers in place of the slow ones, in the model itself; weights and their names stay."""
+    """Put the fast layers in place of the slow ones, in the model itself; weights and their names stay.
+
+    On a GPU, cuDNN's attention is turned off for the whole process: it makes a plan for every new length, which takes a
+    tenth of a second, and summaries have a new length at every token.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     for slow, build in FAST_LAYERS.items():
         for parent in list(model.modules()):
             for name, child in parent.named_children():

@@ -131,11 +131,15 @@ class _EvaluateByRouge(Seq2SeqTrainer):
         return loss
 
     def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        """The batch in as few parts of rows as keep the activations of each within a quarter of the memory."""
+        """The batch in as few parts of rows as keep the activations of each within a quarter of the memory.
+
+        T5's decoder, which has a config of its own, would fill a cache for nothing: it is told not to.
+        """
         rows, tokens = inputs["input_ids"].shape
         most = device_memory(self.args.device) / 4  # weights, gradients and the optimiser's moments need theirs
         count = min(rows, math.ceil(activation_bytes(self.model.config, rows, tokens) / most))
-        return [{name: t[part] for name, t in inputs.items()} for part in torch.arange(rows).tensor_split(count)]
+        numbers = torch.arange(rows).tensor_split(count)
+        return [{name: tensor[part] for name, tensor in inputs.items()} | {"use_cache": False} for part in numbers]
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -264,8 +268,8 @@ def _result(trainer: _EvaluateByRouge, method: str, seconds: float, peak_megabyt
 def _train_within_memory(
     build: Callable[[dict[str, int]], _EvaluateByRouge], checkpoint: Path | None
 ) -> tuple[_EvaluateByRouge, dict[str, float]]:
-    """Train; where memory runs out, halve the batch, double the accumulation, and go on from the newest checkpoint of
-    this run, or from the start if no step was taken yet.
+    """Train; where memory runs out, halve the batch, double the accumulation, and go on from a checkpoint of the last
+    whole step, or from the start if none was taken yet.
     """
     sizes: dict[str, int] = {}
     while True:
@@ -275,18 +279,15 @@ def _train_within_memory(
         except RuntimeError as error:
             if not should_reduce_batch_size(error) or trainer.args.per_device_train_batch_size == 1:
                 raise
-            step = trainer.state.global_step
+        trainer.model.zero_grad(set_to_none=True)
+        clear_device_cache(garbage_collection=True)
+        step = trainer.state.global_step
         batch_size = trainer.args.per_device_train_batch_size // 2
         accumulation = trainer.args.gradient_accumulation_steps * 2
         sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
-        first_step = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
-        if step > first_step and trainer.written is None:
-            raise TrainingError(
-                f"memory ran out at step {step}, and no checkpoint was written yet: start again with "
-                + ", ".join(f"{name}={value}" for name, value in sizes.items())
-            )
-        checkpoint = trainer.written or checkpoint
-        trainer.model.zero_grad(set_to_none=True)
+        if step > 0 and (checkpoint is None or checkpoint.name != f"checkpoint-{step}"):
+            trainer._save_checkpoint(trainer.model, trial=None)
+            checkpoint = trainer.written
         del trainer
         clear_device_cache(garbage_collection=True)
         LOG.warning(

@@ -14,7 +14,7 @@ def in_a_process_with_jax(folder: Path, code: str) -> str:
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "lax.py").write_text("def top_k(scores, k):\n    print('JAX STARTED')\n")
-    path = os.pathsep.join([str(folder), str(PROJECT)])
+    path = os.pathsep.join([str(folder), str(PROJECT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": path}
     )

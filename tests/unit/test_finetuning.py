@@ -521,10 +521,24 @@ def test_where_memory_runs_out_late_training_goes_on_from_the_newest_checkpoint(
     assert result.history["step"].max() == 4
 
 
-def test_where_memory_runs_out_late_and_nothing_is_saved_the_remedy_is_named(train, monkeypatch):
+def test_where_memory_runs_out_late_and_nothing_was_saved_no_step_is_lost(train, tiny_t5, tmp_path, monkeypatch):
+    plain, arguments = without_dropout(tiny_t5), {"save_strategy": "no", "load_best_model_at_end": False}
+    whole = train("full", copy.deepcopy(plain), output_dir=tmp_path / "whole", **arguments)
     out_of_memory_above(monkeypatch, rows=1, step=1)
-    with pytest.raises(TrainingError, match=r"step 1.*per_device_train_batch_size=1, gradient_accumulation_steps=2"):
-        train("full", save_strategy="no", load_best_model_at_end=False)
+    halved = train("full", copy.deepcopy(plain), output_dir=tmp_path / "halved", **arguments)
+    assert halved.batch_size == 1
+    assert halved.history["loss"].dropna().tolist() == pytest.approx(whole.history["loss"].dropna().tolist(), abs=1e-4)
+    for name, tensor in weights(whole.model).items():
+        assert_close(weights(halved.model)[name], tensor, atol=1e-4, rtol=0)
+
+
+def test_a_step_in_training_fills_no_cache(batches):
+    assert batches[0]["use_cache"] is False
+
+
+def test_blocks_are_compiled_for_a_gpu_only(train):
+    with pytest.raises(ValueError, match="compile_blocks=True needs a CUDA device, and the model is on cpu"):
+        train(compile_blocks=True)
 
 
 def test_a_batch_of_one_that_does_not_fit_is_the_systems_own_error(train, monkeypatch):
