@@ -126,7 +126,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo_seeds": 1,
         "judged_dialogues": 30,
     },
-    "gpu": _HUB | {"full_epochs": 3.0, "lora_epochs": 3.0, "ppo_steps": 200, "ppo_batch_size": 32},
+    "gpu": _HUB | {"ppo_steps": 60, "ppo_batch_size": 32},  # sized for a T4, which has no bf16
 }
 PRECISIONS = ("auto", "fp32", "bf16")
 

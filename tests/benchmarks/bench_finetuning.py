@@ -118,12 +118,13 @@ def ours(tokenizer: PreTrainedTokenizerBase, method: str, batch_size: int, steps
     return times.per_example(batch_size)
 
 
-def training_flops(method: str) -> float:
+def training_flops(method: str, prompt_tokens: int = PROMPT_TOKENS, summary_tokens: int = SUMMARY_TOKENS) -> float:
     """Floating-point operations of one example: forward and both backward products, one of them for a frozen base."""
-    net = model().eval()
-    ids = torch.ones(1, PROMPT_TOKENS, dtype=torch.long, device=net.device)
+    with torch.device("meta"):
+        net = T5ForConditionalGeneration._from_config(FLAN_T5_BASE, attn_implementation="eager").eval()
+    prompt, summary = (torch.ones(1, n, dtype=torch.long, device="meta") for n in (prompt_tokens, summary_tokens))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(input_ids=ids, labels=ids[:, :SUMMARY_TOKENS])
+        net(input_ids=prompt, labels=summary)
     return counter.get_total_flops() * (3 if method == "full" else 2)
 
 
