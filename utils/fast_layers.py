@@ -7,8 +7,7 @@ autocast a float32 tensor is cast anew for each product that reads it: here a no
 the feed-forward layer nor LoRA casts to float32 and back. LoRA's sum is part of its last product.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.masking_utils import eager_mask
-from transformers.models.t5.modeling_t5 import T5Block, T5DenseGatedActDense, T5LayerNorm
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
 STEPS = 65_536  # a decision takes 16 bits: p is met to within 1/65,536
 ATTENTION = "products"
@@ -132,12 +131,12 @@ def attention_by_products(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     added = [x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None]  # cast while they are small
-    bias = sum(added[1:], added[0]) if added else query.new_zeros(1, 1, 1, 1)
+    bias = sum(added[1:], added[0]) if added else None
     if query.device.type != "cpu" or query.shape[2] == 1 or torch.is_inference_mode_enabled():
-        mixed = scaled_dot_product_attention(query, key, value, bias if added else None, dropout, scale=scale)
+        mixed = scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
         return mixed.transpose(1, 2).contiguous(), None
     shape = (*query.shape[:3], key.shape[2])
-    bias = bias.expand(shape).flatten(0, 1)
+    bias = (query.new_zeros(1) if bias is None else bias).expand(shape).flatten(0, 1)
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
@@ -163,8 +162,8 @@ FAST_LAYERS: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
 def use_fast_layers(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
     """Put the fast layers in place of the slow ones, in the model itself; weights and their names stay.
 
-    On a GPU, cuDNN's attention is turned off for the whole process: it makes a plan for every new length, which takes a
-    tenth of a second, and summaries have a new length at every token.
+    cuDNN's attention is turned off for the whole process: on a GPU it plans anew for every shape, half a second each
+    way (modelscope/FunASR issue 3704), and summaries have a new length at every token.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     for slow, build in FAST_LAYERS.items():
@@ -175,19 +174,3 @@ def use_fast_layers(model: PreTrainedModel | PeftModel) -> PreTrainedModel | Pef
     if model.config.model_type == "t5" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
     return model
-
-
-@contextmanager
-def compiled_blocks(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Compile a T5's blocks for the `with` block, for any batch and length: on a GPU, fewer and longer kernels.
-
-    Blocks of one kind share their code, so that four are compiled however deep the model is: about half a minute.
-    """
-    blocks = [module for module in model.modules() if isinstance(module, T5Block)]
-    try:
-        for block in blocks:
-            block.compile(dynamic=True)
-        yield
-    finally:
-        for block in blocks:
-            block._compiled_call_impl = None  # PyTorch has no public way back

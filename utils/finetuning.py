@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from utils.batches import LengthGroups, PadPairs, tokenize_pairs
 from utils.checkpoints import last_whole_checkpoint
-from utils.fast_layers import compiled_blocks, use_fast_layers
+from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
 from utils.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 from utils.models import parameter_counts, use_bf16
@@ -152,7 +151,6 @@ class _EvaluateByRouge(Seq2SeqTrainer):
             ) from error
         self.written = folder
 
-    @torch.compiler.set_stance("force_eager")  # a short pass does not pay for being compiled
     def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
         metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         prompts = [build_prompt(dialogue, template=self.template) for dialogue in self.rouge_rows["dialogue"]]
@@ -180,7 +178,6 @@ def fine_tune(
     max_prompt_tokens: int = 1024,
     max_new_tokens: int = MAX_NEW_TOKENS,
     resume: bool = False,
-    compile_blocks: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     **arguments: Any,
 ) -> FineTuningResult:
@@ -193,19 +190,14 @@ def fine_tune(
     to the trainer.
 
     With `resume`, training goes on from the newest whole checkpoint in `output_dir`, or starts where there is none.
-    `compile_blocks` compiles the model for a GPU, which takes half a minute and pays off in long runs.
-
     A batch whose prompts are too long for the memory is computed in parts whose gradients add up. Where memory runs out
     all the same, the batch is halved and its gradients are accumulated over twice as many.
 
     Raises:
-        ValueError: an unknown method, a peft_config with method "full", "full" for a quantised model, or
-            compile_blocks without a GPU.
+        ValueError: an unknown method, a peft_config with method "full", or "full" for a quantised model.
         TrainingError: the loss is not a number, or a checkpoint cannot be written.
     """
     _check_method(model, method, peft_config, arguments)
-    if compile_blocks and model.device.type != "cuda":
-        raise ValueError(f"compile_blocks=True needs a CUDA device, and the model is on {model.device}: leave it out")
     set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
     if method == "lora":
         model = _with_adapter(model, peft_config or lora_config())
@@ -234,8 +226,7 @@ def fine_tune(
         return trainer
 
     with freed_memory_kept():
-        compiled = compiled_blocks(model) if compile_blocks else nullcontext()
-        with compiled, peak_memory(model.device) as memory:
+        with peak_memory(model.device) as memory:
             trainer, metrics = _train_within_memory(build, checkpoint)
         model.eval().zero_grad(set_to_none=True)
         result = _result(trainer, method, metrics["train_runtime"], memory.megabytes)

@@ -28,12 +28,15 @@ class LabError(RuntimeError):
 def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
     """Execute one notebook with `environment` added, write `<name>.ipynb` and `<name>.html`, return the seconds.
 
-    What had run is written also when a cell fails.
+    What had run is written also when a cell fails; what had not has no outputs, least of all those of an earlier run.
 
     Raises:
         LabError: a cell raised, or the kernel died.
     """
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
     client = NotebookClient(
         notebook,
         timeout=None,

@@ -126,7 +126,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo_seeds": 1,
         "judged_dialogues": 30,
     },
-    "gpu": _HUB | {"ppo_steps": 60, "ppo_batch_size": 32},  # sized for a T4, which has no bf16
+    "gpu": _HUB | {"ppo_steps": 60},  # sized for a T4, which has no bf16
 }
 PRECISIONS = ("auto", "fp32", "bf16")
 

@@ -30,7 +30,7 @@ from utils.prompts import build_prompt
 
 WAYS = {
     "full, batches of 128": {"method": "full", "per_device_train_batch_size": 128},
-    "full, batches of 256, compiled": {"method": "full", "per_device_train_batch_size": 256, "compile_blocks": True},
+    "full, batches of 256": {"method": "full", "per_device_train_batch_size": 256},
     "LoRA, batches of 128": {"method": "lora", "per_device_train_batch_size": 128},
 }
 

@@ -536,11 +536,6 @@ def test_a_step_in_training_fills_no_cache(batches):
     assert batches[0]["use_cache"] is False
 
 
-def test_blocks_are_compiled_for_a_gpu_only(train):
-    with pytest.raises(ValueError, match="compile_blocks=True needs a CUDA device, and the model is on cpu"):
-        train(compile_blocks=True)
-
-
 def test_a_batch_of_one_that_does_not_fit_is_the_systems_own_error(train, monkeypatch):
     out_of_memory_above(monkeypatch, rows=0)
     with pytest.raises(torch.OutOfMemoryError):

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -47,3 +48,9 @@ def test_activations_of_flan_t5_base_are_estimated_as_they_were_measured(rows, t
 
 def test_without_a_gpu_the_memory_is_the_machines():
     assert device_memory(torch.device("cpu")) == psutil.virtual_memory().total
+
+
+def test_on_a_gpu_it_is_what_this_process_may_have(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=16_000))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.25)
+    assert device_memory(torch.device("cuda")) == 4_000
