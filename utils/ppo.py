@@ -25,7 +25,6 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate.utils import set_seed as set_seed_of_process
-from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -159,7 +158,6 @@ class PPOTrainer(Trainer):
         Under bf16 frozen weights are in bf16 meanwhile: a callback or reward that uses the policy must do so under
         autocast. Afterwards they are float32 again, rounded to bf16.
         """
-        clear_device_cache(garbage_collection=True)  # a trainer that is no longer used is held by its own cycles
         with freed_memory_kept(), frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext():
             return super().train(*args, **kwargs)
 
