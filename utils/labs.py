@@ -37,6 +37,7 @@ def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            cell.metadata.pop("execution", None)
     client = NotebookClient(
         notebook,
         timeout=None,

@@ -71,10 +71,12 @@ def test_a_stopped_lab_shows_no_output_of_an_earlier_run(tmp_path, monkeypatch):
     for source in ("print('new')", "1 / 0", "print('never')"):
         cell = nbformat.v4.new_code_cell(source, execution_count=7)
         cell.outputs = [nbformat.v4.new_output("stream", text="of an earlier run")]
+        cell.metadata["execution"] = {"iopub.execute_input": "2001-01-01T00:00:00Z"}
         notebook.cells.append(cell)
     nbformat.write(notebook, tmp_path / "stale.ipynb")
     with pytest.raises(labs.LabError, match="ZeroDivisionError"):
         labs.run_lab("stale", tmp_path / "out", {})
     first, second, third = nbformat.read(tmp_path / "out" / "stale.ipynb", as_version=4).cells
     assert first.outputs[0].text == "new\n" and second.outputs[0].output_type == "error" and third.outputs == []
+    assert third.execution_count is None and "execution" not in third.metadata
     assert "of an earlier run" not in (tmp_path / "out" / "stale.html").read_text(encoding="utf-8")
