@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5LayerNorm
 
@@ -129,14 +130,18 @@ def attention_by_products(
 
     Query, key and value are (batch, heads, time, size per head); mask and position bias are added to the scores.
     """
+    if query.device.type != "cpu":
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, position_bias=position_bias, **kwargs
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     added = [x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None]  # cast while they are small
-    bias = sum(added[1:], added[0]) if added else None
-    if query.device.type != "cpu" or query.shape[2] == 1 or torch.is_inference_mode_enabled():
+    bias = sum(added, query.new_zeros(1, 1, 1, 1))
+    if query.shape[2] == 1 or torch.is_inference_mode_enabled():
         mixed = scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
         return mixed.transpose(1, 2).contiguous(), None
     shape = (*query.shape[:3], key.shape[2])
-    bias = (query.new_zeros(1) if bias is None else bias).expand(shape).flatten(0, 1)
+    bias = bias.expand(shape).flatten(0, 1)
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)

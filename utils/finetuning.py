@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, pr
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Seq2SeqTrainer,
@@ -26,8 +27,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
-from utils.batches import LengthGroups, PadPairs, tokenize_pairs
 from utils.checkpoints import last_whole_checkpoint
 from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
@@ -79,6 +80,29 @@ def lora_config(rank: int = 32, **changes: Any) -> LoraConfig:
     )
 
 
+def tokenize_pairs(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str = PLAIN,
+    max_prompt_tokens: int = 1024,
+    max_summary_tokens: int = 128,
+) -> Dataset:
+    """Prompts and summaries as token ids: input_ids, attention_mask and labels, unpadded.
+
+    A row of `group_references` counts with its first summary. Longer texts are cut at the limits.
+    """
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        """Token ids of a batch of rows."""
+        prompts = [build_prompt(dialogue, template=template) for dialogue in batch["dialogue"]]
+        summaries = batch["summary"] if "summary" in batch else [texts[0] for texts in batch["summaries"]]
+        encoded = tokenizer(prompts, max_length=max_prompt_tokens, truncation=True)
+        labels = tokenizer(text_target=summaries, max_length=max_summary_tokens, truncation=True)
+        return {**encoded, "labels": labels["input_ids"]}
+
+    return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="tokenize")
+
+
 def token_loss(
     outputs: Seq2SeqLMOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
@@ -92,6 +116,21 @@ def token_loss(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
     )
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+class _LengthGroups(LengthGroupedSampler):
+    """Batches of like length, in an order that follows from the seed and the epoch alone: a resumed run sees the same
+    batches as one that was not stopped, and so does each of several processes.
+    """
+
+    def __init__(self, trainer: Seq2SeqTrainer, lengths: list[int], batch_size: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = int((self.trainer.state.epoch or 0) + 1e-6)
+        generator = torch.Generator().manual_seed(self.trainer.args.seed + epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
 class _EvaluateByRouge(Seq2SeqTrainer):
@@ -108,7 +147,7 @@ class _EvaluateByRouge(Seq2SeqTrainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(ids) for ids in rows["input_ids"]]
         global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroups(self, lengths, global_batch)
+        return _LengthGroups(self, lengths, global_batch)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
@@ -130,15 +169,15 @@ class _EvaluateByRouge(Seq2SeqTrainer):
         return loss
 
     def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        """The batch in as few parts of rows as keep the activations of each within a quarter of the memory.
-
-        T5's decoder, which has a config of its own, would fill a cache for nothing: it is told not to.
-        """
+        """The batch in as few parts of rows as keep the activations of each within a quarter of the memory."""
         rows, tokens = inputs["input_ids"].shape
         most = device_memory(self.args.device) / 4  # weights, gradients and the optimiser's moments need theirs
         count = min(rows, math.ceil(activation_bytes(self.model.config, rows, tokens) / most))
-        numbers = torch.arange(rows).tensor_split(count)
-        return [{name: tensor[part] for name, tensor in inputs.items()} | {"use_cache": False} for part in numbers]
+        return [{name: t[part] for name, t in inputs.items()} for part in torch.arange(rows).tensor_split(count)]
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs):
+        """Without a cache, which T5's decoder, having a config of its own, would fill whatever the Trainer's says."""
+        return super().compute_loss(model, inputs | {"use_cache": False}, *args, **kwargs)
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -216,7 +255,7 @@ def fine_tune(
             args=_training_arguments(model, method, output_dir, precision, arguments | sizes),
             train_dataset=train_rows,
             eval_dataset=validation_rows,
-            data_collator=PadPairs(model),
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
             processing_class=tokenizer,
             compute_loss_func=token_loss,
             callbacks=[EstimateCallback(), *callbacks],
@@ -271,7 +310,6 @@ def _train_within_memory(
             if not should_reduce_batch_size(error) or trainer.args.per_device_train_batch_size == 1:
                 raise
         trainer.model.zero_grad(set_to_none=True)
-        clear_device_cache(garbage_collection=True)
         step = trainer.state.global_step
         batch_size = trainer.args.per_device_train_batch_size // 2
         accumulation = trainer.args.gradient_accumulation_steps * 2

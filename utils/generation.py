@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from utils.batches import pad_ids
 from utils.memory import device_memory
 from utils.models import autocast, weights_cast_once
 from utils.progress import Estimate
@@ -62,10 +61,11 @@ def generate(
             estimate = Estimate("generating", sum(lengths))
             decoded, encoded = _token_budgets(model.device)
             for rows in _batches(lengths, batch_size, decoded):
-                input_ids = pad_ids([ids[i] for i in rows], tokenizer.pad_token_id).to(model.device)
-                mask = pad_ids([[1] * len(ids[i]) for i in rows], 0).to(model.device)
-                hidden = _encode(model, input_ids, mask, encoded)
-                output = model.generate(encoder_outputs=hidden, attention_mask=mask, **generation_config)
+                batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(model.device)
+                hidden = _encode(model, batch, encoded)
+                output = model.generate(
+                    encoder_outputs=hidden, attention_mask=batch["attention_mask"], **generation_config
+                )
                 for i, text in zip(rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
                     answers[i] = text
                 progress.update(len(rows))
@@ -83,14 +83,14 @@ def _token_budgets(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         tokens = device_memory(device) // BYTES_PER_TOKEN
         return tokens, tokens
-    return DECODED_TOKENS, ENCODED_TOKENS
+    return DECODED_TOKENS, ENCODED_TOKENS if device.type == "cpu" else DECODED_TOKENS
 
 
 @torch.inference_mode()
-def _encode(model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor, budget: int) -> BaseModelOutput:
+def _encode(model: PreTrainedModel, batch: BatchEncoding, budget: int) -> BaseModelOutput:
     """The encoder's output for the batch, of as many rows at a time as the budget of tokens allows."""
-    rows = max(1, budget // input_ids.shape[1])
-    parts = zip(input_ids.split(rows), mask.split(rows), strict=True)
+    rows = max(1, budget // batch["input_ids"].shape[1])
+    parts = zip(batch["input_ids"].split(rows), batch["attention_mask"].split(rows), strict=True)
     hidden = [model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state for ids, mask in parts]
     return BaseModelOutput(last_hidden_state=torch.cat(hidden))
 

@@ -8,6 +8,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import ClearOutputPreprocessor
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ("lab1_prompt_engineering", "lab2_fine_tuning", "lab3_rlhf_detox")
@@ -34,10 +35,7 @@ def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
         LabError: a cell raised, or the kernel died.
     """
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-            cell.metadata.pop("execution", None)
+    ClearOutputPreprocessor(remove_metadata_fields={"execution"}).preprocess(notebook, {})
     client = NotebookClient(
         notebook,
         timeout=None,

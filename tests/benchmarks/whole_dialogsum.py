@@ -16,15 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 from bench_finetuning import matmul_peak, model, training_flops
-from bench_summaries import LENGTH
+from bench_summaries import LENGTH, NEW_TOKENS
 from datasets import Dataset
 from from_scratch import make_tokenizer
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from utils.batches import tokenize_pairs
 from utils.data import group_references, load_dialogsum
 from utils.fast_layers import use_fast_layers
-from utils.finetuning import fine_tune
+from utils.finetuning import fine_tune, tokenize_pairs
 from utils.generation import generate
 from utils.prompts import build_prompt
 
@@ -127,7 +126,7 @@ def main() -> None:
         generate(net, tokenizer, prompts, precision="auto", **LENGTH)
         seconds, peak_memory = time.perf_counter() - start, torch.cuda.max_memory_allocated() / 1e9
         print(
-            f"{len(prompts)} summaries in {seconds:.2f} s, {48 * len(prompts) / seconds:.0f} tokens a second, "
+            f"{len(prompts)} summaries in {seconds:.2f} s, {NEW_TOKENS * len(prompts) / seconds:.0f} tokens a second, "
             f"{peak_memory:.1f} GB with the model"
         )
 

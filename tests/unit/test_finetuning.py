@@ -532,8 +532,11 @@ def test_where_memory_runs_out_late_and_nothing_was_saved_no_step_is_lost(train,
         assert_close(weights(halved.model)[name], tensor, atol=1e-4, rtol=0)
 
 
-def test_a_step_in_training_fills_no_cache(batches):
-    assert batches[0]["use_cache"] is False
+def test_a_step_of_training_fills_no_cache(train, tiny_t5):
+    caches = []
+    tiny_t5.decoder.register_forward_hook(lambda module, args, output: caches.append(output.past_key_values))
+    train(eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
+    assert caches and all(cache is None for cache in caches)
 
 
 def test_a_batch_of_one_that_does_not_fit_is_the_systems_own_error(train, monkeypatch):
