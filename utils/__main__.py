@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from utils import commands
-from utils.finetuning import LEARNING_RATES, TrainingError
+from utils.finetuning import LEARNING_RATES
+from utils.guards import TrainingError
 from utils.labs import LabError
 from utils.own_dialogues import FORMATS
 from utils.ppo_config import ESTIMATORS
@@ -59,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         training.add_argument(
             "--resume", action="store_true", help="go on from the newest whole checkpoint, if there is one"
         )
-        training.add_argument("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
+        training.add_argument(
+            "--report-to",
+            default="none",
+            help="tensorboard, trackio, wandb, …; its package is not ours (default: none)",
+        )
     for command in (summarize, evaluate, toxicity, finetune, ppo):
         command.add_argument("--cpu", action="store_true", help="use no accelerator")
     return parser
@@ -78,7 +83,8 @@ def _add(subparsers, run, help_text: str, writes: bool = True) -> argparse.Argum
         action="extend",
         metavar="NAME=VALUE",
         default=[],
-        help="settings to override, as the variables LABS_NAME do: --set train_dialogues=500 seed=1",
+        help="settings to override, as the variables LABS_NAME do, after FILE if there is one: "
+        "--set train_dialogues=500 seed=1",
     )
     command.set_defaults(run=run, **({} if writes else {"output_dir": None}))
     return command

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -28,10 +29,12 @@ from transformers import (
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+from transformers.trainer_utils import EvalLoopOutput
 
-from utils.checkpoints import last_whole_checkpoint
+from utils.checkpoints import Recipe, check_recipe, last_whole_checkpoint
 from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
+from utils.guards import GuardedTrainer, check_weights
 from utils.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 from utils.models import parameter_counts, use_bf16
 from utils.progress import EstimateCallback
@@ -42,21 +45,22 @@ LOG = logging.getLogger(__name__)
 LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step and what is kept."""
-
-
 @dataclass(frozen=True)
 class FineTuningResult:
     """A fine-tuned model and how it came about.
 
-    `history` holds one row per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …); `checkpoint` is
-    the folder of the weights that were kept, None where no checkpoint was asked for; `batch_size` is what one device
-    took at a time in the end; `peak_megabytes` is the memory of training above that of the loaded model.
+    `history` holds one row per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …); `recipe` is
+    what was asked for, and `epochs` the passes over train. `kept` tells which weights the model has, and `checkpoint`
+    is their folder, None where they were not written. `seconds` are those of this process, evaluations included;
+    `batch_size` is what one device took at a time in the end; `peak_megabytes` is the memory of training above that of
+    the loaded model.
     """
 
     model: PreTrainedModel | PeftModel
     method: str
+    recipe: dict[str, Any]
+    epochs: float
+    kept: str
     history: pd.DataFrame
     parameters: dict[str, float]
     seconds: float
@@ -104,7 +108,10 @@ def tokenize_pairs(
 
 
 def token_loss(
-    outputs: Seq2SeqLMOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    outputs: Seq2SeqLMOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Cross-entropy in float32, every label token of the whole batch with the same weight.
 
@@ -113,7 +120,11 @@ def token_loss(
     """
     logits = outputs["logits"]  # (batch, time, vocabulary)
     total = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+        logits.flatten(0, 1).float(),
+        labels.flatten(),
+        ignore_index=-100,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
@@ -133,13 +144,12 @@ class _LengthGroups(LengthGroupedSampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-class _EvaluateByRouge(Seq2SeqTrainer):
-    """Adds the validation dialogues' ROUGE, from generated summaries, to every evaluation; says what stopped a run."""
+class _EvaluateByRouge(GuardedTrainer, Seq2SeqTrainer):
+    """Adds the validation dialogues' ROUGE, from generated summaries, to every evaluation."""
 
     rouge_rows: Dataset
     template: str
     max_new_tokens: int
-    written: Path | None = None  # the newest checkpoint of this run
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -152,21 +162,13 @@ class _EvaluateByRouge(Seq2SeqTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """One step, in parts whose gradients add up where the prompts are too long for one; refused before its gradient
-        is applied if the loss is not a number.
-        """
+        """One step, in parts whose gradients add up where the prompts are too long for one."""
         *parts, last = self._parts(inputs)
         loss = torch.zeros((), device=self.args.device)
         for part in parts:
             with self.accelerator.no_sync(model):  # several processes meet once a step, however many parts each has
                 loss += super().training_step(model, part, num_items_in_batch)
-        loss += super().training_step(model, last, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}: lower the learning rate "
-                f"(now {self.args.learning_rate}); checkpoints written before that remain in {self.args.output_dir}"
-            )
-        return loss
+        return loss + super().training_step(model, last, num_items_in_batch)
 
     def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """The batch in as few parts of rows as keep the activations of each within a quarter of the memory."""
@@ -179,28 +181,16 @@ class _EvaluateByRouge(Seq2SeqTrainer):
         """Without a cache, which T5's decoder, having a config of its own, would fill whatever the Trainer's says."""
         return super().compute_loss(model, inputs | {"use_cache": False}, *args, **kwargs)
 
-    def _save_checkpoint(self, *args, **kwargs) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise TrainingError(
-                f"cannot write {folder}: {error}. Free some space or choose another disk, then start again with "
-                f"resume=True; the last whole checkpoint is {self.written or last_whole_checkpoint(folder.parent)}"
-            ) from error
-        self.written = folder
-
-    def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         prompts = [build_prompt(dialogue, template=self.template) for dialogue in self.rouge_rows["dialogue"]]
         with self.accelerator.autocast(), self.accelerator.split_between_processes(prompts) as own_prompts:
             own = generate(self.model, self.processing_class, own_prompts, max_new_tokens=self.max_new_tokens)
         predictions = gather_object(own)
         column = "summary" if "summary" in self.rouge_rows.column_names else "summaries"
         scores = rouge_scores(predictions, self.rouge_rows[column]).mean()
-        rouge = {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
-        self.log(rouge)
-        return metrics | rouge
+        output.metrics.update({f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()})
+        return output
 
 
 def fine_tune(
@@ -215,6 +205,7 @@ def fine_tune(
     template: str = PLAIN,
     precision: str = "auto",
     max_prompt_tokens: int = 1024,
+    max_summary_tokens: int = 128,
     max_new_tokens: int = MAX_NEW_TOKENS,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
@@ -224,19 +215,21 @@ def fine_tune(
 
     `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains `model` itself; "lora"
     trains an adapter (`peft_config`, by default `lora_config()`) put into `model`: give it a copy if the original is
-    still needed. Labels are padded with −100, batches are padded to their longest row and grouped by length; weights
-    are float32, under bf16 autocast where `precision` allows. `arguments` go to Seq2SeqTrainingArguments, `callbacks`
-    to the trainer.
+    still needed. Prompts and summaries are cut at `max_prompt_tokens` and `max_summary_tokens`; validation summaries
+    have `max_new_tokens` at most. Labels are padded with −100, batches are padded to their longest row and grouped by
+    length; weights are float32, under bf16 autocast where `precision` allows. `arguments` go to
+    Seq2SeqTrainingArguments, `callbacks` to the trainer.
 
     With `resume`, training goes on from the newest whole checkpoint in `output_dir`, or starts where there is none.
     A batch whose prompts are too long for the memory is computed in parts whose gradients add up. Where memory runs out
-    all the same, the batch is halved and its gradients are accumulated over twice as many.
+    all the same, smaller batches are accumulated to the same size.
 
     Raises:
-        ValueError: an unknown method, a peft_config with method "full", or "full" for a quantised model.
-        TrainingError: the loss is not a number, or a checkpoint cannot be written.
+        ValueError: an unknown method, a peft_config with method "full", "full" for a quantised model, weights of half
+            precision, or a checkpoint of another run.
+        TrainingError: the gradient or the weights are not finite, or a checkpoint cannot be written.
     """
-    _check_method(model, method, peft_config, arguments)
+    _check_request(model, method, peft_config, arguments)
     set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
     if method == "lora":
         model = _with_adapter(model, peft_config or lora_config())
@@ -245,8 +238,12 @@ def fine_tune(
     if resume:
         LOG.warning("going on from %s", checkpoint or f"the beginning: {output_dir} has no whole checkpoint")
     train_rows, validation_rows = (
-        tokenize_pairs(rows, tokenizer, template, max_prompt_tokens, max_new_tokens) for rows in (train, validation)
+        tokenize_pairs(rows, tokenizer, template, max_prompt_tokens, max_summary_tokens) for rows in (train, validation)
     )
+    args = _training_arguments(model, method, output_dir, precision, arguments)
+    recipe = {"method": method, "template": template, "train_dialogues": len(train)} | _recipe(args)
+    if checkpoint:
+        check_recipe(checkpoint, recipe)
 
     def build(sizes: dict[str, int]) -> _EvaluateByRouge:
         """A trainer with these batch sizes in place of those asked for."""
@@ -257,18 +254,20 @@ def fine_tune(
             eval_dataset=validation_rows,
             data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
             processing_class=tokenizer,
-            compute_loss_func=token_loss,
-            callbacks=[EstimateCallback(), *callbacks],
+            compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
+            callbacks=[EstimateCallback(), Recipe(**recipe), *callbacks],
         )
         trainer.rouge_rows, trainer.template, trainer.max_new_tokens = validation, template, max_new_tokens
         trainer.remove_callback(PrinterCallback)
         return trainer
 
+    start = time.perf_counter()
     with freed_memory_kept():
         with peak_memory(model.device) as memory:
-            trainer, metrics = _train_within_memory(build, checkpoint)
+            trainer = _train_within_memory(build, checkpoint)
         model.eval().zero_grad(set_to_none=True)
-        result = _result(trainer, method, metrics["train_runtime"], memory.megabytes)
+        check_weights(model, trainer.args, trainer.state)
+        result = _result(trainer, recipe, time.perf_counter() - start, memory.megabytes)
         del trainer, build  # with the optimiser's moments, twice the model's size
         clear_device_cache(garbage_collection=True)
     return result
@@ -280,11 +279,26 @@ def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
     return get_peft_model(model, peft_config)
 
 
-def _result(trainer: _EvaluateByRouge, method: str, seconds: float, peak_megabytes: float) -> FineTuningResult:
-    best = trainer.state.best_model_checkpoint
+def _recipe(args: Seq2SeqTrainingArguments) -> dict[str, Any]:
+    """What must be the same for two runs of the same length to be one; batches count on all devices."""
+    return {
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": str(args.lr_scheduler_type.value),
+        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "seed": args.seed,
+    }
+
+
+def _result(
+    trainer: _EvaluateByRouge, recipe: dict[str, Any], seconds: float, peak_megabytes: float
+) -> FineTuningResult:
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     return FineTuningResult(
         model=trainer.model,
-        method=method,
+        method=recipe["method"],
+        recipe=recipe,
+        epochs=trainer.state.epoch,
+        kept=f"best {trainer.args.metric_for_best_model}" if best else "last",
         history=pd.DataFrame(trainer.state.log_history),
         parameters=parameter_counts(trainer.model),
         seconds=seconds,
@@ -297,22 +311,24 @@ def _result(trainer: _EvaluateByRouge, method: str, seconds: float, peak_megabyt
 
 def _train_within_memory(
     build: Callable[[dict[str, int]], _EvaluateByRouge], checkpoint: Path | None
-) -> tuple[_EvaluateByRouge, dict[str, float]]:
-    """Train; where memory runs out, halve the batch, double the accumulation, and go on from a checkpoint of the last
-    whole step, or from the start if none was taken yet.
+) -> _EvaluateByRouge:
+    """Train; where memory runs out, take the next smaller part of the batch that accumulates to the same size, and go
+    on from a checkpoint of the last whole step, or from the start if none was taken yet.
     """
     sizes: dict[str, int] = {}
     while True:
         trainer = build(sizes)
         try:
-            return trainer, trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            return trainer
         except RuntimeError as error:
             if not should_reduce_batch_size(error) or trainer.args.per_device_train_batch_size == 1:
                 raise
         trainer.model.zero_grad(set_to_none=True)
         step = trainer.state.global_step
-        batch_size = trainer.args.per_device_train_batch_size // 2
-        accumulation = trainer.args.gradient_accumulation_steps * 2
+        whole = trainer.args.per_device_train_batch_size
+        batch_size = next(part for part in range(whole // 2, 0, -1) if whole % part == 0)
+        accumulation = trainer.args.gradient_accumulation_steps * (whole // batch_size)
         sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
         if step > 0 and (checkpoint is None or checkpoint.name != f"checkpoint-{step}"):
             trainer._save_checkpoint(trainer.model, trial=None)
@@ -327,7 +343,7 @@ def _train_within_memory(
         )
 
 
-def _check_method(
+def _check_request(
     model: PreTrainedModel, method: str, peft_config: PeftConfig | None, arguments: dict[str, Any]
 ) -> None:
     if method not in LEARNING_RATES:
@@ -338,6 +354,14 @@ def _check_method(
         raise ValueError("peft_config is given with method 'full': choose method='lora' to train an adapter")
     if method == "full" and getattr(model, "is_quantized", False):
         raise ValueError("a quantised model cannot be trained in full: choose method='lora' to train an adapter on it")
+    if getattr(model, "is_quantized", False):
+        return
+    refused = {torch.float16} if method == "lora" else {torch.float16, torch.bfloat16}
+    if halves := refused & {parameter.dtype for parameter in model.parameters()}:
+        raise ValueError(
+            f"the model's weights are {halves.pop()}: load it with dtype=torch.float32; precision='bf16' computes in "
+            "bf16 over them"
+        )
 
 
 def _training_arguments(

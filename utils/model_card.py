@@ -12,9 +12,9 @@ from utils.settings import Settings
 _TEXT = """\
 # {model_name}, fine-tuned to summarise dialogues
 
-{how} of `{model}` on {dataset}: {trainable:,} of {total:,} parameters trained,
-{seconds:.0f} seconds, seed {seed}. Labels are padded with −100, the checkpoint with the best validation ROUGE-1 was
-kept, and the test split was asked once.
+{how} of `{model}` on {train_dialogues:,} dialogues of {dataset}: {trainable:,} of {total:,} parameters trained,
+{epochs:g} epochs in batches of {batch_size}, learning rate {learning_rate:g} ({lr_scheduler_type}), seed {seed}. Labels
+are padded with −100. {kept}.
 
 ## Scores on the test split
 
@@ -29,12 +29,17 @@ mean over the references.
 {use}
 ```
 
-The prompt is the one it was trained with: `utils.prompts.build_prompt(dialogue)`.
+The prompt is the one that it was trained with:
+
+```
+{template}
+```
 
 ## Limits
 
 It summarises short English conversations of the kind it was trained on, names speakers `#Person1#`, `#Person2#` as its
-data does, and can be wrong about who does what; ROUGE does not see that. Made with {versions}.
+data does, and can be wrong about who does what; ROUGE does not see that. Licences of the base model and of the data
+bind this model, too (DialogSum: CC BY-NC-SA 4.0). Made with {versions}.
 """
 _USE_FULL = """\
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -67,8 +72,9 @@ def write_model_card(folder: str | Path, settings: Settings, result: FineTuningR
         how="An adapter" if adapter else "Full fine-tuning",
         trainable=result.parameters["trainable"],
         total=result.parameters["total"],
-        seconds=result.seconds,
-        seed=settings.seed,
+        epochs=result.epochs,
+        kept="The last weights were kept" if result.kept == "last" else f"Kept: the checkpoint with the {result.kept}",
+        **{name: value for name, value in result.recipe.items() if name != "method"},
         table=_markdown(scores),
         use=_USE_ADAPTER if adapter else _USE_FULL,
         versions=", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft")),

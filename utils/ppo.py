@@ -33,12 +33,12 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
+from utils.guards import GuardedTrainer, check_gradient, check_weights
 from utils.memory import freed_memory_kept
 from utils.models import frozen_weights_in_bf16
 from utils.policy import PolicyModel
@@ -90,7 +90,7 @@ class Rollout:
         return Rollout(prompts, *(getattr(self, name)[index] for name in names))
 
 
-class PPOTrainer(Trainer):
+class PPOTrainer(GuardedTrainer):
     """Train a sequence-to-sequence policy to earn more reward while staying close to what it was.
 
     Args:
@@ -157,9 +157,14 @@ class PPOTrainer(Trainer):
 
         Under bf16 frozen weights are in bf16 meanwhile: a callback or reward that uses the policy must do so under
         autocast. Afterwards they are float32 again, rounded to bf16.
+
+        Raises:
+            TrainingError: a gradient or the weights are not finite, or a checkpoint cannot be written.
         """
         with freed_memory_kept(), frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext():
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
+        check_weights(self.model, self.args, self.state)
+        return output
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -180,6 +185,7 @@ class PPOTrainer(Trainer):
                 self.metrics["skipped_updates"].append(len(minibatches) - number)
                 break
             if number < len(minibatches) - 1:
+                check_gradient(model, self.args, self.state)
                 self.accelerator.clip_grad_norm_(list(model.parameters()), self.args.max_grad_norm)
                 self.optimizer.step()
                 model.zero_grad()

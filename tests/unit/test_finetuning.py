@@ -10,12 +10,13 @@ import torch
 from datasets import Dataset
 from peft import IA3Config, PeftModel, get_peft_model
 from torch.testing import assert_close
-from transformers import T5Config, T5ForConditionalGeneration, TrainerCallback
+from transformers import EarlyStoppingCallback, T5Config, T5ForConditionalGeneration, TrainerCallback
 
 import utils.finetuning
 from utils.checkpoints import last_whole_checkpoint
-from utils.finetuning import TrainingError, fine_tune, lora_config, tokenize_pairs
+from utils.finetuning import fine_tune, lora_config, tokenize_pairs
 from utils.generation import generate
+from utils.guards import TrainingError
 from utils.models import has_bf16, load_model
 
 PAIRS = Dataset.from_dict(
@@ -157,6 +158,31 @@ def test_loss_of_a_padded_batch_is_the_mean_over_its_real_tokens(train, tiny_t5,
     history = train(model=model, per_device_train_batch_size=4, learning_rate=0.0).history
     assert history["loss"].dropna().tolist() == pytest.approx([expected], abs=1e-3)  # logged with four decimals
     assert history["eval_loss"].dropna().tolist() == pytest.approx([expected], abs=1e-3)
+
+
+def test_label_smoothing_mixes_in_the_mean_over_the_vocabulary(train, tiny_t5, tiny_tokenizer):
+    """Szegedy et al. 2016: (1 − ε) · −log p(label) + ε · the mean of −log p over all tokens."""
+    model = without_dropout(tiny_t5)
+    batch = tiny_tokenizer(["good bad"], return_tensors="pt")
+    labels = tiny_tokenizer(["nice"], return_tensors="pt")["input_ids"]
+    logprobs = torch.log_softmax(model(**batch, labels=labels).logits[0], dim=-1)
+    of_labels = logprobs[torch.arange(labels.shape[1]), labels[0]]
+    expected = (-0.7 * of_labels - 0.3 * logprobs.mean(dim=-1)).mean().item()
+    rows = Dataset.from_dict({"dialogue": ["good bad"], "summary": ["nice"]})
+    history = train(model=model, rows=rows, learning_rate=0.0, label_smoothing_factor=0.3).history
+    assert history["loss"].dropna().tolist() == pytest.approx([expected], abs=1e-3)
+
+
+def test_the_length_of_new_summaries_does_not_cut_those_learned_from(train, tiny_tokenizer, monkeypatch):
+    seen = []
+    original = utils.finetuning._EvaluateByRouge.compute_loss
+    monkeypatch.setattr(
+        utils.finetuning._EvaluateByRouge,
+        "compute_loss",
+        lambda self, model, inputs, *a, **k: seen.append(inputs["labels"]) or original(self, model, inputs, *a, **k),
+    )
+    train(max_new_tokens=2, per_device_train_batch_size=4)
+    assert seen[0].shape[1] == max(len(ids) for ids in tiny_tokenizer(list(PAIRS["summary"]))["input_ids"]) > 2
 
 
 # --- full training ---
@@ -412,14 +438,53 @@ def test_a_loss_that_is_not_a_number_is_seen_in_a_run_too_short_to_log(train):
         train(learning_rate=1e38, logging_steps=10)
 
 
-def test_no_checkpoint_is_written_once_the_loss_is_not_a_number(train, tmp_path):
-    # Step 2 fails and ends an epoch, step 1 was fine: nothing that holds NaN may be left for `resume`.
-    with pytest.raises(TrainingError):
-        train(learning_rate=1e38, save_strategy="steps", save_steps=1, load_best_model_at_end=False)
-    assert checkpoints(tmp_path)
-    for folder in checkpoints(tmp_path):
-        state = torch.load(folder / "optimizer.pt", weights_only=False)["state"]
-        assert all(math.isfinite(entry["exp_avg"].sum()) for entry in state.values())
+EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}
+
+
+def test_weights_that_are_not_finite_are_written_into_no_checkpoint(train, tmp_path):
+    with pytest.raises(TrainingError, match=r"not finite after step 1\b"):
+        train(learning_rate=1e38, **EVERY_STEP)
+    assert not checkpoints(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_not_returned(train):
+    unsaved = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    with pytest.raises(TrainingError, match=r"not finite after step 1\b"):
+        train(learning_rate=1e38, max_steps=1, **unsaved)
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_an_infinite_gradient_of_a_finite_loss_is_not_applied(train, tiny_t5, tmp_path, max_grad_norm):
+    backward = iter(range(100))
+    tiny_t5.shared.weight.register_hook(lambda gradient: gradient * math.inf if next(backward) == 1 else gradient)
+    with pytest.raises(TrainingError, match=r"gradient is (inf|nan) at step 2\b"):
+        train(max_grad_norm=max_grad_norm, **EVERY_STEP)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-1"]
+    assert all(weight.isfinite().all() for weight in tiny_t5.parameters())
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype"), [("full", torch.float16), ("lora", torch.float16), ("full", torch.bfloat16)]
+)
+def test_weights_of_half_precision_are_not_trained(train, tiny_t5, method, dtype):
+    with pytest.raises(ValueError, match=rf"{dtype}.*dtype=torch.float32"):
+        train(method, tiny_t5.to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"learning_rate": 3e-2}, "learning_rate 0.01, now 0.03"), ({"per_device_train_batch_size": 1}, "batch_size 2")],
+)
+def test_resuming_from_another_runs_checkpoint_is_refused(train, tiny_t5, changed, said):
+    train("full", copy.deepcopy(tiny_t5))
+    with pytest.raises(ValueError, match=rf"another run \({said}"):
+        train("full", copy.deepcopy(tiny_t5), resume=True, **changed)
+
+
+def test_resuming_a_run_of_the_other_method_is_refused(train, tiny_t5):
+    train("lora", copy.deepcopy(tiny_t5))
+    with pytest.raises(ValueError, match="method 'lora', now 'full'"):
+        train("full", tiny_t5, resume=True)
 
 
 # --- what a run survives ---
@@ -457,7 +522,7 @@ def test_a_full_disk_stops_training_and_names_the_last_whole_checkpoint(train, t
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
 
     try:
-        with pytest.raises(TrainingError, match=r"cannot write .*checkpoint-2: .*resume=True.*checkpoint-1$") as caught:
+        with pytest.raises(TrainingError, match=r"cannot write .*checkpoint-2: .*resume; .*checkpoint-1$") as caught:
             train(callbacks=[Fill()], **arguments)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -493,6 +558,21 @@ def test_where_memory_runs_out_the_batch_is_halved_and_accumulated_to_the_same_g
     assert whole.history["step"].max() == halved.history["step"].max()
     for name, tensor in weights(whole.model).items():
         assert_close(weights(halved.model)[name], tensor, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("batch", "rows", "taken"), [(3, 2, 1), (6, 3, 3), (6, 2, 1)])
+def test_where_memory_runs_out_the_batch_keeps_its_size_in_all(
+    train, tiny_t5, tmp_path, monkeypatch, batch, rows, taken
+):
+    plain, twelve = without_dropout(tiny_t5), PAIRS.select(3 * [0, 1, 2, 3])
+    arguments = {"rows": twelve, "per_device_train_batch_size": batch, "optim": "sgd"}
+    whole = train("full", copy.deepcopy(plain), output_dir=tmp_path / "whole", **arguments)
+    out_of_memory_above(monkeypatch, rows=rows, step=1)
+    parts = train("full", copy.deepcopy(plain), output_dir=tmp_path / "parts", **arguments)
+    assert (parts.batch_size, parts.recipe["batch_size"]) == (taken, batch)
+    assert parts.history["step"].max() == whole.history["step"].max() == 12 // batch
+    for name, tensor in weights(whole.model).items():
+        assert_close(weights(parts.model)[name], tensor, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("rows", [4, 2, 1])
@@ -580,6 +660,21 @@ def test_a_quantised_model_is_not_trained_in_full(train, tiny_t5):
     tiny_t5.is_quantized = True
     with pytest.raises(ValueError, match="method='lora'"):
         train("full")
+
+
+def test_without_the_best_the_result_names_the_last_checkpoint(train, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.4, 0.3])
+    monkeypatch.setattr(utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)]}))
+    result = train(num_train_epochs=3, load_best_model_at_end=False, save_total_limit=3)
+    assert (result.kept, result.checkpoint.name, result.epochs) == ("last", "checkpoint-6", 3)
+    assert same(weights(result.model), weights(T5ForConditionalGeneration.from_pretrained(result.checkpoint)))
+
+
+def test_training_can_stop_early_by_validation_rouge(train, monkeypatch):
+    scores = iter([0.5, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)]}))
+    result = train(num_train_epochs=4, callbacks=[EarlyStoppingCallback(1)])
+    assert (result.epochs, result.kept, result.checkpoint.name) == (2, "best eval_rouge1", "checkpoint-2")
 
 
 def test_the_result_tells_memory_and_the_checkpoint_that_was_kept(train, tmp_path):

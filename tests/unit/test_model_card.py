@@ -14,10 +14,21 @@ from utils.settings import OFFLINE, load_settings
 SCORES = {"fine_tuned": pd.DataFrame({"rouge1": [0.2, 0.4, 0.6], "words": [10.0, 20.0, 30.0]})}
 
 
-def result(method: str) -> FineTuningResult:
+def result(method: str, kept: str = "best eval_rouge1") -> FineTuningResult:
     return FineTuningResult(
         model=None,
         method=method,
+        recipe={
+            "method": method,
+            "template": "{dialogue} In short:",
+            "train_dialogues": 1_200,
+            "learning_rate": 0.001,
+            "lr_scheduler_type": "cosine",
+            "batch_size": 16,
+            "seed": 7,
+        },
+        epochs=2.5,
+        kept=kept,
         history=pd.DataFrame(),
         parameters={"total": 1_000_000, "trainable": 1_234, "trainable_percent": 0.1234},
         seconds=12.3,
@@ -39,6 +50,17 @@ def test_card_tells_base_training_and_use(tmp_path, method, library, loader):
     assert card.data.library_name == library
     assert loader in card.text and "1,234 of 1,000,000 parameters" in card.text
     assert str(OFFLINE.parents[1]) not in card.content
+
+
+def test_card_tells_the_recipe_the_prompt_and_which_weights_were_kept(tmp_path):
+    settings, table = load_settings("offline"), interval_table(SCORES)
+    text = ModelCard.load(write_model_card(tmp_path, settings, result("full"), table)).text
+    assert "1,200 dialogues" in text and "2.5 epochs in batches of 16" in text
+    assert "learning rate 0.001 (cosine), seed 7" in text
+    assert "\n{dialogue} In short:\n" in text
+    assert "Kept: the checkpoint with the best eval_rouge1." in text
+    text = ModelCard.load(write_model_card(tmp_path, settings, result("full", kept="last"), table)).text
+    assert "The last weights were kept." in text and "best" not in text
 
 
 def test_card_shows_scores_in_points_and_counts_as_they_are(tmp_path):
