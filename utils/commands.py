@@ -11,6 +11,7 @@ import pandas as pd
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import get_available_reporting_integrations
 
 from utils import plots, results
 from utils.checkpoints import last_whole_checkpoint
@@ -73,7 +74,10 @@ def toxicity(arguments: argparse.Namespace) -> None:
     lines = [line for line in read_text(arguments.file).splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{arguments.file} holds no text: write one on each line")
-    hate = HateScorer(settings.reward_model, "cpu" if arguments.cpu else None).probability(lines)
+    scorer = HateScorer(settings.reward_model, "cpu" if arguments.cpu else None)
+    for number in scorer.too_long(lines):
+        print(f"text {number + 1} is long: only its first {scorer.max_tokens} tokens are read", file=sys.stderr)
+    hate = scorer.probability(lines)
     for probability, line in zip(hate, lines, strict=True):
         print(f"{probability:.3f}\t{line}")
     if len(lines) > 1:
@@ -111,19 +115,21 @@ def finetune(arguments: argparse.Namespace) -> None:
     One device takes `batch_size` dialogues at a time. Under `accelerate launch` the processes share the work, and the
     global batch is that many times larger.
     """
+    _check_report(arguments.report_to)
     settings = _settings(arguments)
-    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "finetune"
+    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "finetune" / arguments.method
     device = "cpu" if arguments.cpu else state.device
     with state.main_process_first():  # the others find data and model in the cache
         dataset = load_dialogsum(settings.dataset)
         model, tokenizer = load_model(settings.model, device, quantization=arguments.quantization)
+    train = first_rows(dataset["train"], settings.train_dialogues)
     validation = drop_near_duplicates(dataset["validation"], against=dataset["train"])
     every = {"eval_strategy": "steps", "eval_steps": arguments.checkpoint_steps}
     every |= {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps}
     result = fine_tune(
         model,
         tokenizer,
-        first_rows(dataset["train"], settings.train_dialogues),
+        drop_near_duplicates(train, against=dataset["test"]),
         first_rows(validation, settings.validation_dialogues),
         method=arguments.method,
         output_dir=str(output_dir / "checkpoints"),
@@ -145,7 +151,7 @@ def finetune(arguments: argparse.Namespace) -> None:
     result.history.to_csv(output_dir / "history.csv", index=False)
     table = _judge(result.model, tokenizer, dataset, settings)
     write_model_card(output_dir / "model", settings, result, table)
-    results.record("finetune", table, settings, result.seconds)
+    results.record(f"finetune_{arguments.method}", table, settings, result.seconds)
     print(results.percent(table.xs("rouge1", level="measure")).to_string())
     print(f"{result.seconds:.0f} s of training; model, card and history: {output_dir}")
 
@@ -156,6 +162,7 @@ def ppo(arguments: argparse.Namespace) -> None:
     One device takes `ppo_batch_size` prompts at a time. Under `accelerate launch` every process has its own prompts,
     and a step that many times more.
     """
+    _check_report(arguments.report_to)
     settings = _settings(arguments)
     state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "ppo"
     adapter = arguments.adapter or Path(settings.output_dir) / "lab2" / "lora" / "best"
@@ -212,7 +219,20 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     """Settings of a command; without a preset it is the embedded default, which needs no network."""
     preset = arguments.preset or os.environ.get("LABS_PRESET") or "offline"
     given = {} if arguments.output_dir is None else {"output_dir": arguments.output_dir}
-    return load_settings(preset, **parse_overrides(arguments.set) | given)
+    settings = load_settings(preset, **parse_overrides(arguments.set) | given)
+    used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
+    print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
+    return settings
+
+
+def _check_report(name: str) -> None:
+    """Refuse, before anything is loaded, to report by a package that is not installed."""
+    installed = get_available_reporting_integrations()
+    if name not in ("none", *installed):
+        raise ValueError(
+            f"--report-to {name}: no such package is installed (pip install {name}); here are: "
+            f"{', '.join(installed) or 'none'}"
+        )
 
 
 def _judge(

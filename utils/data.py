@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Value, config, load_dataset
 from huggingface_hub import snapshot_download
 
-from utils.hub import UnavailableError, from_hub
+from utils.hub import UnavailableError, from_hub, is_full_disk
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("id", "dialogue", "summary", "topic")
@@ -60,8 +60,10 @@ def _read_folder(folder: Path) -> DatasetDict:
         except DatasetError:
             raise
         except Exception as error:  # datasets wraps the parser's own error, whose class is not public
-            cause = str(error.__cause__ or error).strip()
-            raise DatasetError(f"{file} is not a readable CSV file: {cause}") from None
+            cause = error.__cause__ or error
+            if is_full_disk(cause):
+                raise DatasetError(f"the disk is full: free some space for {config.HF_DATASETS_CACHE}") from None
+            raise DatasetError(f"{file} is not a readable CSV file: {str(cause).strip()}") from None
     return DatasetDict(splits)
 
 
@@ -72,7 +74,12 @@ def _text_features(file: Path) -> Features:
         header = next(rows, [])
         if next(rows, None) is None:
             raise DatasetError(f"{file} has no rows: it needs a header ({','.join(COLUMNS)}) and at least one dialogue")
-    return Features({name: Value("string") for name in header})
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise DatasetError(
+            f"{file} has no column {', '.join(missing)}: its first line, read as names apart by commas, is "
+            f"{', '.join(header)}"
+        )
+    return Features({name or f"Unnamed: {number}": Value("string") for number, name in enumerate(header)})  # as pandas
 
 
 def _read_hub(id_or_path: str) -> DatasetDict:

@@ -23,6 +23,12 @@ from utils.toxicity import HateReward, HateScorer, has_insulting_word
 UNDER_PRESSURE = {"lr_scheduler_type": "constant", "num_ppo_epochs": 4}
 
 
+def is_adapter_of(folder: str | Path, model: str) -> bool:
+    """Whether the folder holds an adapter that was trained on this model."""
+    there = (Path(folder) / "adapter_config.json").exists()
+    return there and PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == model
+
+
 def policy_as_found(
     settings: Settings, adapter: str | Path, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from utils.memory import device_memory
 from utils.models import autocast, weights_cast_once
-from utils.progress import Estimate
+from utils.progress import DecodingEstimate
 
 MAX_NEW_TOKENS = 128  # T5's own default of 20 cuts summaries off
 # Prompt tokens decoded together, and encoded together: on a CPU decoding gains from more rows, encoding from a cache
@@ -58,18 +58,23 @@ def generate(
             tqdm(total=len(pending), desc="generate", unit="prompt", leave=False, disable=quiet) as progress,
         ):
             lengths = [len(row) for row in ids]
-            estimate = Estimate("generating", sum(lengths))
             decoded, encoded = _token_budgets(model.device)
-            for rows in _batches(lengths, batch_size, decoded):
+            batches = list(_batches(lengths, batch_size, decoded))
+            first = sum(lengths[i] for i in batches[0]) if batches else 1
+            estimate = DecodingEstimate(sum(lengths) / first, generation_config["max_new_tokens"])
+            criteria = [*generation_config.pop("stopping_criteria", ()), estimate]
+            for rows in batches:
                 batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(model.device)
                 hidden = _encode(model, batch, encoded)
                 output = model.generate(
-                    encoder_outputs=hidden, attention_mask=batch["attention_mask"], **generation_config
+                    encoder_outputs=hidden,
+                    attention_mask=batch["attention_mask"],
+                    stopping_criteria=criteria,
+                    **generation_config,
                 )
                 for i, text in zip(rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
                     answers[i] = text
                 progress.update(len(rows))
-                estimate.advance(sum(lengths[i] for i in rows))
     finally:
         model.train(was_training)
     if generation_config["do_sample"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx2
+from datasets.exceptions import DatasetsError
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 
 WAITS = (2, 8)  # seconds before the second and the third try
 KEPT = "files that came whole are kept"
-FAULTS = (OSError, ValueError, SafetensorError, httpx2.HTTPError)
+FAULTS = (OSError, ValueError, SafetensorError, DatasetsError, httpx2.HTTPError)
 T = TypeVar("T")
 
 
@@ -51,8 +52,10 @@ def from_hub(id_or_path: str, read: Callable[[], T], kind: str = "model") -> T:
         except FAULTS as error:
             cause, remedy, may_pass = _explain(error)
             if wait is None or not may_pass:
-                remedies = f"{remedy}, or set LABS_PRESET=offline to use the embedded models and data."
-                raise UnavailableError(f"cannot load {id_or_path!r}: {cause}. {remedies}") from None
+                raise UnavailableError(
+                    f"cannot load {id_or_path!r}: {cause}. {remedy}, or take the embedded models and data (LABS_PRESET="
+                    "offline, in a command --preset offline, and no other model or dataset set)."
+                ) from None
         print(f"{id_or_path}: {cause}; trying again in {wait} s", file=sys.stderr)
         time.sleep(wait)
     raise AssertionError("the last try returns or raises")
@@ -62,12 +65,13 @@ def _read_whole_files(id_or_path: str, read: Callable[[], T], kind: str, since: 
     try:
         value = read()
     except BaseException as error:
-        damaged = _remove_damaged_files(id_or_path, kind, since)
-        if damaged and isinstance(error, Exception):  # they tell more than what they led to
-            raise DamagedFileError(f"{', '.join(damaged)} came with a wrong checksum") from error
+        wanted = isinstance(error, Exception)  # not so if the user stopped it
+        damaged = _remove_damaged_files(id_or_path, kind, 0 if wanted else since)
+        if damaged and wanted:  # they tell more than what they led to
+            raise DamagedFileError(f"{', '.join(damaged)} had a wrong checksum") from error
         raise
     if damaged := _remove_damaged_files(id_or_path, kind, since):
-        raise DamagedFileError(f"{', '.join(damaged)} came with a wrong checksum")
+        raise DamagedFileError(f"{', '.join(damaged)} had a wrong checksum")
     return value
 
 
@@ -76,6 +80,8 @@ def _remove_damaged_files(id_or_path: str, kind: str, since: float) -> list[str]
     damaged = []
     for path in Path(constants.HF_HUB_CACHE, f"{kind}s--{id_or_path.replace('/', '--')}").glob("snapshots/*/**/*"):
         if path.is_file() and path.stat().st_mtime >= since:  # of what a link leads to
+            if constants.HF_HUB_OFFLINE and not path.is_symlink():
+                continue  # nobody is there to tell its hash
             expected = path.resolve().name if path.is_symlink() else _hash_on_the_hub(id_or_path, path, kind)
             if _hash_like(expected, path) != expected:
                 damaged.append(path.name)
@@ -116,8 +122,8 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
 
     if among(DamagedFileError):
         return _first_line(error), "Run again: they were not kept", True
-    if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in causes):
-        return "the disk is full", f"Free some space for {constants.HF_HUB_CACHE} and run again: {KEPT}", False
+    if any(is_full_disk(e) for e in causes):
+        return "the disk is full", f"Free some space for {constants.HF_HOME} and run again: {KEPT}", False
     if constants.HF_HUB_OFFLINE and among(OfflineModeIsEnabled, LocalEntryNotFoundError):
         return "HF_HUB_OFFLINE is set, and it is not in the cache", "Unset it to let it be fetched", False
     if among(GatedRepoError) or status == 403:
@@ -135,7 +141,16 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     if among(httpx2.HTTPError, LocalEntryNotFoundError):
         remedy = f"Check the connection and run again: {KEPT}"
         return f"no whole answer from {constants.ENDPOINT}", remedy, among(httpx2.ReadError)
+    if among(DatasetsError):
+        cause = next(e for e in causes if not isinstance(e, DatasetsError))  # datasets wraps what its reader said
+        return f"its files cannot be read ({_first_line(cause)})", "Tell its owner", False
     return _first_line(error), "Check the id or folder", "Consistency check failed" in str(error)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a write was refused for lack of space, by the system or by the datasets library, which asks before."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or str(error).startswith("Not enough disk space")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -26,6 +26,10 @@ def read_dialogues(path: str, file_format: str | None = None) -> list[str]:
     """
     text = read_text(path)
     ending = Path(path).suffix.removeprefix(".").lower()
+    if file_format is None and ending in ("json", "tsv", "xlsx", "docx", "pdf"):
+        raise ValueError(
+            f"{path}: .{ending} is none of {', '.join(FORMATS)}: convert it, or say which it is with --format"
+        )
     read = {"csv": _from_csv, "jsonl": _from_jsonl}.get(file_format or ending, _from_text)
     dialogues = [dialogue.strip() for dialogue in read(path, text)]
     if not dialogues:
@@ -76,6 +80,8 @@ def _from_jsonl(path: str, text: str) -> Iterator[str]:
             raise ValueError(f"{path}, line {number} is no JSON ({error}): write one object on each line") from None
         if not isinstance(row, dict) or not isinstance(row.get("dialogue"), str):
             raise ValueError(f'{path}, line {number} has no text under "dialogue"')
+        if not row["dialogue"].isprintable() and any("\ud800" <= sign <= "\udfff" for sign in row["dialogue"]):
+            raise ValueError(f"{path}, line {number} holds half a character (a lone surrogate): write it anew")
         yield row["dialogue"]
 
 

@@ -124,11 +124,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "searched_dialogues": 1000,
         "ppo_steps": 8,
         "ppo_seeds": 1,
-        "judged_dialogues": 30,
+        "judged_dialogues": 24,
     },
     "gpu": _HUB | {"ppo_steps": 60},  # sized for a T4, which has no bf16
 }
 PRECISIONS = ("auto", "fp32", "bf16")
+MINIMA = dict.fromkeys(("seed", "few_shot", "kl_coef", "grpo_kl_coef"), 0)  # of all others: 1
+MINIMA |= dict.fromkeys(("test_dialogues", "judged_dialogues", "ppo_generations"), 2)  # one alone has no interval
 
 
 def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
@@ -206,7 +208,13 @@ def _check(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"setting precision={value!r}: choose from {', '.join(PRECISIONS)}")
     if kind is str and not value.strip():
         raise ValueError(f"setting {name}={value!r} is empty: give a value, or leave the setting out")
-    minimum = 0 if name in ("seed", "few_shot", "kl_coef", "grpo_kl_coef") else 1
+    if name == "second_judge_labels" and len([label for label in value.split(",") if label.strip()]) != 2:
+        raise ValueError(
+            f"setting second_judge_labels={value!r} must be two labels, of toxic texts and of others: toxic,neutral"
+        )
+    if name == "seed" and isinstance(value, int) and value >= 2**32:
+        raise ValueError(f"setting seed={value!r} must be below 2**32")
+    minimum = MINIMA.get(name, 1)
     if kind is float and not (0 < value < math.inf or value == minimum == 0):
         raise ValueError(f"setting {name}={value!r} must be positive and finite")
     if kind is not float and isinstance(value, int) and value < minimum:

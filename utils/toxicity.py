@@ -54,12 +54,21 @@ class HateScorer:
         model = from_hub(id_or_path, lambda: load(id_or_path, dtype=torch.float32))
         self.model = model.to(self.device).eval()
         config = self.model.config
-        positions = config.max_position_embeddings - (config.pad_token_id or 0) - 1  # RoBERTa's start after its pad id
-        self.max_tokens = min(self.tokenizer.model_max_length, positions)
+        positions = getattr(config, "max_position_embeddings", None)  # RoBERTa's start after its pad id
+        readable = positions - (config.pad_token_id or 0) - 1 if positions else 512  # relative ones have no end
+        self.max_tokens = min(self.tokenizer.model_max_length, readable)
         self.label_ids = {name.lower(): i for i, name in self.model.config.id2label.items()}
+        if missing := [label for label in labels if label.lower() not in self.label_ids]:
+            raise ValueError(
+                f"{id_or_path} has no label {' or '.join(map(repr, missing))}: it has {', '.join(self.label_ids)}. "
+                "Take a classifier with those labels, or give its own as labels=(of hate, of the rest)"
+            )
         self.hate_label, self.nothate_label = labels
-        for name in labels:
-            self._label_id(name)
+
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """Numbers, from 0, of the texts of which it reads the beginning only."""
+        lengths = map(len, self.tokenizer(list(texts), verbose=False)["input_ids"])
+        return [number for number, length in enumerate(lengths) if length > self.max_tokens]
 
     def probability(self, texts: Sequence[str]) -> np.ndarray:
         """p(hate) of each text, by a softmax over all labels; shape (texts,)."""

@@ -24,7 +24,7 @@ def command(output_dir: Path, *arguments: str, settings: tuple[str, ...] = SMALL
 
 
 def weights(output_dir: Path) -> dict:
-    return load_file(output_dir / "finetune" / "model" / "model.safetensors")
+    return load_file(output_dir / "finetune" / "full" / "model" / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,16 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(whole, tmp_path):
-    kill_once_there(tmp_path / "finetune" / "checkpoints" / "checkpoint-8", *command(tmp_path, *EVERY_FOUR_STEPS))
-    assert not (tmp_path / "finetune" / "model").exists()
+    kill_once_there(
+        tmp_path / "finetune" / "full" / "checkpoints" / "checkpoint-8", *command(tmp_path, *EVERY_FOUR_STEPS)
+    )
+    assert not (tmp_path / "finetune" / "full" / "model").exists()
     resumed = run(*command(tmp_path, *EVERY_FOUR_STEPS, "--resume"))
     assert "going on from" in resumed.stderr and "checkpoint-" in resumed.stderr
     expected, ended = weights(whole), weights(tmp_path)
     assert expected.keys() == ended.keys()
     assert all(expected[name].equal(ended[name]) for name in expected)
-    histories = [pd.read_csv(folder / "finetune" / "history.csv") for folder in (whole, tmp_path)]
+    histories = [pd.read_csv(folder / "finetune" / "full" / "history.csv") for folder in (whole, tmp_path)]
     for column in ("eval_loss", "eval_rouge1", "learning_rate"):
         values = [history[column].dropna().tolist() for history in histories]
         assert values[0] == values[1] and len(values[0]) >= 2
@@ -62,7 +64,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
     halved = [pair for pair in SMALL if not pair.startswith("batch_size")]
     halved = (*halved, "batch_size=4", f"model={model}")
     run(*TWO_PROCESSES, *command(tmp_path / "two", *EVERY_FOUR_STEPS, settings=halved))
-    one, two = (pd.read_csv(tmp_path / name / "finetune" / "history.csv") for name in ("one", "two"))
+    one, two = (pd.read_csv(tmp_path / name / "finetune" / "full" / "history.csv") for name in ("one", "two"))
     assert one["step"].max() == two["step"].max() == 24
     for column in ("loss", "eval_loss", "eval_rouge1"):
         assert len(one[column].dropna()) >= 2
@@ -70,11 +72,11 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
 
 
 def test_the_saved_model_and_its_card_can_be_used(whole):
-    model = AutoModelForSeq2SeqLM.from_pretrained(whole / "finetune" / "model")
-    tokenizer = AutoTokenizer.from_pretrained(whole / "finetune" / "model")
+    model = AutoModelForSeq2SeqLM.from_pretrained(whole / "finetune" / "full" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(whole / "finetune" / "full" / "model")
     assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
-    card = (whole / "finetune" / "model" / "README.md").read_text(encoding="utf-8")
-    scores = json.loads((whole / "results.json").read_text(encoding="utf-8"))["finetune"]
+    card = (whole / "finetune" / "full" / "model" / "README.md").read_text(encoding="utf-8")
+    scores = json.loads((whole / "results.json").read_text(encoding="utf-8"))["finetune_full"]
     fine_tuned = scores["rouge1"]["fine_tuned"]
     interval = f"{100 * fine_tuned['low']:.1f} to {100 * fine_tuned['high']:.1f}"
     assert f"| fine_tuned | rouge1 | {100 * fine_tuned['mean']:.1f} | {interval} | 12 |" in card

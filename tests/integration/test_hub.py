@@ -4,6 +4,7 @@ Files travel over plain HTTP, as they do where hf_xet is not installed: its prot
 """
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -167,7 +168,7 @@ FAULTS = {  # the file, its fault, and what the error says, if there is one
     "short": (WEIGHTS, Fault(short_by=1000, times=1), None),
     "short-always": (WEIGHTS, Fault(short_by=1000), "Consistency check failed"),
     "flipped": (WEIGHTS, Fault(flip_byte=3_000_000, times=1), None),
-    "flipped-always": (WEIGHTS, Fault(flip_byte=3_000_000), "model.safetensors came with a wrong checksum"),
+    "flipped-always": (WEIGHTS, Fault(flip_byte=3_000_000), "model.safetensors had a wrong checksum"),
     "reset": (WEIGHTS, Fault(reset_after=2_000_000, times=1), None),
     "flipped-tokenizer": ("tokenizer.json", Fault(flip_byte=0, times=1), None),
     "flipped-config": ("config.json", Fault(flip_byte=5, times=1), None),
@@ -244,6 +245,59 @@ def test_a_damaged_file_is_found_where_the_cache_holds_no_links(faulty, tmp_path
     again = ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound", HF_HUB_DISABLE_SYMLINKS="1")
     assert hub.faults[f"acme/sound/{WEIGHTS}"].times == 0
     assert json.loads(again)["acme/sound"] == outcome["acme/sound"]
+
+
+@pytest.mark.parametrize("content", [b"", b"half"], ids=["emptied", "cut in half"])
+def test_a_file_that_was_damaged_in_the_cache_long_ago_is_fetched_again(faulty, tmp_path, content):
+    hub, outcome, _ = faulty
+    ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound")
+    blob = next((tmp_path / "hub" / "models--acme--sound" / "snapshots").rglob(WEIGHTS)).resolve()
+    blob.write_bytes(content and blob.read_bytes()[: blob.stat().st_size // 2])
+    os.utime(blob, (0, 0))
+    offline = json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound", HF_HUB_OFFLINE="1"))["acme/sound"]
+    assert "HF_HUB_OFFLINE is set, and it is not in the cache. Unset it" in offline["error"]
+    assert json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound"))["acme/sound"] == outcome["acme/sound"]
+
+
+def test_a_file_that_was_damaged_is_fetched_again_by_the_run_that_finds_it(faulty, tmp_path):
+    hub, outcome, _ = faulty
+    ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound")
+    blob = next((tmp_path / "hub" / "models--acme--sound" / "snapshots").rglob(WEIGHTS)).resolve()
+    blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
+    os.utime(blob, (0, 0))
+    assert json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound"))["acme/sound"] == outcome["acme/sound"]
+
+
+BAD_DATA = """
+import sys
+from utils.data import DatasetError, load_dialogsum
+if sys.argv[2:]:
+    import errno
+    from datasets.arrow_writer import ArrowWriter
+    def no_space(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    ArrowWriter.write_table = no_space
+try:
+    load_dialogsum(sys.argv[1])
+except DatasetError as error:
+    print(error)
+"""
+
+
+def test_a_dataset_of_the_hub_that_cannot_be_read_is_one_error_with_the_readers_cause(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.csv").write_text('id,dialogue,summary,topic\na,"never closed,b,c\n', encoding="utf-8")
+    with serve([Repository("acme/bad", folder, "datasets")]) as hub:
+        error = ask(hub.endpoint, tmp_path / "home", "-c", BAD_DATA, "acme/bad")
+    assert "cannot load 'acme/bad': its files cannot be read (" in error and "EOF inside string" in error
+
+
+def test_a_disk_that_is_full_when_data_are_prepared_is_told_as_such(hub, tmp_path):
+    assert "the disk is full. Free some space" in ask(hub.endpoint, tmp_path, "-c", BAD_DATA, DATASET, "full")
+    folder = str(OFFLINE / "data")
+    assert "the disk is full: free some space" in ask(hub.endpoint, tmp_path, "-c", BAD_DATA, folder, "full")
 
 
 def test_offline_a_model_that_is_not_in_the_cache_is_told_as_such(tmp_path):

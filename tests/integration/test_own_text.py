@@ -52,6 +52,19 @@ def test_toxicity_reads_standard_input_and_tells_the_hateful_line(tmp_path):
     assert "2 texts: mean 0." in done.stderr and "95 % interval" in done.stderr
 
 
+def test_toxicity_says_which_text_it_reads_the_beginning_of_only(tmp_path):
+    (tmp_path / "a.txt").write_text("Good morning.\n" + "Good morning. " * 300, encoding="utf-8")
+    done = run("-m", "utils", "toxicity", str(tmp_path / "a.txt"))
+    assert "text 2 is long: only its first 512 tokens are read" in done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_command_says_which_model_and_data_it_takes(tmp_path):
+    (tmp_path / "a.txt").write_text("#Person1#: Hello.", encoding="utf-8")
+    said = run("-m", "utils", "summarize", str(tmp_path / "a.txt")).stderr
+    assert said.startswith("preset offline: model utils/offline/t5, reward_model utils/offline/classifier, dataset")
+
+
 def test_one_text_has_a_probability_and_no_interval(tmp_path):
     (tmp_path / "one.txt").write_text("#Person1# asks #Person2# for the ladder.", encoding="utf-8")
     done = run("-m", "utils", "toxicity", str(tmp_path / "one.txt"))
@@ -72,6 +85,8 @@ def test_evaluate_writes_table_and_figure_with_baseline_and_ceiling(tmp_path):
         (("summarize", "no-such.txt"), "no-such.txt"),
         (("toxicity", "no-such.txt"), "no-such.txt"),
         (("evaluate", "--adapter", "no/such"), "no/such holds no adapter"),
+        (("finetune", "--report-to", "no-such-package"), "no-such-package: no such package is installed (pip install"),
+        (("ppo", "--report-to", "no-such-package"), "no-such-package: no such package is installed (pip install"),
     ],
 )
 def test_a_missing_file_or_adapter_ends_in_one_line_that_names_it(arguments, message):

@@ -92,6 +92,16 @@ def test_a_missing_column_is_named_with_its_file(folder, column):
         load_dialogsum(str(path))
 
 
+def test_a_file_apart_by_semicolons_is_told_what_its_header_was_read_as(folder):
+    with pytest.raises(DatasetError, match=r"apart by commas, is id;dialogue;summary;topic$"):
+        load_dialogsum(str(folder(train=(HEADER + ROW).replace(",", ";"))))
+
+
+def test_the_unnamed_column_that_pandas_writes_for_its_index_is_left_out(folder):
+    loaded = load_dialogsum(str(folder(train=f",{HEADER}0,{ROW}")))["train"]
+    assert loaded.column_names == ["id", "dialogue", "summary", "topic"] and loaded["id"][:] == ["a"]
+
+
 @pytest.mark.parametrize("cell", ["", '""', "   ", '"\n \n"'])
 @pytest.mark.parametrize("position", range(4))
 def test_an_empty_cell_is_named_with_file_row_column_and_remedy(folder, cell, position):

@@ -8,7 +8,14 @@ from datasets import Dataset
 from peft import get_peft_model
 from torch.testing import assert_close
 
-from utils.detox import as_prompts, decoder_adapter, detox_config, detox_reward, policy_as_found
+from utils.detox import (
+    as_prompts,
+    decoder_adapter,
+    detox_config,
+    detox_reward,
+    is_adapter_of,
+    policy_as_found,
+)
 from utils.finetuning import lora_config
 from utils.models import load_model
 from utils.prompts import build_prompt
@@ -46,11 +53,14 @@ def test_the_policy_as_found_has_the_adapter_merged(settings, tmp_path):
 def test_a_missing_adapter_and_one_of_another_model_are_refused(settings, tmp_path):
     with pytest.raises(ValueError, match="holds no adapter: run Lab 2 first"):
         policy_as_found(settings, tmp_path / "nothing")
+    assert not is_adapter_of(tmp_path / "nothing", settings.model)
     save_adapter(settings.model, tmp_path)
+    assert is_adapter_of(tmp_path, settings.model)
     config = (tmp_path / "adapter_config.json").read_text(encoding="utf-8")
     (tmp_path / "adapter_config.json").write_text(config.replace(settings.model, "another/model"), encoding="utf-8")
     with pytest.raises(ValueError, match="belongs to 'another/model'"):
         policy_as_found(settings, tmp_path)
+    assert not is_adapter_of(tmp_path, settings.model)
 
 
 def test_prompts_are_lab_2s(settings):

@@ -40,6 +40,8 @@ def test_standard_input_is_text_unless_said_otherwise(monkeypatch, name):
         ("a.jsonl", '{"dialogue": "hello"}\n{"dialogue": 3}\n', "line 2 has no text"),
         ("a.csv", 'dialogue\nhello\n"never closed\nhello\n', "no CSV after line 2.*check its quotes"),
         ("a.jsonl", '{"dialogue": "hello"}\nhello\n', "line 2 is no JSON"),
+        ("a.jsonl", '{"dialogue": "hello"}\n{"dialogue": "\\ud800"}\n', "line 2 holds half a character"),
+        ("a.json", '[{"dialogue": "hello"}]', r"\.json is none of text, jsonl, csv: convert it, or .*--format"),
     ],
 )
 def test_a_file_without_dialogues_is_refused_with_the_place(tmp_path, name, content, message):

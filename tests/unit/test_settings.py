@@ -215,3 +215,19 @@ def test_a_setting_that_may_be_absent_takes_text_or_none(monkeypatch):
     assert load_settings("cpu").second_judge == "some/classifier"
     monkeypatch.setenv("LABS_SECOND_JUDGE", "none")
     assert load_settings("cpu").second_judge is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("test_dialogues", 1, "test_dialogues=1 must be at least 2"),
+        ("judged_dialogues", 1, "judged_dialogues=1 must be at least 2"),
+        ("ppo_generations", 1, "ppo_generations=1 must be at least 2"),
+        ("seed", 2**32, r"seed=4294967296 must be below 2\*\*32"),
+        ("second_judge_labels", "toxic", "second_judge_labels='toxic' must be two labels"),
+        ("second_judge_labels", "toxic,", "must be two labels"),
+    ],
+)
+def test_a_value_that_would_fail_at_the_end_of_a_lab_is_refused_at_its_beginning(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        load_settings("offline", **{name: value})

@@ -10,6 +10,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification, Robert
 from utils.hub import UnavailableError
 from utils.models import has_bf16
 from utils.offline import scenarios
+from utils.settings import OFFLINE
 from utils.toxicity import HateReward, HateScorer, dialogue_heat, has_insulting_word, split_by_heat
 
 TEXTS = ["hello world", "bad", "Anna asks for the ladder on Friday and nobody brings it", "", "good bad nice ugly"]
@@ -193,7 +194,7 @@ def test_a_single_string_is_refused(classifier):
 
 @pytest.mark.parametrize("labels", [["positive", "negative"], ["toxic", "nothate"], ["hate", "neutral"]])
 def test_a_model_without_the_labels_is_refused_and_its_labels_named(tmp_path, labels):
-    with pytest.raises(ValueError, match=", ".join(labels)) as caught:
+    with pytest.raises(ValueError, match=rf"{tmp_path} has no label.*{', '.join(labels)}.*labels=") as caught:
         HateScorer(make_classifier(tmp_path, labels), device="cpu")
     assert not isinstance(caught.value, UnavailableError)
 
@@ -201,6 +202,19 @@ def test_a_model_without_the_labels_is_refused_and_its_labels_named(tmp_path, la
 def test_an_unknown_label_is_refused(classifier):
     with pytest.raises(ValueError, match=r"no label 'toxic'.*nothate, hate"):
         HateScorer(classifier, device="cpu").logits(TEXTS, label="toxic")
+
+
+def test_a_classifier_with_relative_positions_is_asked_for_its_labels_like_any_other():
+    with pytest.raises(ValueError, match="t5 has no label 'hate' or 'nothate': it has label_0, label_1"):
+        HateScorer(str(OFFLINE / "t5"), device="cpu")
+
+
+def test_texts_of_which_only_the_beginning_is_read_are_known(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    fits = next(n for n in range(1, 1000) if scorer.too_long(["good " * (n + 1)]))
+    assert scorer.too_long(["good", "good " * fits, "good " * (fits + 1), "bad"]) == [2]
+    assert np.array_equal(scorer.logits(["good " * (fits + 1)]), scorer.logits(["good " * (fits + 9)]))
+    assert not np.array_equal(scorer.logits(["good " * fits]), scorer.logits(["good " * (fits + 9)]))
 
 
 def test_a_missing_folder_is_a_clear_error(tmp_path):
