@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import nbformat
 
 from utils.labs import NOTEBOOKS, ROOT
 from utils.results import percent, read_results
+from utils.settings import load_settings
 
 BADGE_CELL, BOOTSTRAP_CELL = "colab-badge", "colab-bootstrap"  # cell ids
 FIGURES = {  # the notebook it is in, its cell's id, and its number among the cell's figures
@@ -109,12 +111,14 @@ def publish_results(output_dir: Path) -> None:
     """Take the figures and scores of a run of all labs into docs/, and a table of the main ones into the README.
 
     Raises:
-        ValueError: a lab has not run there, or not as the embedded default.
+        ValueError: a lab has not run there, or not as the embedded default with its seed.
     """
-    whole = json.loads((output_dir / "results.json").read_text(encoding="utf-8"))
+    results = output_dir / "results.json"
+    whole = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     labs = [name.split("_")[0] for name in NOTEBOOKS]
     for lab in labs:
-        if lab not in whole or not whole[lab]["run"]["embedded_default"]:
+        run = whole.get(lab, {}).get("run", {})
+        if not run.get("embedded_default") or run["seed"] != load_settings("offline").seed:
             raise ValueError(f"{output_dir} holds no run of {lab} on the embedded default: run `make labs` first")
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
@@ -144,4 +148,7 @@ def _write_into_readme(mark: str, text: str) -> None:
 
 if __name__ == "__main__":
     publish_addresses()
-    publish_results(ROOT / "out")
+    try:
+        publish_results(ROOT / "out")
+    except ValueError as error:
+        sys.exit(f"badges and bootstrap cells are filled in, results are not: {error}")

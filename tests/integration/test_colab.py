@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,16 +27,38 @@ def test_badge_and_cell_carry_the_one_address_and_tag(name):
     assert address in cells[publish.BOOTSTRAP_CELL] and f"--branch={tag}" in cells[publish.BOOTSTRAP_CELL]
 
 
+LACKING = "rouge_score"  # what the simulated Colab has not
+
+
 @pytest.fixture
 def content(tmp_path) -> Path:
-    """An empty folder with a fresh environment beside it that sees this one's packages, and google.colab."""
+    """An empty folder, beside it a fresh environment that sees this one's packages but one, and google.colab."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
     packages = next((tmp_path / "env").rglob("site-packages"))
-    (packages / "seen.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    for old in packages.glob("setuptools*"):  # Python 3.11 brings one that is too old for torch
+        shutil.rmtree(old)
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith((LACKING, "google", "pip", "__pycache__")):
+            (seen / entry.name).symlink_to(entry)
+    (packages / "seen.pth").write_text(str(seen), encoding="utf-8")
     (packages / "google" / "colab").mkdir(parents=True)
     (packages / "google" / "colab" / "__init__.py").touch()
     (tmp_path / "content").mkdir()
     return tmp_path / "content"
+
+
+def write_wheel(folder: Path, name: str, number: str, *requires: str) -> None:
+    """An installable package that holds its version and nothing else."""
+    folder.mkdir(exist_ok=True)
+    about = f"{name}-{number}.dist-info"
+    needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    with zipfile.ZipFile(folder / f"{name}-{number}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}/__init__.py", f"__version__ = {number!r}\n")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n{needs}")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
 
 
 def published(folder: Path) -> str:
@@ -47,18 +70,25 @@ def published(folder: Path) -> str:
     return folder.as_uri()
 
 
-def test_in_colab_the_project_is_fetched_once_and_torch_and_numpy_stay(content):
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets few users make symbolic links")
+def test_in_colab_the_project_is_fetched_once_what_lacks_is_installed_and_torch_and_numpy_stay(content):
+    """The newest release of the missing package wants a newer numpy, which is to be had: an older release must do."""
+    wheels = content.parent / "wheels"
+    write_wheel(wheels, LACKING, "0.1.2")
+    write_wheel(wheels, LACKING, "0.1.3", f"numpy>{version('numpy')}")
+    write_wheel(wheels, "numpy", f"{version('numpy').rsplit('.', 1)[0]}.99")
     python = content.parent / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     cell = publish.bootstrap().replace(publish.project()[0], published(content.parent / "project"))
-    code = f"import google.colab\n{cell}\n{cell}\nimport torch, numpy, utils.settings\n"
-    code += "print(torch.__version__, numpy.__version__, utils.settings.__file__)"
-    done = subprocess.run([str(python), "-c", code], cwd=content, capture_output=True, text=True)
+    code = f"import google.colab\n{cell}\n{cell}\nimport torch, numpy, {LACKING}, utils.settings\n"
+    code += f"print(torch.__version__, numpy.__version__, {LACKING}.__version__, utils.settings.__file__)"
+    from_wheels = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    done = subprocess.run([str(python), "-c", code], cwd=content, env=from_wheels, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     utils = content / "labs" / "utils"
     assert done.stdout.splitlines() == [
         f"utils from {utils}",
         f"utils from {utils}",
-        f"{version('torch')} {version('numpy')} {utils / 'settings.py'}",
+        f"{version('torch')} {version('numpy')} 0.1.2 {utils / 'settings.py'}",
     ]
     assert (content / "kept.txt").read_text().split() == [
         f"torch=={version('torch')}",
