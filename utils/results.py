@@ -13,6 +13,7 @@ import pandas as pd
 from utils.rouge import confidence_interval
 from utils.settings import Settings
 
+SCORES = ("mean", "low", "high", "difference", "lowest_seed", "highest_seed")  # columns of tables
 LIBRARIES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "rouge_score", "numpy", "pandas")
 
 
@@ -30,14 +31,14 @@ def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.Dat
     return pd.concat(tables, names=["system", "measure"])
 
 
-def percent(table: pd.DataFrame) -> pd.DataFrame:
-    """Scores of 0 to 1 as they are read: in points of 0 to 100 with two decimals. p-values and counts, such as the
-    measure "words", are left alone.
+def percent(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
+    """Scores of 0 to 1 as they are read: in points of 0 to 100, rounded. p-values and counts, such as the measure
+    "words", are not scaled, and p-values not rounded.
     """
-    scores = [name for name in table.columns if name in ("mean", "low", "high", "difference")]
+    scores = [name for name in table.columns if name in SCORES]
     measures = table.reset_index().get("measure", table.index)
     scale = np.where(measures == "words", 1, 100)
-    return table.assign(**{name: (scale * table[name]).round(2) for name in scores})
+    return table.assign(**{name: (scale * table[name]).round(decimals) for name in scores})
 
 
 def claim(text: str, holds: bool, settings: Settings) -> None:
