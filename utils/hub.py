@@ -120,6 +120,8 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         """Whether the failure, or one that led to it, is of these kinds."""
         return any(isinstance(e, kinds) for e in causes)
 
+    if among(DamagedFileError) and constants.HF_HUB_OFFLINE:
+        return _first_line(error), "Unset HF_HUB_OFFLINE to let them be fetched anew", False
     if among(DamagedFileError):
         return _first_line(error), "Run again: they were not kept", True
     if any(is_full_disk(e) for e in causes):

@@ -34,7 +34,7 @@ def test_unknown_variable_is_refused_before_anything_runs(tmp_path):
 def test_missing_folder_stops_the_lab_with_one_clear_line(tmp_path, variable):
     run = run_labs(tmp_path, "--only", "1", LABS_PRESET="offline", HF_HUB_OFFLINE="1", **{variable: "no/such"})
     assert run.returncode == 1
-    message = run.stderr.strip().splitlines()[0]
+    (message,) = (line for line in run.stderr.splitlines() if line.startswith("error: "))
     assert "no/such" in message and "LABS_PRESET=offline" in message
     assert not (tmp_path / "out" / "results.json").exists()
 

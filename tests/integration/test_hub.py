@@ -255,7 +255,7 @@ def test_a_file_that_was_damaged_in_the_cache_long_ago_is_fetched_again(faulty, 
     blob.write_bytes(content and blob.read_bytes()[: blob.stat().st_size // 2])
     os.utime(blob, (0, 0))
     offline = json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound", HF_HUB_OFFLINE="1"))["acme/sound"]
-    assert "HF_HUB_OFFLINE is set, and it is not in the cache. Unset it" in offline["error"]
+    assert "model.safetensors had a wrong checksum. Unset HF_HUB_OFFLINE" in offline["error"]
     assert json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound"))["acme/sound"] == outcome["acme/sound"]
 
 

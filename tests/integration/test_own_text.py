@@ -55,7 +55,7 @@ def test_toxicity_reads_standard_input_and_tells_the_hateful_line(tmp_path):
 def test_toxicity_says_which_text_it_reads_the_beginning_of_only(tmp_path):
     (tmp_path / "a.txt").write_text("Good morning.\n" + "Good morning. " * 300, encoding="utf-8")
     done = run("-m", "utils", "toxicity", str(tmp_path / "a.txt"))
-    assert "text 2 is long: only its first 512 tokens are read" in done.stderr
+    assert "text 2 is long: only its first 128 tokens are read" in done.stderr
     assert len(done.stdout.splitlines()) == 2
 
 
@@ -68,7 +68,7 @@ def test_a_command_says_which_model_and_data_it_takes(tmp_path):
 def test_one_text_has_a_probability_and_no_interval(tmp_path):
     (tmp_path / "one.txt").write_text("#Person1# asks #Person2# for the ladder.", encoding="utf-8")
     done = run("-m", "utils", "toxicity", str(tmp_path / "one.txt"))
-    assert done.stdout.count("\n") == 1 and not done.stderr
+    assert done.stdout.count("\n") == 1 and "mean" not in done.stderr
 
 
 def test_evaluate_writes_table_and_figure_with_baseline_and_ceiling(tmp_path):

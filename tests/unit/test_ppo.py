@@ -16,6 +16,7 @@ from transformers import T5ForConditionalGeneration, TrainerCallback
 import utils.ppo
 from utils.finetuning import lora_config
 from utils.generation import generate
+from utils.guards import TrainingError
 from utils.models import has_bf16, load_model
 from utils.policy import InverseTransformSampling, PolicyModel, entropy_of
 from utils.policy_gradient import gae, response_mask, whiten
@@ -1229,3 +1230,23 @@ def test_every_field_of_the_config_is_explained():
     own = set(PPOConfig.__annotations__)
     assert {"kl_coef", "cliprange", "max_kl", "missing_eos_penalty"} <= own
     assert all(PPOConfig.__dataclass_fields__[name].metadata.get("help") for name in own)
+
+
+@pytest.mark.parametrize("update", [0, 1], ids=["in the middle of a step", "at its end"])
+def test_an_infinite_gradient_is_not_applied(make, update):
+    trainer = make(num_ppo_epochs=1, num_mini_batches=2, peft_config=False)
+    backward = iter(range(100))
+    weight = trainer.policy.shared.weight
+    weight.register_hook(lambda gradient: gradient * math.inf if next(backward) == update else gradient)
+    with pytest.raises(TrainingError, match=r"gradient is (inf|nan) at step 1\b"):
+        trainer.train()
+    assert all(parameter.isfinite().all() for parameter in trainer.policy.parameters())
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_passed_over(make, tiny_t5, tmp_path):
+    overflow = {"learning_rate": 1e38, "num_ppo_epochs": 1, "num_mini_batches": 1, "peft_config": False}
+    with pytest.raises(TrainingError, match=r"not finite after step 1\b.*now 1e\+38"):
+        make(copy.deepcopy(tiny_t5), **overflow).train()
+    with pytest.raises(TrainingError, match=r"not finite after step 1\b"):
+        make(copy.deepcopy(tiny_t5), **overflow, save_strategy="steps", save_steps=1).train()
+    assert not list(tmp_path.glob("checkpoint-*"))
