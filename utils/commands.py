@@ -164,7 +164,7 @@ def ppo(arguments: argparse.Namespace) -> None:
     """
     _check_report(arguments.report_to)
     settings = _settings(arguments)
-    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "ppo"
+    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "ppo" / arguments.estimator
     adapter = arguments.adapter or Path(settings.output_dir) / "lab2" / "lora" / "best"
     device = "cpu" if arguments.cpu else state.device
     with state.main_process_first():  # the others find data and models in the cache
@@ -172,6 +172,7 @@ def ppo(arguments: argparse.Namespace) -> None:
         scorer = HateScorer(settings.reward_model, device)
         found, tokenizer = policy_as_found(settings, adapter, device)
     searched = first_rows(dataset["train"], settings.searched_dialogues)
+    searched = drop_near_duplicates(searched, against=dataset["test"])
     hot_train, _ = split_by_heat(searched, scorer, settings.precision)
     checkpoints = {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps, "save_total_limit": 2}
     config = detox_config(
@@ -194,7 +195,7 @@ def ppo(arguments: argparse.Namespace) -> None:
     pd.DataFrame(trainer.state.log_history).to_csv(output_dir / "history.csv", index=False)
     trainer.completions.to_csv(output_dir / "completions.csv", index=False)
     table = _judge_detox(trainer, scorer, group_references(dataset["test"]), settings)
-    results.record("ppo", table, settings, seconds)
+    results.record(f"ppo_{arguments.estimator}", table, settings, seconds)
     print(results.percent(table.loc[(slice(None), ["toxicity", "insulting_word", "rouge1"]), :]).to_string())
     print(f"{seconds:.0f} s of training; model, samples and history: {output_dir}")
 

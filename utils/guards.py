@@ -23,6 +23,11 @@ class GuardedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(FiniteGradients)
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """A run that is resumed at its last step is over: the Trainer looks only after the next one."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, *args, **kwargs) -> None:
         check_weights(self.model, self.args, self.state)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"

@@ -35,7 +35,7 @@ STYLES: dict[str, tuple[str, str]] = {
     "grpo": ("#009E73", "D"),
 }
 OTHER = ("#555555", "o")
-OTHERS = [(colour, marker) for marker in "os^Dv*" for colour in ("#0072B2", "#D55E00", "#555555")]  # of points
+OTHERS = list(zip(itertools.cycle(("#0072B2", "#D55E00", "#555555")), "o^Dv*PX<>phd8H", strict=False))  # of points
 GREYS = ("#000000", "#0072B2", "#7f7f7f")
 
 
@@ -109,16 +109,22 @@ def plot_interval_width(table: pd.DataFrame, title: str, xlabel: str = "dialogue
 def plot_lengths(lengths: Mapping[str, Sequence[int]], limit: int, unit: str = "tokens") -> Figure:
     """How long texts are, one histogram each, on a logarithmic axis, with a limit drawn."""
     figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
-    edges = np.geomspace(max(1, min(map(min, lengths.values()))), max(limit, *map(max, lengths.values())) * 1.1, 50)
+    shortest, longest = min(map(min, lengths.values())), max(limit, *map(max, lengths.values()))
+    edges = np.unique(np.geomspace(max(1, shortest), 1.1 * longest, 50).round()) - 0.5  # between whole numbers
     for (name, values), line, grey in zip(lengths.items(), itertools.cycle(("-", "--", ":")), GREYS, strict=False):
-        share = np.full(len(values), 100 / len(values))
-        axes.hist(values, edges, weights=share, histtype="step", linestyle=line, color=grey, label=name, linewidth=1.4)
+        density, _ = np.histogram(values, edges, density=True)
+        axes.stairs(100 * density, edges, linestyle=line, color=grey, label=name, linewidth=1.4)
     axes.axvline(limit, color="#D55E00", linewidth=1)
     axes.annotate(
-        f"limit {limit}", (limit, 0.9), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points"
+        f"limit {limit}",
+        (limit, 0.9),
+        (-4, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right",
     )
     axes.set_xscale("log")
-    axes.set(xlabel=f"length, {unit}", ylabel="texts, %")
+    axes.set(xlabel=f"length, {unit}", ylabel="texts of a length, %")
     axes.legend(frameon=False)
     return figure
 

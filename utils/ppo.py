@@ -38,6 +38,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
+from utils.checkpoints import Recipe, check_recipe
 from utils.guards import GuardedTrainer, check_gradient, check_weights
 from utils.memory import freed_memory_kept
 from utils.models import frozen_weights_in_bf16
@@ -99,7 +100,8 @@ class PPOTrainer(GuardedTrainer):
         reward_funcs: one or several `f(prompts, completions, **columns) -> list[float]`; `columns` are the data's other
             columns.
         args: the PPOConfig.
-        train_dataset: rows with a text column "prompt".
+        train_dataset: rows with a text column "prompt"; the last ones, which fill no step, are left out
+            (`dataloader_drop_last`).
         peft_config: the fresh adapter's, or False to train all parameters; see `PolicyModel`.
 
     Raises:
@@ -118,6 +120,9 @@ class PPOTrainer(GuardedTrainer):
     ):
         self.reward_funcs = list(reward_funcs) if isinstance(reward_funcs, Sequence) else [reward_funcs]
         _check_inputs(tokenizer, train_dataset, args, self.reward_funcs)
+        if args.dataloader_drop_last:
+            prompts = args.prompts_per_step * args.world_size
+            train_dataset = train_dataset.select(range(len(train_dataset) // prompts * prompts))
         self.metrics: dict[str, list[float]] = defaultdict(list)
         self.samples: list[dict[str, Any]] = []
         self.kl_coef = args.kl_coef
@@ -135,6 +140,8 @@ class PPOTrainer(GuardedTrainer):
         set_seed_of_process(args.seed, device_specific=True)  # every process samples responses of its own
         self.remove_callback(PrinterCallback)
         self.add_callback(EstimateCallback)
+        self.recipe = self._recipe(model)
+        self.add_callback(Recipe(**self.recipe))
         self.sampling = GenerationConfig(
             max_new_tokens=args.max_new_tokens,
             decoder_start_token_id=model.config.decoder_start_token_id,
@@ -147,9 +154,22 @@ class PPOTrainer(GuardedTrainer):
         """The policy itself, without value head."""
         return self.accelerator.unwrap_model(self.model).policy
 
+    def _recipe(self, found: PreTrainedModel | PeftModel) -> dict[str, Any]:
+        """What must be the same for two runs to be one."""
+        names = ("advantage_estimator", "num_generations", "max_new_tokens", "kl_coef", "learning_rate", "seed")
+        return {name: getattr(self.args, name) for name in names} | {
+            "policy": found.config.name_or_path,
+            "reward_funcs": [reward_name(function) for function in self.reward_funcs],
+            "prompts": len(self.train_dataset),
+            "batch_size": self.args.prompts_per_step * self.args.world_size,
+            "lr_scheduler_type": str(self.args.lr_scheduler_type.value),
+        }
+
     @property
     def completions(self) -> pd.DataFrame:
-        """Samples of every step: step, prompt, completion, the raw score and, if several, each reward."""
+        """Samples of every step that this trainer took: step, prompt, completion, the raw score and, if several, each
+        reward.
+        """
         return pd.DataFrame(self.samples)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -159,6 +179,7 @@ class PPOTrainer(GuardedTrainer):
         autocast. Afterwards they are float32 again, rounded to bf16.
 
         Raises:
+            ValueError: the checkpoint to resume from is of another run.
             TrainingError: a gradient or the weights are not finite, or a checkpoint cannot be written.
         """
         with freed_memory_kept(), frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext():
@@ -186,7 +207,8 @@ class PPOTrainer(GuardedTrainer):
                 break
             if number < len(minibatches) - 1:
                 check_gradient(model, self.args, self.state)
-                self.accelerator.clip_grad_norm_(list(model.parameters()), self.args.max_grad_norm)
+                if self.args.max_grad_norm > 0:  # 0: no clipping, as the Trainer does with the last gradient
+                    self.accelerator.clip_grad_norm_(list(model.parameters()), self.args.max_grad_norm)
                 self.optimizer.step()
                 model.zero_grad()
         else:
@@ -294,7 +316,8 @@ class PPOTrainer(GuardedTrainer):
             self.metrics[f"kl/{name}_per_sequence"].append(self._mean((kl * mask).sum(dim=1)))
             self.metrics[f"kl/{name}_per_token"].append(self._mean(masked_mean(kl, mask)))
         self.metrics["kl/coef"].append(self.kl_coef)
-        self.metrics["reward"].append(self._mean(scores) - self.kl_coef * self.metrics["kl/k1_per_sequence"][-1])
+        price = 0.0 if self.args.advantage_estimator == "grpo" else self.kl_coef  # which grpo pays in the loss
+        self.metrics["reward"].append(self._mean(scores) - price * self.metrics["kl/k1_per_sequence"][-1])
 
     def _loss(self, model: nn.Module, batch: Rollout, first: bool) -> tuple[Tensor, Tensor]:
         """The loss of some responses, and how far the policy has drifted from the sampler (k3 per token)."""
@@ -368,6 +391,7 @@ class PPOTrainer(GuardedTrainer):
         save_file(tensors, folder / CHECKPOINT_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        check_recipe(Path(resume_from_checkpoint), self.recipe)
         model = self.accelerator.unwrap_model(self.model)
         tensors = load_file(Path(resume_from_checkpoint) / CHECKPOINT_FILE)
         self.kl_coef = tensors.pop("kl_coef").item()
@@ -394,7 +418,7 @@ def _check_inputs(
         raise ValueError(
             f"train_dataset has columns {', '.join(train_dataset.column_names)}: it needs a text column 'prompt'"
         )
-    if len(train_dataset) < (batch := args.train_batch_size * args.world_size):
+    if len(train_dataset) < (batch := args.prompts_per_step * args.world_size):
         raise ValueError(
             f"train_dataset has {len(train_dataset)} prompts, fewer than a batch of {batch}: give more, or lower "
             "per_device_train_batch_size (in the labs LABS_PPO_BATCH_SIZE)"

@@ -61,12 +61,12 @@ class PPOConfig(TrainingArguments):
 
     learning_rate: float = field(default=1e-4, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "schedule of the learning rate, by PPO step"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "norm to which every gradient is clipped"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "norm to which every gradient is clipped; 0: none is"})
     logging_steps: float = field(default=1, metadata={"help": "PPO steps between log entries"})
     save_strategy: str = field(default="no", metadata={"help": "when to write checkpoints"})
     report_to: str | list[str] | None = field(default="none", metadata={"help": "loggers beside the log history"})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "no progress bar"})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "no step on a batch that is not full"})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "leave out the last rows, which fill no step"})
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "faster copies to a GPU"}
     )
@@ -104,6 +104,11 @@ class PPOConfig(TrainingArguments):
             raise ValueError(f"kl_target={self.kl_target} must be a positive number of nats, or None")
 
     @property
+    def prompts_per_step(self) -> int:
+        """Prompts that one process takes in one PPO step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
     def responses_per_step(self) -> int:
         """Responses that one process samples in one PPO step."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.num_generations
+        return self.prompts_per_step * self.num_generations

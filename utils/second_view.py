@@ -66,19 +66,34 @@ def faithful_names(predictions: Sequence[str], dialogues: Sequence[str]) -> np.n
 
     A name is a capitalised word (people, places, days), but for titles and for a label before a colon. At the start of
     a sentence every word is capitalised: there it is a name only if it is no stop word and none of the dialogues has it
-    in small letters. This is precision alone: an output that names nobody has no wrong name.
+    in small letters: hold shares against each other only over the same dialogues. This is precision alone: an output
+    that names nobody has no wrong name.
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    wrong, ordinary = wrong_names(predictions, dialogues), _ordinary_words(dialogues)
+    counts = (len(_names(prediction, ordinary)) for prediction in predictions)
+    return np.array([1 - len(names) / max(1, count) for names, count in zip(wrong, counts, strict=True)])
+
+
+def wrong_names(predictions: Sequence[str], dialogues: Sequence[str]) -> list[set[str]]:
+    """The names in each prediction that do not occur in its dialogue, in small letters; names as in `faithful_names`.
 
     Raises:
         ValueError: lengths differ.
     """
     _check_lengths("dialogues", dialogues, predictions)
-    ordinary = {word for text in dialogues for word in _WORD.findall(text) if word.islower()} | set(STOPWORDS_EN_PLUS)
-    shares = []
-    for prediction, dialogue in zip(predictions, dialogues, strict=True):
-        known = {word.lower() for word in _words(dialogue)}
-        names = _names(prediction, ordinary)
-        shares.append(np.mean([name in known for name in names]) if names else 1.0)
-    return np.array(shares)
+    ordinary = _ordinary_words(dialogues)
+    return [
+        _names(prediction, ordinary) - {word.lower() for word in _words(dialogue)}
+        for prediction, dialogue in zip(predictions, dialogues, strict=True)
+    ]
+
+
+def _ordinary_words(dialogues: Sequence[str]) -> set[str]:
+    """Words that are no names: some dialogue has them in small letters, or they are stop words."""
+    return {word for text in dialogues for word in _WORD.findall(text) if word.islower()} | set(STOPWORDS_EN_PLUS)
 
 
 def _speakers(text: str) -> set[str]:

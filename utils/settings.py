@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpu": _HUB | {"ppo_steps": 60},  # sized for a T4, which has no bf16
 }
 PRECISIONS = ("auto", "fp32", "bf16")
-MINIMA = dict.fromkeys(("seed", "few_shot", "kl_coef", "grpo_kl_coef"), 0)  # of all others: 1
+MINIMA = dict.fromkeys(("seed", "kl_coef", "grpo_kl_coef"), 0)  # of all others: 1
 MINIMA |= dict.fromkeys(("test_dialogues", "judged_dialogues", "ppo_generations"), 2)  # one alone has no interval
 
 

@@ -42,13 +42,13 @@ def whole(tmp_path_factory, adapter) -> Path:
 
 
 def test_the_model_its_log_its_samples_and_its_scores_are_written(whole):
-    log = pd.read_csv(whole / "ppo" / "history.csv").dropna(subset="score/raw")
+    log = pd.read_csv(whole / "ppo" / "gae" / "history.csv").dropna(subset="score/raw")
     assert len(log) == 6
     assert log["kl/k1_per_sequence"].iloc[0] == pytest.approx(0, abs=1e-4)
-    assert len(pd.read_csv(whole / "ppo" / "completions.csv")) == 12
-    model, tokenizer = load_model(str(whole / "ppo" / "model"), "cpu")
+    assert len(pd.read_csv(whole / "ppo" / "gae" / "completions.csv")) == 12
+    model, tokenizer = load_model(str(whole / "ppo" / "gae" / "model"), "cpu")
     assert generate(model, tokenizer, ["#Person1#: Hello."], max_new_tokens=4)
-    scores = json.loads((whole / "results.json").read_text(encoding="utf-8"))["ppo"]
+    scores = json.loads((whole / "results.json").read_text(encoding="utf-8"))["ppo_gae"]
     assert set(scores["toxicity"]) == {"before", "after"}
     assert set(scores["rouge1"]) == {"before", "after", "human"}
 
@@ -56,9 +56,11 @@ def test_the_model_its_log_its_samples_and_its_scores_are_written(whole):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(whole, adapter, tmp_path):
     arguments = command(tmp_path, adapter, "--checkpoint-steps", "2")
-    kill_once_there(tmp_path / "ppo" / "checkpoints" / "checkpoint-4", *arguments)
+    kill_once_there(tmp_path / "ppo" / "gae" / "checkpoints" / "checkpoint-4", *arguments)
     assert "checkpoint-" in run(*arguments, "--resume").stdout
-    expected, ended = (load_file(folder / "ppo" / "model" / "model.safetensors") for folder in (whole, tmp_path))
+    expected, ended = (
+        load_file(folder / "ppo" / "gae" / "model" / "model.safetensors") for folder in (whole, tmp_path)
+    )
     assert expected.keys() == ended.keys()
     assert all(expected[name].equal(ended[name]) for name in expected)
 
@@ -66,7 +68,9 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(who
 def test_two_processes_give_the_result_of_one_within_noise(whole, adapter, tmp_path):
     halved = [pair for pair in SMALL if not pair.startswith("ppo_batch_size")]
     run(*TWO_PROCESSES, *command(tmp_path, adapter, settings=(*halved, "ppo_batch_size=4")))
-    one, two = (pd.read_csv(folder / "ppo" / "history.csv").dropna(subset="score/raw") for folder in (whole, tmp_path))
+    one, two = (
+        pd.read_csv(folder / "ppo" / "gae" / "history.csv").dropna(subset="score/raw") for folder in (whole, tmp_path)
+    )
     assert len(two) == 6
     assert two["kl/k1_per_sequence"].iloc[0] == pytest.approx(0, abs=1e-4)
     # Eight other samples a step: their mean scores differ by their standard error.

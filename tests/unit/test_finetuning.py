@@ -412,6 +412,15 @@ def test_a_resumed_run_equals_the_run_that_was_not_stopped(train, tiny_t5, tmp_p
     assert resumed.history["loss"].dropna().tolist() == whole.history["loss"].dropna().tolist()
 
 
+def test_a_run_resumed_at_its_last_step_takes_no_other(train, tiny_t5):
+    arguments = {"max_steps": 3, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
+    arguments |= {"load_best_model_at_end": False, "lr_scheduler_type": "constant"}  # two steps an epoch
+    whole = train("full", copy.deepcopy(tiny_t5), **arguments)
+    resumed = train("full", copy.deepcopy(tiny_t5), resume=True, **arguments)
+    assert resumed.history["step"].max() == 3
+    assert same(weights(resumed.model), weights(whole.model))
+
+
 # --- what is refused ---
 
 

@@ -834,13 +834,18 @@ def test_reward_rises_with_every_estimator(make, estimator):
 
 @pytest.mark.parametrize("own", [{}, {"max_kl": 1e-4}, {"advantage_estimator": "rloo", "num_generations": 2}])
 def test_gradient_accumulation_changes_memory_and_not_the_result(make, tiny_t5, own):
+    """Ten prompts, four a step: two of them fill no step in either way."""
+    rows = Dataset.from_dict(
+        {"prompt": [f"{prompt} {word}" for prompt in PROMPTS for word in ("bad", "nice")] + PROMPTS[:2]}
+    )
     trained = []
     for batch, parts in ((4, 1), (2, 2), (1, 4)):
         trainer = make(
             copy.deepcopy(tiny_t5),
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=parts,
-            max_steps=2,
+            rows=rows,
+            max_steps=3,
             learning_rate=1e-3,
             **own,
         )
@@ -1087,6 +1092,7 @@ def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp
             raise KeyboardInterrupt
         return length_reward(prompts, completions)
 
+    power_cut.__name__ = length_reward.__name__
     killed = make(copy.deepcopy(tiny_t5), reward=power_cut, output_dir=str(tmp_path / "parts"), **arguments)
     with pytest.raises(KeyboardInterrupt):
         killed.train()
@@ -1102,6 +1108,32 @@ def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp
     assert len(logged(whole, "loss/value")) == (5 if whole.args.advantage_estimator == "gae" else 0)
     after_the_kill = whole.completions.query("step > 3").reset_index(drop=True)
     assert resumed.completions.equals(after_the_kill)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_a_run_resumed_at_its_last_step_takes_no_other(make, tiny_t5, tmp_path, schedule):
+    rows = Dataset.from_dict({"prompt": 3 * PROMPTS})  # three steps an epoch: the fourth ends in the middle of one
+    arguments = {"rows": rows, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": schedule}
+    whole = make(copy.deepcopy(tiny_t5), **arguments)
+    whole.train()
+    resumed = make(copy.deepcopy(tiny_t5), **arguments)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert resumed.state.global_step == 4 and len(logged(resumed, "score/raw")) == 4
+    assert same(weights(resumed.model), weights(whole.model))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"kl_coef": 0.3}, "kl_coef 0.05, now 0.3"),
+        ({"advantage_estimator": "rloo", "num_generations": 2}, "advantage_estimator 'gae', now 'rloo'"),
+        ({"reward": no_reward}, r"reward_funcs \['length_reward'\], now \['no_reward'\]"),
+    ],
+)
+def test_resuming_another_run_is_refused(make, tiny_t5, tmp_path, changed, said):
+    make(copy.deepcopy(tiny_t5), save_strategy="steps", save_steps=1).train()
+    with pytest.raises(ValueError, match=rf"checkpoint-1 is of another run \({said}"):
+        make(tiny_t5, **changed).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
 def test_a_saved_adapter_on_the_policy_as_found_is_the_trained_policy(make, tiny_t5, tiny_tokenizer, tmp_path):
@@ -1250,3 +1282,19 @@ def test_weights_that_are_not_finite_are_neither_written_nor_passed_over(make, t
     with pytest.raises(TrainingError, match=r"not finite after step 1\b"):
         make(copy.deepcopy(tiny_t5), **overflow, save_strategy="steps", save_steps=1).train()
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_max_grad_norm_of_0_clips_no_gradient(make, tiny_t5):
+    arguments = {"num_ppo_epochs": 3, "learning_rate": 0.0}
+    with gradient_norms() as unclipped:
+        make(copy.deepcopy(tiny_t5), max_grad_norm=0.0, **arguments).train()
+    with gradient_norms() as expected:
+        make(copy.deepcopy(tiny_t5), max_grad_norm=1e9, **arguments).train()
+    assert unclipped == pytest.approx(expected, rel=1e-5) and min(unclipped) > 0
+
+
+def test_grpos_reward_holds_no_price_of_kl(make):
+    trainer = make(advantage_estimator="grpo", num_generations=2, kl_coef=5.0, max_steps=3, learning_rate=3e-2)
+    trainer.train()
+    assert max(map(abs, logged(trainer, "kl/k1_per_sequence"))) > 0
+    assert logged(trainer, "reward") == logged(trainer, "score/scaled")

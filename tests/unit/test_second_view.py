@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.second_view import SECOND_VIEW, faithful_names, output_length, right_speakers, second_view
+from utils.second_view import SECOND_VIEW, faithful_names, output_length, right_speakers, second_view, wrong_names
 
 
 def test_length_is_counted_in_words():
@@ -69,7 +69,12 @@ def test_a_different_number_of_texts_is_refused_with_both_numbers(function):
         function(["a", "b"], ["a"])
 
 
-def test_names_do_not_depend_on_what_else_is_judged():
+def test_wrong_names_are_those_that_the_dialogue_has_not():
+    texts = ["#Person1# asks Tom and Rose.", "Bob's friend agrees."]
+    assert wrong_names(texts, ["#Person1#: Hi, Tom.", "Bob: Hi."]) == [{"rose"}, set()]
+
+
+def test_names_depend_on_the_dialogues_and_not_on_the_other_predictions():
     alone = faithful_names(["Rose asks Tom."], ["#Person1#: Hi, Tom."])
     beside = faithful_names(["Rose asks Tom.", "#Person1# likes a rose."], ["#Person1#: Hi, Tom."] * 2)
     assert alone[0] == beside[0] == 1 / 2

@@ -117,7 +117,7 @@ def test_unknown_variable_is_named_with_the_choices(monkeypatch):
         ("lora_epochs", False),
         ("kl_coef", -0.1),
         ("kl_coef", math.nan),
-        ("few_shot", -1),
+        ("few_shot", 0),
         ("seed", -1),
         ("max_new_tokens", 0),
         ("model", 3),
@@ -148,7 +148,7 @@ def test_impossible_variable_is_refused(monkeypatch, variable, text):
         load_settings("cpu")
 
 
-@pytest.mark.parametrize(("name", "value"), [("few_shot", 0), ("seed", 0), ("kl_coef", 0.0), ("full_epochs", 2)])
+@pytest.mark.parametrize(("name", "value"), [("few_shot", 1), ("seed", 0), ("kl_coef", 0.0), ("full_epochs", 2)])
 def test_zero_and_whole_numbers_are_taken_where_they_make_sense(name, value):
     assert getattr(load_settings("cpu", **{name: value}), name) == value
 
