@@ -20,6 +20,7 @@ from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
 from utils.finetuning import fine_tune
 from utils.generation import generate
+from utils.models import load_model
 from utils.paper_rouge import paper_rouge_scores
 from utils.results import interval_table, percent
 from utils.rouge import compare, human_agreement, lead, rouge_scores
@@ -34,11 +35,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("dataset")
     parser.add_argument("--train-dialogues", type=int, help="(default: all)")
     parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--body", help="folder of a trained T5 whose layers to begin with, in its own size")
     parser.add_argument("--d-model", type=int, default=512)
     parser.add_argument("--layers", type=int, default=3, help="in the encoder, and in the decoder")
     parser.add_argument("--vocabulary", type=int, default=8000, help="subwords")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--precision", default="auto", help="a small model gains nothing from bf16: fp32")
     parser.add_argument("--output-dir", default="out/from_scratch")
     parser.add_argument("--resume", action="store_true")
     return parser.parse_args()
@@ -64,6 +67,42 @@ def make_tokenizer(texts: list[str], size: int) -> T5Tokenizer:
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, additional_special_tokens=[])
 
 
+def untrained(tokenizer: T5Tokenizer, d_model: int, layers: int) -> T5ForConditionalGeneration:
+    """A T5 drawn at random."""
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=d_model,
+        d_kv=64,
+        d_ff=2 * d_model,
+        num_layers=layers,
+        num_heads=d_model // 64,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+@torch.no_grad()
+def with_vocabulary(folder: str, tokenizer: T5Tokenizer) -> T5ForConditionalGeneration:
+    """A trained T5 with another vocabulary: a new piece begins as the mean of the pieces that spelled it (Gee et al.
+    2022, Fast Vocabulary Transfer).
+    """
+    body, old_tokenizer = load_model(folder, "cpu")
+    old = body.get_input_embeddings().weight.clone()
+    new = old.mean(dim=0).repeat(len(tokenizer), 1)  # of a piece that cannot be spelled
+    for number, piece in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        if piece in (tokenizer.pad_token, tokenizer.eos_token):
+            new[number] = old[number]
+            continue
+        spelled = old_tokenizer(piece.replace("▁", " "), add_special_tokens=False)["input_ids"]
+        if known := [i for i in spelled if i != old_tokenizer.unk_token_id]:
+            new[number] = old[known].mean(dim=0)
+    body.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    body.get_input_embeddings().weight.copy_(new)
+    assert body.get_output_embeddings().weight is body.get_input_embeddings().weight
+    return body
+
+
 def main() -> None:
     """Train, judge on the test split, print."""
     options = arguments()
@@ -72,17 +111,11 @@ def main() -> None:
     validation = first_rows(drop_near_duplicates(dataset["validation"], dataset["train"]), 100)
     tokenizer = make_tokenizer([*train["dialogue"], *train["summary"]], options.vocabulary)
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=options.d_model,
-        d_kv=64,
-        d_ff=2 * options.d_model,
-        num_layers=options.layers,
-        num_heads=options.d_model // 64,
-        feed_forward_proj="gated-gelu",
-        decoder_start_token_id=tokenizer.pad_token_id,
+    model = (
+        with_vocabulary(options.body, tokenizer)
+        if options.body
+        else untrained(tokenizer, options.d_model, options.layers)
     )
-    model = T5ForConditionalGeneration(config)
     print(f"{model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}, {len(train):,} train dialogues")
     result = fine_tune(
         model,
@@ -92,6 +125,7 @@ def main() -> None:
         "full",
         options.output_dir,
         template=TEMPLATE,
+        precision=options.precision,
         max_prompt_tokens=512,
         max_new_tokens=64,
         resume=options.resume,
