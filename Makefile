@@ -34,7 +34,7 @@ offline: .venv/installed
 	$(BIN)/python -m utils.offline.card
 
 .venv/installed: requirements.txt requirements-colab.txt constraints.txt
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("this Python is %d.%d, and 3.11 or later is \
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("this Python is %d.%d, and 3.11 or later is \
 	needed: name one, as in make PYTHON=python3.12 labs" % sys.version_info[:2])'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
