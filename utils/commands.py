@@ -229,7 +229,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _check_report(name: str) -> None:
     """Refuse, before anything is loaded, to report by a package that is not installed."""
     installed = get_available_reporting_integrations()
-    if name not in ("none", *installed):
+    if name not in ("none", "all", *installed):
         raise ValueError(
             f"--report-to {name}: no such package is installed (pip install {name}); here are: "
             f"{', '.join(installed) or 'none'}"
