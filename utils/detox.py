@@ -25,8 +25,14 @@ UNDER_PRESSURE = {"lr_scheduler_type": "constant", "num_ppo_epochs": 4}
 
 def is_adapter_of(folder: str | Path, model: str) -> bool:
     """Whether the folder holds an adapter that was trained on this model."""
-    there = (Path(folder) / "adapter_config.json").exists()
-    return there and PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == model
+    return _base_of(folder) == model
+
+
+def _base_of(folder: str | Path) -> str | None:
+    """The model that the folder's adapter was trained on; None where it holds no adapter."""
+    if not (Path(folder) / "adapter_config.json").exists():
+        return None
+    return PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
 
 
 def policy_as_found(
@@ -37,12 +43,12 @@ def policy_as_found(
     Raises:
         ValueError: the folder holds no adapter, or one that was trained on another model.
     """
-    if not (Path(adapter) / "adapter_config.json").exists():
+    made_for = _base_of(adapter)
+    if made_for is None:
         raise ValueError(
             f"{adapter} holds no adapter: run Lab 2 first, or name a folder that `utils finetune --method lora` wrote "
             "(a whole model needs none: set model to its folder)"
         )
-    made_for = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     if made_for != settings.model:
         raise ValueError(
             f"the adapter in {adapter} belongs to {made_for!r}, not to {settings.model!r}: take the preset or model "

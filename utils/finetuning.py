@@ -34,7 +34,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from utils.checkpoints import Recipe, check_recipe, last_whole_checkpoint
 from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
-from utils.guards import GuardedTrainer, check_weights
+from utils.guards import GuardedTrainer
 from utils.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 from utils.models import parameter_counts, use_bf16
 from utils.progress import EstimateCallback
@@ -266,7 +266,6 @@ def fine_tune(
         with peak_memory(model.device) as memory:
             trainer = _train_within_memory(build, checkpoint)
         model.eval().zero_grad(set_to_none=True)
-        check_weights(model, trainer.args, trainer.state)
         result = _result(trainer, recipe, time.perf_counter() - start, memory.megabytes)
         del trainer, build  # with the optimiser's moments, twice the model's size
         clear_device_cache(garbage_collection=True)

@@ -6,6 +6,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from utils.checkpoints import last_whole_checkpoint
 
@@ -22,6 +23,12 @@ class GuardedTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.add_callback(FiniteGradients)
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """As the Trainer's; weights that are not finite are refused at the end."""
+        output = super().train(*args, **kwargs)
+        check_weights(self.model, self.args, self.state)
+        return output
 
     def _run_epoch(self, *args, **kwargs) -> None:
         """A run that is resumed at its last step is over: the Trainer looks only after the next one."""

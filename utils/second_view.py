@@ -72,9 +72,8 @@ def faithful_names(predictions: Sequence[str], dialogues: Sequence[str]) -> np.n
     Raises:
         ValueError: lengths differ.
     """
-    wrong, ordinary = wrong_names(predictions, dialogues), _ordinary_words(dialogues)
-    counts = (len(_names(prediction, ordinary)) for prediction in predictions)
-    return np.array([1 - len(names) / max(1, count) for names, count in zip(wrong, counts, strict=True)])
+    pairs = _all_and_wrong_names(predictions, dialogues)
+    return np.array([1 - len(wrong) / max(1, len(names)) for names, wrong in pairs])
 
 
 def wrong_names(predictions: Sequence[str], dialogues: Sequence[str]) -> list[set[str]]:
@@ -83,17 +82,18 @@ def wrong_names(predictions: Sequence[str], dialogues: Sequence[str]) -> list[se
     Raises:
         ValueError: lengths differ.
     """
+    return [wrong for _, wrong in _all_and_wrong_names(predictions, dialogues)]
+
+
+def _all_and_wrong_names(predictions: Sequence[str], dialogues: Sequence[str]) -> list[tuple[set[str], set[str]]]:
+    """The names in each prediction, and those of them that its dialogue has not."""
     _check_lengths("dialogues", dialogues, predictions)
-    ordinary = _ordinary_words(dialogues)
-    return [
-        _names(prediction, ordinary) - {word.lower() for word in _words(dialogue)}
-        for prediction, dialogue in zip(predictions, dialogues, strict=True)
-    ]
-
-
-def _ordinary_words(dialogues: Sequence[str]) -> set[str]:
-    """Words that are no names: some dialogue has them in small letters, or they are stop words."""
-    return {word for text in dialogues for word in _WORD.findall(text) if word.islower()} | set(STOPWORDS_EN_PLUS)
+    ordinary = {word for text in dialogues for word in _WORD.findall(text) if word.islower()} | set(STOPWORDS_EN_PLUS)
+    pairs = []
+    for prediction, dialogue in zip(predictions, dialogues, strict=True):
+        names = _names(prediction, ordinary)
+        pairs.append((names, names - {word.lower() for word in _words(dialogue)}))
+    return pairs
 
 
 def _speakers(text: str) -> set[str]:
