@@ -26,12 +26,12 @@ bench-classic: .venv/installed
 
 # The table of KL prices that Lab 3 shows: trains the embedded model forty times, after Lab 2 has run.
 frontier: .venv/installed
-	$(BIN)/python -m utils.offline.frontier
+	$(BIN)/python -m tools.small_world.sweep
 
 # Makes the embedded corpus, T5 and classifier anew: about a quarter of an hour on two cores.
 offline: .venv/installed
-	$(BIN)/python -m utils.offline.build
-	$(BIN)/python -m utils.offline.card
+	$(BIN)/python -m tools.small_world.build
+	$(BIN)/python -m tools.small_world.card
 
 .venv/installed: requirements.txt requirements-colab.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("this Python is %d.%d, and 3.11 or later is \
@@ -47,7 +47,7 @@ notebooks: labs
 
 # Fills Colab badges and bootstrap cells from pyproject.toml, and the README's results from out/.
 publish: .venv/installed
-	$(BIN)/python -m utils.publish
+	$(BIN)/python -m tools.publish
 	$(BIN)/ruff format --quiet --line-length 80 *.ipynb
 
 clean:

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's client: no test may reach for the network
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # before any import of the hub's client: no test may reach for the network
+)
 
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import torch
 from datasets.utils.logging import disable_progress_bar
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
-from utils.offline.build import make_t5_tokenizer
+from tools.small_world.build import make_t5_tokenizer
 from utils.settings import OFFLINE
 
 disable_progress_bar()
 for name in [name for name in os.environ if name.startswith("LABS_")]:
-    del os.environ[name]  # a setting from outside would change what is tested, in child processes too
+    del os.environ[
+        name
+    ]  # a setting from outside would change what is tested, in child processes too
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "dialogsum"
 WORDS = "#Person1#: Anna asks #Person2# for the ladder on Friday. good bad nice ugly hello world"

@@ -114,7 +114,11 @@ def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:
 def _spread_out(model: RobertaForSequenceClassification, tokenizer: RobertaTokenizer) -> None:
     """Untrained, it gives all texts one probability: let it find hate in every twentieth turn of the corpus."""
     with (OFFLINE / "data" / "validation.csv").open(encoding="utf-8", newline="") as rows:
-        spoken = [turn.split(": ", 1)[-1] for row in csv.DictReader(rows) for turn in row["dialogue"].splitlines()]
+        spoken = [
+            turn.split(": ", 1)[-1]
+            for row in csv.DictReader(rows)
+            for turn in row["dialogue"].splitlines()
+        ]
     model.classifier.out_proj.weight.mul_(100)
     logits = model(**tokenizer(spoken[:400], padding=True, return_tensors="pt")).logits
     model.classifier.out_proj.bias[0] = (logits[:, 1] - logits[:, 0]).quantile(0.95)

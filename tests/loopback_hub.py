@@ -17,7 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = {".safetensors", ".bin", ".model", ".csv"}  # kept apart, under their sha256, as the hub's large files are
+LARGE = {
+    ".safetensors",
+    ".bin",
+    ".model",
+    ".csv",
+}  # kept apart, under their sha256, as the hub's large files are
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,11 @@ class Repository:
         return hashlib.sha1("\n".join(content).encode()).hexdigest()
 
     def files(self) -> dict[str, Path]:
-        return {p.relative_to(self.folder).as_posix(): p for p in sorted(self.folder.rglob("*")) if p.is_file()}
+        return {
+            p.relative_to(self.folder).as_posix(): p
+            for p in sorted(self.folder.rglob("*"))
+            if p.is_file()
+        }
 
 
 @dataclass
@@ -94,7 +103,9 @@ def serve(repositories: list[Repository]) -> Iterator[LoopbackHub]:
     hub = LoopbackHub(repositories)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield hub
@@ -126,13 +137,21 @@ class _Handler(BaseHTTPRequestHandler):
         name, revision = r"([\w.-]+(?:/[\w.-]+)?)", r"([^/]+)"
         if match := re.fullmatch(rf"/(datasets/)?{name}/resolve/{revision}/(.+)", self.path_only):
             self._file("datasets" if match[1] else "models", *match.groups()[1:])
-        elif match := re.fullmatch(rf"/large/(models|datasets)/{name}/{revision}/(.+)", self.path_only):
+        elif match := re.fullmatch(
+            rf"/large/(models|datasets)/{name}/{revision}/(.+)", self.path_only
+        ):
             self._large_file(*match.groups())
-        elif match := re.fullmatch(rf"/api/(models|datasets)/{name}(?:/revision/{revision})?", self.path_only):
+        elif match := re.fullmatch(
+            rf"/api/(models|datasets)/{name}(?:/revision/{revision})?", self.path_only
+        ):
             self._description(*match.groups())
-        elif match := re.fullmatch(rf"/api/(models|datasets)/{name}/tree/{revision}(?:/(.*))?", self.path_only):
+        elif match := re.fullmatch(
+            rf"/api/(models|datasets)/{name}/tree/{revision}(?:/(.*))?", self.path_only
+        ):
             self._tree(*match.groups())
-        elif match := re.fullmatch(rf"/api/(models|datasets)/{name}/paths-info/{revision}", self.path_only):
+        elif match := re.fullmatch(
+            rf"/api/(models|datasets)/{name}/paths-info/{revision}", self.path_only
+        ):
             self._paths(*match.groups(), body)
         else:
             self._refuse(404, "RepoNotFound", "no such address")
@@ -149,8 +168,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif path is None:
             self._refuse(404, "EntryNotFound", f"no file {file}", common)
         elif path.suffix in LARGE:
-            large = {"X-Linked-Etag": f'"{_sha256(path)}"', "X-Linked-Size": str(path.stat().st_size)}
-            self._send(302, b"", common | large | {"Location": self.hub.large_file(repository, file)})
+            large = {
+                "X-Linked-Etag": f'"{_sha256(path)}"',
+                "X-Linked-Size": str(path.stat().st_size),
+            }
+            self._send(
+                302, b"", common | large | {"Location": self.hub.large_file(repository, file)}
+            )
         else:
             self._send_file(path, common | {"ETag": f'"{_git_hash(path)}"'}, fault)
 
@@ -181,7 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
             return
-        if fault and fault.cut_after is not None:  # the connection ends before the promised bytes have come
+        if (
+            fault and fault.cut_after is not None
+        ):  # the connection ends before the promised bytes have come
             self._send(status, bytes(content), headers, only=fault.cut_after)
             self.close_connection = True
             return
@@ -192,9 +218,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _description(self, kind: str, name: str, revision: str | None) -> None:
         if repository := self._repository(kind, name, revision):
             files = [{"rfilename": file} for file in repository.files()]
-            identity = {"_id": repository.commit[:24], "id": name, "modelId": name, "private": False, "gated": False}
-            dates = {"lastModified": "2024-01-01T00:00:00.000Z", "createdAt": "2023-01-01T00:00:00.000Z"}
-            rest = {"sha": repository.commit, "siblings": files, "tags": [], "downloads": 0, "likes": 0}
+            identity = {
+                "_id": repository.commit[:24],
+                "id": name,
+                "modelId": name,
+                "private": False,
+                "gated": False,
+            }
+            dates = {
+                "lastModified": "2024-01-01T00:00:00.000Z",
+                "createdAt": "2023-01-01T00:00:00.000Z",
+            }
+            rest = {
+                "sha": repository.commit,
+                "siblings": files,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+            }
             self._send_json(identity | dates | rest)
 
     def _tree(self, kind: str, name: str, revision: str, under: str | None) -> None:
@@ -202,14 +243,22 @@ class _Handler(BaseHTTPRequestHandler):
             files = repository.files()
             inside = [file for file in files if not under or file.startswith(f"{under}/")]
             if under and not inside:
-                self._refuse(404, "EntryNotFound", f"no folder {under}", {"X-Repo-Commit": repository.commit})
+                self._refuse(
+                    404, "EntryNotFound", f"no folder {under}", {"X-Repo-Commit": repository.commit}
+                )
             else:
                 self._send_json([_entry(file, files[file]) for file in inside])
 
     def _paths(self, kind: str, name: str, revision: str, body: bytes) -> None:
         if repository := self._repository(kind, name, revision):
-            asked = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode()).get("paths", [])
-            self._send_json([_entry(f, path) for f, path in repository.files().items() if f in asked])
+            asked = (
+                json.loads(body)["paths"]
+                if body[:1] == b"{"
+                else parse_qs(body.decode()).get("paths", [])
+            )
+            self._send_json(
+                [_entry(f, path) for f, path in repository.files().items() if f in asked]
+            )
 
     # Answers
 
@@ -221,17 +270,23 @@ class _Handler(BaseHTTPRequestHandler):
                     return repository
                 self._refuse(404, "RevisionNotFound", f"no revision {revision}")
                 return None
-        self._refuse(401, "RepoNotFound", "Repository not found")  # the hub hides whether a repository is private
+        self._refuse(
+            401, "RepoNotFound", "Repository not found"
+        )  # the hub hides whether a repository is private
         return None
 
-    def _refuse(self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None) -> None:
+    def _refuse(
+        self, status: int, code: str | None, message: str, headers: dict[str, str] | None = None
+    ) -> None:
         code_header = {"X-Error-Code": code} if code else {}
         self._send(status, b"", {"X-Error-Message": message} | code_header | (headers or {}))
 
     def _send_json(self, value: object) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str], only: int | None = None) -> None:
+    def _send(
+        self, status: int, content: bytes, headers: dict[str, str], only: int | None = None
+    ) -> None:
         self.hub.requests.append((self.command, self.path_only, status))
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(content))} | headers).items():
@@ -263,4 +318,6 @@ def _sha256(path: Path) -> str:
 
 
 def _git_hash(path: Path) -> str:
-    return _hash_once(path, "git", lambda content: hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+    return _hash_once(
+        path, "git", lambda content: hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    )

@@ -14,39 +14,56 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import get_available_reporting_integrations
 
 from utils import plots, results
-from utils.checkpoints import last_whole_checkpoint
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.detox import as_prompts, decoder_adapter, detox_config, detox_reward, judge, policy_as_found
+from utils.detox import (
+    as_prompts,
+    decoder_adapter,
+    detox_config,
+    detox_reward,
+    judge,
+    policy_as_found,
+)
+from utils.dialogue_files import read_dialogues, read_text, split_at_turns
+from utils.faithfulness import second_view
 from utils.finetuning import fine_tune, lora_config
 from utils.generation import generate
-from utils.labs import NOTEBOOKS, run_lab
+from utils.lab.notebooks import NOTEBOOKS, run_lab
 from utils.model_card import write_model_card
 from utils.models import load_model
-from utils.own_dialogues import read_dialogues, read_text, split_at_turns
 from utils.ppo import PPOTrainer
+from utils.ppo.checkpointing import last_whole_checkpoint
 from utils.prompts import build_prompt
 from utils.rouge import confidence_interval, human_agreement, lead, rouge_scores
-from utils.second_view import second_view
 from utils.settings import Settings, load_settings, parse_overrides
 from utils.toxicity import HateScorer, split_by_heat
 
 
 def labs(arguments: argparse.Namespace) -> None:
     """Run the notebooks and print the table of their results."""
-    settings = _settings(arguments)  # a wrong setting is better told before the first notebook starts
+    settings = _settings(
+        arguments
+    )  # a wrong setting is better told before the first notebook starts
     output_dir = Path(settings.output_dir).resolve()
-    overrides = {f"LABS_{name.upper()}": str(value) for name, value in parse_overrides(arguments.set).items()}
+    overrides = {
+        f"LABS_{name.upper()}": str(value) for name, value in parse_overrides(arguments.set).items()
+    }
     environment = overrides | {"LABS_PRESET": settings.preset, "LABS_OUTPUT_DIR": str(output_dir)}
     for number in arguments.only:
         name = NOTEBOOKS[number - 1]
         print(f"{name} …", flush=True)
-        print(f"  {run_lab(name, output_dir, environment):.0f} s → {output_dir / name}.html", flush=True)
+        print(
+            f"  {run_lab(name, output_dir, environment):.0f} s → {output_dir / name}.html",
+            flush=True,
+        )
     table = results.percent(results.read_results(output_dir / "results.json"))
-    print(table.to_string(index=False), f"\nScores in points of 0–100, 95 % intervals: {output_dir / 'results.json'}")
+    print(
+        table.to_string(index=False),
+        f"\nScores in points of 0–100, 95 % intervals: {output_dir / 'results.json'}",
+    )
 
 
 def summarize(arguments: argparse.Namespace) -> None:
-    """Summarise dialogues of your own: one summary a line, in the file's order.
+    """Summarize dialogues of your own: one summary a line, in the file's order.
 
     FILE is text (a turn on each line, a blank line between dialogues), JSONL (objects with "dialogue") or CSV (a column
     dialogue); - reads standard input. A dialogue whose prompt is longer than `max_prompt_tokens` is cut between two
@@ -55,13 +72,15 @@ def summarize(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments)
     dialogues = read_dialogues(arguments.file, arguments.format)
     model, tokenizer = _model(settings, arguments)
-    parts = [split_at_turns(dialogue, tokenizer, settings.max_prompt_tokens) for dialogue in dialogues]
+    parts = [
+        split_at_turns(dialogue, tokenizer, settings.max_prompt_tokens) for dialogue in dialogues
+    ]
     prompts = [build_prompt(part) for own in parts for part in own]
     limits = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
     answers = iter(generate(model, tokenizer, prompts, **limits))
     for number, own in enumerate(parts, start=1):
         if len(own) > 1:
-            print(f"dialogue {number} is long: summarised in {len(own)} parts", file=sys.stderr)
+            print(f"dialogue {number} is long: summarized in {len(own)} parts", file=sys.stderr)
         print(" ".join(" ".join(next(answers).split()) for _ in own))
 
 
@@ -76,14 +95,20 @@ def toxicity(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.file} holds no text: write one on each line")
     scorer = HateScorer(settings.reward_model, "cpu" if arguments.cpu else None)
     for number in scorer.too_long(lines):
-        print(f"text {number + 1} is long: only its first {scorer.max_tokens} tokens are read", file=sys.stderr)
+        print(
+            f"text {number + 1} is long: only its first {scorer.max_tokens} tokens are read",
+            file=sys.stderr,
+        )
     hate = scorer.probability(lines)
     for probability, line in zip(hate, lines, strict=True):
         print(f"{probability:.3f}\t{line}")
     if len(lines) > 1:
         mean = confidence_interval(pd.DataFrame({"hate": hate}), seed=settings.seed).loc["hate"]
         interval = f"{mean['mean']:.3f}, 95 % interval {mean['low']:.3f} to {mean['high']:.3f}"
-        print(f"{len(lines)} texts: mean {interval}; {np.mean(hate >= 0.5):.0%} at 0.5 or more", file=sys.stderr)
+        print(
+            f"{len(lines)} texts: mean {interval}; {np.mean(hate >= 0.5):.0%} at 0.5 or more",
+            file=sys.stderr,
+        )
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -101,7 +126,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(f"in points of 0–100; all measures: {figure.with_name('results.json')}; figure: {figure}")
 
 
-def _model(settings: Settings, arguments: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _model(
+    settings: Settings, arguments: argparse.Namespace
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The settings' model, with the adapter merged that the command was given."""
     device = "cpu" if arguments.cpu else None
     if arguments.adapter is None:
@@ -117,7 +144,10 @@ def finetune(arguments: argparse.Namespace) -> None:
     """
     _check_report(arguments.report_to)
     settings = _settings(arguments)
-    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "finetune" / arguments.method
+    state, output_dir = (
+        PartialState(cpu=arguments.cpu),
+        Path(settings.output_dir) / "finetune" / arguments.method,
+    )
     device = "cpu" if arguments.cpu else state.device
     with state.main_process_first():  # the others find data and model in the cache
         dataset = load_dialogsum(settings.dataset)
@@ -164,7 +194,10 @@ def ppo(arguments: argparse.Namespace) -> None:
     """
     _check_report(arguments.report_to)
     settings = _settings(arguments)
-    state, output_dir = PartialState(cpu=arguments.cpu), Path(settings.output_dir) / "ppo" / arguments.estimator
+    state, output_dir = (
+        PartialState(cpu=arguments.cpu),
+        Path(settings.output_dir) / "ppo" / arguments.estimator,
+    )
     adapter = arguments.adapter or Path(settings.output_dir) / "lab2" / "lora" / "best"
     device = "cpu" if arguments.cpu else state.device
     with state.main_process_first():  # the others find data and models in the cache
@@ -174,7 +207,11 @@ def ppo(arguments: argparse.Namespace) -> None:
     searched = first_rows(dataset["train"], settings.searched_dialogues)
     searched = drop_near_duplicates(searched, against=dataset["test"])
     hot_train, _ = split_by_heat(searched, scorer, settings.precision)
-    checkpoints = {"save_strategy": "steps", "save_steps": arguments.checkpoint_steps, "save_total_limit": 2}
+    checkpoints = {
+        "save_strategy": "steps",
+        "save_steps": arguments.checkpoint_steps,
+        "save_total_limit": 2,
+    }
     config = detox_config(
         settings,
         found.device,
@@ -184,11 +221,18 @@ def ppo(arguments: argparse.Namespace) -> None:
         **(checkpoints if arguments.checkpoint_steps else {}),
     )
     reward = detox_reward(scorer, settings, arguments.estimator)
-    trainer = PPOTrainer(found, tokenizer, reward, config, as_prompts(hot_train), decoder_adapter(settings))
+    trainer = PPOTrainer(
+        found, tokenizer, reward, config, as_prompts(hot_train), decoder_adapter(settings)
+    )
     checkpoint = last_whole_checkpoint(config.output_dir) if arguments.resume else None
     if arguments.resume and state.is_main_process:
-        print(f"going on from {checkpoint or 'the beginning: there is no whole checkpoint'}", flush=True)
-    seconds = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics["train_runtime"]
+        print(
+            f"going on from {checkpoint or 'the beginning: there is no whole checkpoint'}",
+            flush=True,
+        )
+    seconds = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics[
+        "train_runtime"
+    ]
     if not state.is_main_process:
         return
     trainer.save_merged(output_dir / "model")
@@ -196,11 +240,17 @@ def ppo(arguments: argparse.Namespace) -> None:
     trainer.completions.to_csv(output_dir / "completions.csv", index=False)
     table = _judge_detox(trainer, scorer, group_references(dataset["test"]), settings)
     results.record(f"ppo_{arguments.estimator}", table, settings, seconds)
-    print(results.percent(table.loc[(slice(None), ["toxicity", "insulting_word", "rouge1"]), :]).to_string())
+    print(
+        results.percent(
+            table.loc[(slice(None), ["toxicity", "insulting_word", "rouge1"]), :]
+        ).to_string()
+    )
     print(f"{seconds:.0f} s of training; model, samples and history: {output_dir}")
 
 
-def _judge_detox(trainer: PPOTrainer, scorer: HateScorer, test: Dataset, settings: Settings) -> pd.DataFrame:
+def _judge_detox(
+    trainer: PPOTrainer, scorer: HateScorer, test: Dataset, settings: Settings
+) -> pd.DataFrame:
     """Toxicity on heated test dialogues and ROUGE on ordinary ones, before (adapter off) and after."""
     parts = split_by_heat(test, scorer, settings.precision)
     hot, calm = (first_rows(rows, settings.judged_dialogues) for rows in parts)
@@ -212,7 +262,9 @@ def _judge_detox(trainer: PPOTrainer, scorer: HateScorer, test: Dataset, setting
         results.interval_table({"before": b, "after": a}, seed=settings.seed)
         for b, a in zip(before, after, strict=True)
     ]
-    human = results.interval_table({"human": human_agreement(list(calm["summaries"]))}, seed=settings.seed)
+    human = results.interval_table(
+        {"human": human_agreement(list(calm["summaries"]))}, seed=settings.seed
+    )
     return pd.concat([*tables, human]).drop("words", level="measure")  # a count, no score of 0 to 1
 
 
@@ -248,11 +300,19 @@ def _judge(
     dialogues, references = list(test["dialogue"]), list(test["summaries"])
     prompts = [build_prompt(dialogue) for dialogue in dialogues]
     texts = {
-        name: generate(model, tokenizer, prompts, precision=settings.precision, max_new_tokens=settings.max_new_tokens),
+        name: generate(
+            model,
+            tokenizer,
+            prompts,
+            precision=settings.precision,
+            max_new_tokens=settings.max_new_tokens,
+        ),
         "lead": [lead(dialogue, 2) for dialogue in dialogues],
     }
     scores = {
         system: rouge_scores(answers, references).join(second_view(answers, references, dialogues))
         for system, answers in texts.items()
     }
-    return results.interval_table(scores | {"human": human_agreement(references)}, seed=settings.seed)
+    return results.interval_table(
+        scores | {"human": human_agreement(references)}, seed=settings.seed
+    )

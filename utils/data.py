@@ -33,9 +33,14 @@ def load_dialogsum(id_or_path: str) -> DatasetDict:
     folder = Path(id_or_path)
     dataset = _read_folder(folder) if folder.is_dir() else _read_hub(id_or_path)
     if missing := [s for s in SPLITS if s not in dataset]:
-        raise DatasetError(f"{id_or_path} has no split {', '.join(missing)}: it needs {', '.join(SPLITS)}")
+        raise DatasetError(
+            f"{id_or_path} has no split {', '.join(missing)}: it needs {', '.join(SPLITS)}"
+        )
     for split in SPLITS:
-        _check_rows(dataset[split], str(folder / f"{split}.csv") if folder.is_dir() else f"{id_or_path}, split {split}")
+        _check_rows(
+            dataset[split],
+            str(folder / f"{split}.csv") if folder.is_dir() else f"{id_or_path}, split {split}",
+        )
     return DatasetDict({split: dataset[split].select_columns(list(COLUMNS)) for split in SPLITS})
 
 
@@ -59,10 +64,14 @@ def _read_folder(folder: Path) -> DatasetDict:
             )
         except DatasetError:
             raise
-        except Exception as error:  # datasets wraps the parser's own error, whose class is not public
+        except (
+            Exception
+        ) as error:  # datasets wraps the parser's own error, whose class is not public
             cause = error.__cause__ or error
             if is_full_disk(cause):
-                raise DatasetError(f"the disk is full: free some space for {config.HF_DATASETS_CACHE}") from None
+                raise DatasetError(
+                    f"the disk is full: free some space for {config.HF_DATASETS_CACHE}"
+                ) from None
             raise DatasetError(f"{file} is not a readable CSV file: {str(cause).strip()}") from None
     return DatasetDict(splits)
 
@@ -73,18 +82,24 @@ def _text_features(file: Path) -> Features:
         rows = csv.reader(lines)
         header = next(rows, [])
         if next(rows, None) is None:
-            raise DatasetError(f"{file} has no rows: it needs a header ({','.join(COLUMNS)}) and at least one dialogue")
+            raise DatasetError(
+                f"{file} has no rows: it needs a header ({','.join(COLUMNS)}) and at least one dialogue"
+            )
     if missing := [name for name in COLUMNS if name not in header]:
         raise DatasetError(
             f"{file} has no column {', '.join(missing)}: its first line, read as names apart by commas, is "
             f"{', '.join(header)}"
         )
-    return Features({name or f"Unnamed: {number}": Value("string") for number, name in enumerate(header)})  # as pandas
+    return Features(
+        {name or f"Unnamed: {number}": Value("string") for number, name in enumerate(header)}
+    )  # as pandas
 
 
 def _read_hub(id_or_path: str) -> DatasetDict:
     try:
-        from_hub(id_or_path, lambda: snapshot_download(id_or_path, repo_type="dataset"), kind="dataset")
+        from_hub(
+            id_or_path, lambda: snapshot_download(id_or_path, repo_type="dataset"), kind="dataset"
+        )
         return from_hub(id_or_path, lambda: load_dataset(id_or_path), kind="dataset")
     except UnavailableError as error:
         raise DatasetError(str(error)) from None
@@ -92,7 +107,9 @@ def _read_hub(id_or_path: str) -> DatasetDict:
 
 def _check_rows(rows: Dataset, where: str) -> None:
     if missing := [c for c in COLUMNS if c not in rows.column_names]:
-        raise DatasetError(f"{where} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}")
+        raise DatasetError(
+            f"{where} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}"
+        )
     if len(rows) == 0:
         raise DatasetError(f"{where} has no rows")
     for column in COLUMNS:
@@ -156,10 +173,15 @@ class NearDuplicates:
         """Highest Jaccard similarity of the text's word n-grams to those of any known text, 0 to 1."""
         grams = _ngrams(text, self.n)
         shared = Counter(i for gram in grams for i in self.index.get(gram, ()))
-        return max((count / (len(grams) + len(self.known[i]) - count) for i, count in shared.items()), default=0.0)
+        return max(
+            (count / (len(grams) + len(self.known[i]) - count) for i, count in shared.items()),
+            default=0.0,
+        )
 
 
-def drop_near_duplicates(dataset: Dataset, against: Dataset, n: int = 5, threshold: float = 0.7) -> Dataset:
+def drop_near_duplicates(
+    dataset: Dataset, against: Dataset, n: int = 5, threshold: float = 0.7
+) -> Dataset:
     """Keep the rows whose dialogue has no near-duplicate in `against`: Jaccard similarity of word n-grams below
     `threshold`.
 
@@ -169,7 +191,9 @@ def drop_near_duplicates(dataset: Dataset, against: Dataset, n: int = 5, thresho
     if n < 1 or not 0 < threshold <= 1:
         raise ValueError(f"n={n} must be at least 1 and threshold={threshold} in (0, 1]")
     near = NearDuplicates(against["dialogue"], n)
-    return dataset.select([row for row, text in enumerate(dataset["dialogue"]) if near.similarity(text) < threshold])
+    return dataset.select(
+        [row for row, text in enumerate(dataset["dialogue"]) if near.similarity(text) < threshold]
+    )
 
 
 def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:

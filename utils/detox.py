@@ -68,7 +68,9 @@ def decoder_adapter(settings: Settings) -> LoraConfig:
     return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=r".*decoder.*\.(q|v)")
 
 
-def detox_config(settings: Settings, device: torch.device, output_dir: str | Path, **changes: Any) -> PPOConfig:
+def detox_config(
+    settings: Settings, device: torch.device, output_dir: str | Path, **changes: Any
+) -> PPOConfig:
     """The settings as a PPOConfig. RLOO and GRPO get as many responses in a step as PPO, several to each prompt."""
     values = {
         "max_steps": settings.ppo_steps,
@@ -84,13 +86,17 @@ def detox_config(settings: Settings, device: torch.device, output_dir: str | Pat
     }
     if (estimator := changes.get("advantage_estimator", "gae")) != "gae":
         values["num_generations"] = settings.ppo_generations
-        values["per_device_train_batch_size"] = max(1, settings.ppo_batch_size // settings.ppo_generations)
+        values["per_device_train_batch_size"] = max(
+            1, settings.ppo_batch_size // settings.ppo_generations
+        )
     if estimator == "grpo":
         values["kl_coef"] = settings.grpo_kl_coef
     return PPOConfig(str(output_dir), **values | changes)
 
 
-def detox_reward(scorer: HateScorer, settings: Settings, advantage_estimator: str = "gae") -> HateReward:
+def detox_reward(
+    scorer: HateScorer, settings: Settings, advantage_estimator: str = "gae"
+) -> HateReward:
     """The reward in the settings' precision; for GRPO, which blows small differences up, in float32."""
     return HateReward(scorer, "fp32" if advantage_estimator == "grpo" else settings.precision)
 
@@ -116,6 +122,8 @@ def judge(
         )
         for rows in (heated, ordinary)
     )
-    toxicity = pd.DataFrame({"toxicity": scorer.probability(hot), "insulting_word": has_insulting_word(hot)})
+    toxicity = pd.DataFrame(
+        {"toxicity": scorer.probability(hot), "insulting_word": has_insulting_word(hot)}
+    )
     quality = rouge_scores(calm, list(ordinary["summaries"]))
     return toxicity, quality.assign(words=[len(text.split()) for text in calm])

@@ -14,7 +14,14 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
 from torch import nn
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -31,15 +38,14 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from transformers.trainer_utils import EvalLoopOutput
 
-from utils.checkpoints import Recipe, check_recipe, last_whole_checkpoint
-from utils.fast_layers import use_fast_layers
 from utils.generation import MAX_NEW_TOKENS, generate
-from utils.guards import GuardedTrainer
-from utils.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 from utils.models import parameter_counts, use_bf16
+from utils.ppo.checkpointing import GuardedTrainer, Recipe, check_recipe, last_whole_checkpoint
 from utils.progress import EstimateCallback
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
+from utils.training.cpu import use_fast_layers
+from utils.training.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 
 LOG = logging.getLogger(__name__)
 LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}
@@ -99,7 +105,9 @@ def tokenize_pairs(
     def encode(batch: dict[str, list]) -> dict[str, list]:
         """Token ids of a batch of rows."""
         prompts = [build_prompt(dialogue, template=template) for dialogue in batch["dialogue"]]
-        summaries = batch["summary"] if "summary" in batch else [texts[0] for texts in batch["summaries"]]
+        summaries = (
+            batch["summary"] if "summary" in batch else [texts[0] for texts in batch["summaries"]]
+        )
         encoded = tokenizer(prompts, max_length=max_prompt_tokens, truncation=True)
         labels = tokenizer(text_target=summaries, max_length=max_summary_tokens, truncation=True)
         return {**encoded, "labels": labels["input_ids"]}
@@ -156,26 +164,40 @@ class _EvaluateByRouge(GuardedTrainer, Seq2SeqTrainer):
             return super()._get_train_sampler(train_dataset)
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(ids) for ids in rows["input_ids"]]
-        global_batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        global_batch = (
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size
+        )
         return _LengthGroups(self, lengths, global_batch)
 
     def training_step(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """One step, in parts whose gradients add up where the prompts are too long for one."""
         *parts, last = self._parts(inputs)
         loss = torch.zeros((), device=self.args.device)
         for part in parts:
-            with self.accelerator.no_sync(model):  # several processes meet once a step, however many parts each has
+            with self.accelerator.no_sync(
+                model
+            ):  # several processes meet once a step, however many parts each has
                 loss += super().training_step(model, part, num_items_in_batch)
         return loss + super().training_step(model, last, num_items_in_batch)
 
     def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """The batch in as few parts of rows as keep the activations of each within a quarter of the memory."""
         rows, tokens = inputs["input_ids"].shape
-        most = device_memory(self.args.device) / 4  # weights, gradients and the optimiser's moments need theirs
+        most = (
+            device_memory(self.args.device) / 4
+        )  # weights, gradients and the optimizer's moments need theirs
         count = min(rows, math.ceil(activation_bytes(self.model.config, rows, tokens) / most))
-        return [{name: t[part] for name, t in inputs.items()} for part in torch.arange(rows).tensor_split(count)]
+        return [
+            {name: t[part] for name, t in inputs.items()}
+            for part in torch.arange(rows).tensor_split(count)
+        ]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs):
         """Without a cache, which T5's decoder, having a config of its own, would fill whatever the Trainer's says."""
@@ -183,13 +205,23 @@ class _EvaluateByRouge(GuardedTrainer, Seq2SeqTrainer):
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        prompts = [build_prompt(dialogue, template=self.template) for dialogue in self.rouge_rows["dialogue"]]
-        with self.accelerator.autocast(), self.accelerator.split_between_processes(prompts) as own_prompts:
-            own = generate(self.model, self.processing_class, own_prompts, max_new_tokens=self.max_new_tokens)
+        prompts = [
+            build_prompt(dialogue, template=self.template)
+            for dialogue in self.rouge_rows["dialogue"]
+        ]
+        with (
+            self.accelerator.autocast(),
+            self.accelerator.split_between_processes(prompts) as own_prompts,
+        ):
+            own = generate(
+                self.model, self.processing_class, own_prompts, max_new_tokens=self.max_new_tokens
+            )
         predictions = gather_object(own)
         column = "summary" if "summary" in self.rouge_rows.column_names else "summaries"
         scores = rouge_scores(predictions, self.rouge_rows[column]).mean()
-        output.metrics.update({f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()})
+        output.metrics.update(
+            {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
+        )
         return output
 
 
@@ -225,20 +257,25 @@ def fine_tune(
     all the same, smaller batches are accumulated to the same size.
 
     Raises:
-        ValueError: an unknown method, a peft_config with method "full", "full" for a quantised model, weights of half
+        ValueError: an unknown method, a peft_config with method "full", "full" for a quantized model, weights of half
             precision, or a checkpoint of another run.
         TrainingError: the gradient or the weights are not finite, or a checkpoint cannot be written.
     """
     _check_request(model, method, peft_config, arguments)
-    set_seed(arguments.get("seed", TrainingArguments.seed))  # before the adapter draws its first weights
+    set_seed(
+        arguments.get("seed", TrainingArguments.seed)
+    )  # before the adapter draws its first weights
     if method == "lora":
         model = _with_adapter(model, peft_config or lora_config())
     use_fast_layers(model)
     checkpoint = last_whole_checkpoint(output_dir) if resume else None
     if resume:
-        LOG.warning("going on from %s", checkpoint or f"the beginning: {output_dir} has no whole checkpoint")
+        LOG.warning(
+            "going on from %s", checkpoint or f"the beginning: {output_dir} has no whole checkpoint"
+        )
     train_rows, validation_rows = (
-        tokenize_pairs(rows, tokenizer, template, max_prompt_tokens, max_summary_tokens) for rows in (train, validation)
+        tokenize_pairs(rows, tokenizer, template, max_prompt_tokens, max_summary_tokens)
+        for rows in (train, validation)
     )
     args = _training_arguments(model, method, output_dir, precision, arguments)
     recipe = {"method": method, "template": template, "train_dialogues": len(train)} | _recipe(args)
@@ -257,7 +294,11 @@ def fine_tune(
             compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
             callbacks=[EstimateCallback(), Recipe(**recipe), *callbacks],
         )
-        trainer.rouge_rows, trainer.template, trainer.max_new_tokens = validation, template, max_new_tokens
+        trainer.rouge_rows, trainer.template, trainer.max_new_tokens = (
+            validation,
+            template,
+            max_new_tokens,
+        )
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -267,7 +308,7 @@ def fine_tune(
             trainer = _train_within_memory(build, checkpoint)
         model.eval().zero_grad(set_to_none=True)
         result = _result(trainer, recipe, time.perf_counter() - start, memory.megabytes)
-        del trainer, build  # with the optimiser's moments, twice the model's size
+        del trainer, build  # with the optimizer's moments, twice the model's size
         clear_device_cache(garbage_collection=True)
     return result
 
@@ -328,7 +369,10 @@ def _train_within_memory(
         whole = trainer.args.per_device_train_batch_size
         batch_size = next(part for part in range(whole // 2, 0, -1) if whole % part == 0)
         accumulation = trainer.args.gradient_accumulation_steps * (whole // batch_size)
-        sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+        sizes = {
+            "per_device_train_batch_size": batch_size,
+            "gradient_accumulation_steps": accumulation,
+        }
         if step > 0 and (checkpoint is None or checkpoint.name != f"checkpoint-{step}"):
             trainer._save_checkpoint(trainer.model, trial=None)
             checkpoint = trainer.written
@@ -348,11 +392,17 @@ def _check_request(
     if method not in LEARNING_RATES:
         raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
     if arguments.get("fp16"):
-        raise ValueError("fp16=True overflows T5's feed-forward output: choose precision='auto', 'fp32' or 'bf16'")
+        raise ValueError(
+            "fp16=True overflows T5's feed-forward output: choose precision='auto', 'fp32' or 'bf16'"
+        )
     if method == "full" and peft_config is not None:
-        raise ValueError("peft_config is given with method 'full': choose method='lora' to train an adapter")
+        raise ValueError(
+            "peft_config is given with method 'full': choose method='lora' to train an adapter"
+        )
     if method == "full" and getattr(model, "is_quantized", False):
-        raise ValueError("a quantised model cannot be trained in full: choose method='lora' to train an adapter on it")
+        raise ValueError(
+            "a quantized model cannot be trained in full: choose method='lora' to train an adapter on it"
+        )
     if getattr(model, "is_quantized", False):
         return
     refused = {torch.float16} if method == "lora" else {torch.float16, torch.bfloat16}

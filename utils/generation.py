@@ -10,9 +10,10 @@ from tqdm.auto import tqdm
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from utils.memory import device_memory
-from utils.models import autocast, weights_cast_once
+from utils.models import autocast
+from utils.ppo.precision import weights_cast_once
 from utils.progress import DecodingEstimate
+from utils.training.memory import device_memory
 
 MAX_NEW_TOKENS = 128  # T5's own default of 20 cuts summaries off
 # Prompt tokens decoded together, and encoded together: on a CPU decoding gains from more rows, encoding from a cache
@@ -43,19 +44,25 @@ def generate(
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise ValueError(f"batch_size={batch_size} must be a whole number, at least 1")
     if generation_config.get("num_return_sequences", 1) != 1:
-        raise ValueError("num_return_sequences must be 1: for several samples of a prompt, repeat it in the list")
+        raise ValueError(
+            "num_return_sequences must be 1: for several samples of a prompt, repeat it in the list"
+        )
     generation_config = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False} | generation_config
     pending = list(prompts) if generation_config["do_sample"] else list(dict.fromkeys(prompts))
     ids = tokenizer(pending, truncation=False, verbose=False)["input_ids"] if pending else []
     answers: list[str] = [""] * len(pending)
-    quiet = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's own variable, which its notebook bar does not read
+    quiet = bool(
+        os.environ.get("TQDM_DISABLE")
+    )  # tqdm's own variable, which its notebook bar does not read
     was_training = model.training
     model.eval()
     try:
         with (
             contextlib.nullcontext() if precision is None else autocast(precision, model.device),
             weights_cast_once(model),
-            tqdm(total=len(pending), desc="generate", unit="prompt", leave=False, disable=quiet) as progress,
+            tqdm(
+                total=len(pending), desc="generate", unit="prompt", leave=False, disable=quiet
+            ) as progress,
         ):
             lengths = [len(row) for row in ids]
             decoded, encoded = _token_budgets(model.device)
@@ -64,7 +71,9 @@ def generate(
             estimate = DecodingEstimate(sum(lengths) / first, generation_config["max_new_tokens"])
             criteria = [*generation_config.pop("stopping_criteria", ()), estimate]
             for rows in batches:
-                batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(model.device)
+                batch = tokenizer.pad(
+                    {"input_ids": [ids[i] for i in rows]}, return_tensors="pt"
+                ).to(model.device)
                 hidden = _encode(model, batch, encoded)
                 output = model.generate(
                     encoder_outputs=hidden,
@@ -72,7 +81,9 @@ def generate(
                     stopping_criteria=criteria,
                     **generation_config,
                 )
-                for i, text in zip(rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
+                for i, text in zip(
+                    rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True
+                ):
                     answers[i] = text
                 progress.update(len(rows))
     finally:
@@ -96,7 +107,10 @@ def _encode(model: PreTrainedModel, batch: BatchEncoding, budget: int) -> BaseMo
     """The encoder's output for the batch, of as many rows at a time as the budget of tokens allows."""
     rows = max(1, budget // batch["input_ids"].shape[1])
     parts = zip(batch["input_ids"].split(rows), batch["attention_mask"].split(rows), strict=True)
-    hidden = [model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state for ids, mask in parts]
+    hidden = [
+        model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        for ids, mask in parts
+    ]
     return BaseModelOutput(last_hidden_state=torch.cat(hidden))
 
 

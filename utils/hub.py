@@ -78,11 +78,17 @@ def _read_whole_files(id_or_path: str, read: Callable[[], T], kind: str, since: 
 def _remove_damaged_files(id_or_path: str, kind: str, since: float) -> list[str]:
     """Check the repository's files that came since then, and remove those whose content is not what their hash says."""
     damaged = []
-    for path in Path(constants.HF_HUB_CACHE, f"{kind}s--{id_or_path.replace('/', '--')}").glob("snapshots/*/**/*"):
+    for path in Path(constants.HF_HUB_CACHE, f"{kind}s--{id_or_path.replace('/', '--')}").glob(
+        "snapshots/*/**/*"
+    ):
         if path.is_file() and path.stat().st_mtime >= since:  # of what a link leads to
             if constants.HF_HUB_OFFLINE and not path.is_symlink():
                 continue  # nobody is there to tell its hash
-            expected = path.resolve().name if path.is_symlink() else _hash_on_the_hub(id_or_path, path, kind)
+            expected = (
+                path.resolve().name
+                if path.is_symlink()
+                else _hash_on_the_hub(id_or_path, path, kind)
+            )
             if _hash_like(expected, path) != expected:
                 damaged.append(path.name)
                 path.resolve().unlink(missing_ok=True)
@@ -94,7 +100,9 @@ def _hash_on_the_hub(id_or_path: str, path: Path, kind: str) -> str:
     """Where the cache cannot hold links, a file's name there does not tell its hash: the hub does."""
     commit = next(folder for folder in path.parents if folder.parent.name == "snapshots")
     file = path.relative_to(commit).as_posix()
-    return get_hf_file_metadata(hf_hub_url(id_or_path, file, repo_type=kind, revision=commit.name)).etag
+    return get_hf_file_metadata(
+        hf_hub_url(id_or_path, file, repo_type=kind, revision=commit.name)
+    ).etag
 
 
 def _hash_like(expected: str, path: Path) -> str:
@@ -106,7 +114,9 @@ def _hash_like(expected: str, path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     if re.fullmatch(r"[0-9a-f]{40}", expected):
         content = path.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        return hashlib.sha1(
+            b"blob %d\0" % len(content) + content, usedforsecurity=False
+        ).hexdigest()
     return expected
 
 
@@ -125,17 +135,41 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     if among(DamagedFileError):
         return _first_line(error), "Run again: they were not kept", True
     if any(is_full_disk(e) for e in causes):
-        return "the disk is full", f"Free some space for {constants.HF_HOME} and run again: {KEPT}", False
+        return (
+            "the disk is full",
+            f"Free some space for {constants.HF_HOME} and run again: {KEPT}",
+            False,
+        )
     if constants.HF_HUB_OFFLINE and among(OfflineModeIsEnabled, LocalEntryNotFoundError):
-        return "HF_HUB_OFFLINE is set, and it is not in the cache", "Unset it to let it be fetched", False
+        return (
+            "HF_HUB_OFFLINE is set, and it is not in the cache",
+            "Unset it to let it be fetched",
+            False,
+        )
     if among(GatedRepoError) or status == 403:
-        return f"the hub refuses access ({status})", "Ask for access on its page and sign in (hf auth login)", False
+        return (
+            f"the hub refuses access ({status})",
+            "Ask for access on its page and sign in (hf auth login)",
+            False,
+        )
     if among(RepositoryNotFoundError) or status == 404:
-        return f"the hub shows none of that name ({status})", "Check the id; if it is private, hf auth login", False
+        return (
+            f"the hub shows none of that name ({status})",
+            "Check the id; if it is private, hf auth login",
+            False,
+        )
     if status == 401:
-        return "the hub refuses your token (401)", "Sign in anew (hf auth login), or unset HF_TOKEN", False
+        return (
+            "the hub refuses your token (401)",
+            "Sign in anew (hf auth login), or unset HF_TOKEN",
+            False,
+        )
     if status == 429:
-        return "the hub had too many requests from here (429)", f"Wait some minutes and run again: {KEPT}", False
+        return (
+            "the hub had too many requests from here (429)",
+            f"Wait some minutes and run again: {KEPT}",
+            False,
+        )
     if status is not None:
         request = refusal.response.request
         cause = f"the hub answered {status} for {request.url.path.rsplit('/', 1)[-1]}"
@@ -144,7 +178,9 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         remedy = f"Check the connection and run again: {KEPT}"
         return f"no whole answer from {constants.ENDPOINT}", remedy, among(httpx2.ReadError)
     if among(DatasetsError):
-        cause = next(e for e in causes if not isinstance(e, DatasetsError))  # datasets wraps what its reader said
+        cause = next(
+            e for e in causes if not isinstance(e, DatasetsError)
+        )  # datasets wraps what its reader said
         return f"its files cannot be read ({_first_line(cause)})", "Tell its owner", False
     return _first_line(error), "Check the id or folder", "Consistency check failed" in str(error)
 

@@ -10,7 +10,7 @@ from utils.finetuning import FineTuningResult
 from utils.settings import Settings
 
 _TEXT = """\
-# {model_name}, fine-tuned to summarise dialogues
+# {model_name}, fine-tuned to summarize dialogues
 
 {how} of `{model}` on {train_dialogues:,} dialogues of {dataset}: {trainable:,} of {total:,} parameters trained,
 {epochs:g} epochs in batches of {batch_size}, learning rate {learning_rate:g} ({lr_scheduler_type}), seed {seed}. Labels
@@ -37,8 +37,8 @@ The prompt is the one that it was trained with:
 
 ## Limits
 
-It summarises short English conversations of the kind it was trained on, names speakers `#Person1#`, `#Person2#` as its
-data does, and can be wrong about who does what; ROUGE does not see that. Licences of the base model and of the data
+It summarizes short English conversations of the kind it was trained on, names speakers `#Person1#`, `#Person2#` as its
+data does, and can be wrong about who does what; ROUGE does not see that. Licenses of the base model and of the data
 bind this model, too (DialogSum: CC BY-NC-SA 4.0). Made with {versions}.
 """
 _USE_FULL = """\
@@ -54,7 +54,9 @@ model = AutoPeftModelForSeq2SeqLM.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)"""
 
 
-def write_model_card(folder: str | Path, settings: Settings, result: FineTuningResult, scores: pd.DataFrame) -> Path:
+def write_model_card(
+    folder: str | Path, settings: Settings, result: FineTuningResult, scores: pd.DataFrame
+) -> Path:
     """Write README.md into a saved model's folder and return its path; `scores` comes from `results.interval_table`."""
     adapter = result.method != "full"
     data = ModelCardData(
@@ -73,7 +75,9 @@ def write_model_card(folder: str | Path, settings: Settings, result: FineTuningR
         trainable=result.parameters["trainable"],
         total=result.parameters["total"],
         epochs=result.epochs,
-        kept="The last weights were kept" if result.kept == "last" else f"Kept: the checkpoint with the {result.kept}",
+        kept="The last weights were kept"
+        if result.kept == "last"
+        else f"Kept: the checkpoint with the {result.kept}",
         **{name: value for name, value in result.recipe.items() if name != "method"},
         table=_markdown(scores),
         use=_USE_ADAPTER if adapter else _USE_FULL,
@@ -89,5 +93,7 @@ def _markdown(scores: pd.DataFrame) -> str:
     for (system, measure), row in scores.iterrows():
         points = row if measure == "words" else 100 * row
         interval = f"{points['low']:.1f} to {points['high']:.1f}"
-        rows.append(f"| {system} | {measure} | {points['mean']:.1f} | {interval} | {row['n']:.0f} |")
+        rows.append(
+            f"| {system} | {measure} | {points['mean']:.1f} | {interval} | {row['n']:.0f} |"
+        )
     return "\n".join(rows)

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -15,8 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils.fast_layers import use_fast_layers
 from utils.hub import from_hub
+from utils.training.cpu import use_fast_layers
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -50,47 +49,11 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """Autocast to bf16 where `use_bf16` says so; a context that changes nothing elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16) if use_bf16(precision, device) else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def weights_cast_once(model: nn.Module) -> Iterator[None]:
-    """Under autocast, cast every weight once in the block, not once at each use; no gradients inside.
-
-    Autocast remembers its casts, but only of weights that require a gradient: in the block, all do. Decoding uses every
-    weight once a token, and without this a third of its time on a CPU goes into casts. LoRA's small B, which is read
-    through a view, is cast each time all the same.
-    """
-    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
-    try:
-        with torch.no_grad():
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-            yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        torch.clear_autocast_cache()  # made without a gradient, they are of no use to what comes after
-
-
-@contextlib.contextmanager
-def frozen_weights_in_bf16(model: nn.Module) -> Iterator[None]:
-    """Hold the float32 weights of frozen linear layers in bf16 in the block, for a model that computes under autocast.
-
-    Autocast makes the same of them at each use, so no output changes; memory for them is halved, and nothing is cast.
-    Afterwards they are float32 again, rounded to bf16. A weight that an embedding shares stays as it is.
-    """
-    shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
-    frozen = [layer.weight for layer in layers if not layer.weight.requires_grad and id(layer.weight) not in shared]
-    frozen = [weight for weight in frozen if weight.dtype == torch.float32]
-    try:
-        for weight in frozen:
-            weight.data = weight.data.to(torch.bfloat16)
-        yield
-    finally:
-        for weight in frozen:
-            weight.data = weight.data.to(torch.float32)
+    return (
+        torch.autocast(device.type, torch.bfloat16)
+        if use_bf16(precision, device)
+        else contextlib.nullcontext()
+    )
 
 
 def load_model(
@@ -106,14 +69,19 @@ def load_model(
 
     Raises:
         UnavailableError: nothing can be loaded under that id or path.
-        ValueError: a quantisation that is unknown, or that this machine cannot do.
+        ValueError: a quantization that is unknown, or that this machine cannot do.
     """
     device = pick_device(device)
     options = {"dtype": dtype or torch.float32, "attn_implementation": "sdpa"}
     if quantization is not None:
-        options |= {"quantization_config": _quantization_config(quantization, device), "device_map": {"": device}}
+        options |= {
+            "quantization_config": _quantization_config(quantization, device),
+            "device_map": {"": device},
+        }
     tokenizer = from_hub(id_or_path, lambda: AutoTokenizer.from_pretrained(id_or_path))
-    model = from_hub(id_or_path, lambda: AutoModelForSeq2SeqLM.from_pretrained(id_or_path, **options))
+    model = from_hub(
+        id_or_path, lambda: AutoModelForSeq2SeqLM.from_pretrained(id_or_path, **options)
+    )
     return use_fast_layers(model if quantization else model.to(device)).eval(), tokenizer
 
 
@@ -127,7 +95,9 @@ def _quantization_config(quantization: str, device: torch.device) -> BitsAndByte
         )
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
 
 
 def parameter_counts(model: nn.Module) -> dict[str, float]:

@@ -47,9 +47,13 @@ def ngram_f1(prediction: Tokens, reference: Tokens, n: int) -> float:
     """F1 of the n-grams that both share, each counted as often as both have it."""
     predicted, referenced = _ngrams(prediction, n), _ngrams(reference, n)
     if len(predicted) > len(referenced):
-        shared = sum(min(count, predicted[gram]) for gram, count in referenced.items() if gram in predicted)
+        shared = sum(
+            min(count, predicted[gram]) for gram, count in referenced.items() if gram in predicted
+        )
     else:
-        shared = sum(min(count, referenced[gram]) for gram, count in predicted.items() if gram in referenced)
+        shared = sum(
+            min(count, referenced[gram]) for gram, count in predicted.items() if gram in referenced
+        )
     return f1(shared, len(prediction) - n + 1, len(reference) - n + 1)
 
 
@@ -113,12 +117,17 @@ def summary_lcs_f1(prediction: Sequence[Tokens], reference: Sequence[Tokens]) ->
     return f1(shared, sum(map(len, prediction)), sum(map(len, reference)))
 
 
-def rouge_f1(prediction: str, reference: str, use_stemmer: bool) -> tuple[float, float, float, float]:
+def rouge_f1(
+    prediction: str, reference: str, use_stemmer: bool
+) -> tuple[float, float, float, float]:
     """rouge1, rouge2, rougeL and rougeLsum of one pair."""
     predicted, referenced = tokens(prediction, use_stemmer), tokens(reference, use_stemmer)
     longest = lcs_f1(predicted, referenced)
     by_lines = longest
     if "\n" in prediction or "\n" in reference:
-        lines = ([tokens(line, use_stemmer) for line in text.split("\n")] for text in (prediction, reference))
+        lines = (
+            [tokens(line, use_stemmer) for line in text.split("\n")]
+            for text in (prediction, reference)
+        )
         by_lines = summary_lcs_f1(*lines)
     return ngram_f1(predicted, referenced, 1), ngram_f1(predicted, referenced, 2), longest, by_lines

@@ -29,7 +29,9 @@ _stem = functools.lru_cache(maxsize=100_000)(PorterStemmer(PorterStemmer.ORIGINA
 
 
 def paper_rouge_scores(
-    predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]], reduce: str = "mean"
+    predictions: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    reduce: str = "mean",
 ) -> pd.DataFrame:
     """F1 as in the DialogSum paper, 0 to 1: one row per prediction, columns paper_rouge1, paper_rouge2, paper_rougeL.
 

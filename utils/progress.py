@@ -28,7 +28,9 @@ class Estimate:
         if self.parts == 1:
             self.timed_from, self.done_before = now, self.done
         if self.parts == 1 + TIMED_PARTS:
-            seconds = (now - self.timed_from) / (self.done - self.done_before) * (self.total - self.done)
+            seconds = (
+                (now - self.timed_from) / (self.done - self.done_before) * (self.total - self.done)
+            )
             _tell(self.what, "about", seconds)
 
 

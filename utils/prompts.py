@@ -10,7 +10,7 @@ from utils import bm25
 
 PLAIN = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
-# The seven templates FLAN was trained on for dialogue summarisation (SAMSum).
+# The seven templates FLAN was trained on for dialogue summarization (SAMSum).
 # Source: google-research/FLAN, flan/templates.py, Apache-2.0.
 FLAN_TEMPLATES = (
     "{dialogue}\n\nBriefly summarize that dialogue.",
@@ -49,7 +49,9 @@ def build_prompt(
             `max_tokens`.
     """
     if max_tokens is not None and tokenizer is None:
-        raise ValueError(f"max_tokens={max_tokens} needs a tokenizer to count with: pass tokenizer=")
+        raise ValueError(
+            f"max_tokens={max_tokens} needs a tokenizer to count with: pass tokenizer="
+        )
     if max_tokens is not None:
         examples = fitting_examples(dialogue, examples, template, tokenizer, max_tokens)
     return _written(dialogue, examples, template)
@@ -79,7 +81,9 @@ def fitting_examples(
 
 def _written(dialogue: str, examples: Sequence[Example], template: str) -> str:
     if "{dialogue}" not in template:
-        raise ValueError(f"the template {template!r} has no {{dialogue}}: put {{dialogue}} where the dialogue belongs")
+        raise ValueError(
+            f"the template {template!r} has no {{dialogue}}: put {{dialogue}} where the dialogue belongs"
+        )
     shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
     return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
 
@@ -116,7 +120,10 @@ def random_examples(
     """
     _check_supply(k, dialogues, summaries)
     rng = random.Random(seed)
-    return [[(dialogues[i], summaries[i]) for i in rng.sample(range(len(dialogues)), k)] for _ in range(queries)]
+    return [
+        [(dialogues[i], summaries[i]) for i in rng.sample(range(len(dialogues)), k)]
+        for _ in range(queries)
+    ]
 
 
 def similar_examples(
@@ -135,12 +142,19 @@ def similar_examples(
         return []
     index = bm25.BM25()
     index.index(bm25.tokenize(list(dialogues), show_progress=False), show_progress=False)
-    found, _ = index.retrieve(bm25.tokenize(list(queries), show_progress=False), k=k, show_progress=False)
+    found, _ = index.retrieve(
+        bm25.tokenize(list(queries), show_progress=False), k=k, show_progress=False
+    )
     return [[(dialogues[i], summaries[i]) for i in row] for row in found.tolist()]
 
 
 def diverse_examples(
-    dialogues: Sequence[str], summaries: Sequence[str], k: int, queries: int, seed: int = 0, pool: int = 50
+    dialogues: Sequence[str],
+    summaries: Sequence[str],
+    k: int,
+    queries: int,
+    seed: int = 0,
+    pool: int = 50,
 ) -> list[list[Example]]:
     """Draw `k` examples for each of `queries` prompts that differ from one another as much as possible.
 
@@ -157,7 +171,8 @@ def diverse_examples(
     def nearness(i: int, chosen: list[int]) -> float:
         """Highest similarity of a dialogue to those chosen."""
         shared = (
-            len(vocabularies[i] & vocabularies[j]) / max(1, len(vocabularies[i] | vocabularies[j])) for j in chosen
+            len(vocabularies[i] & vocabularies[j]) / max(1, len(vocabularies[i] | vocabularies[j]))
+            for j in chosen
         )
         return max(shared, default=0.0)
 
@@ -166,13 +181,19 @@ def diverse_examples(
         candidates = rng.sample(range(len(dialogues)), min(max(pool, k), len(dialogues)))
         chosen: list[int] = []
         while len(chosen) < k:
-            chosen.append(min((i for i in candidates if i not in chosen), key=lambda i: nearness(i, chosen)))
+            chosen.append(
+                min((i for i in candidates if i not in chosen), key=lambda i: nearness(i, chosen))
+            )
         sets.append([(dialogues[i], summaries[i]) for i in chosen])
     return sets
 
 
 def _check_supply(k: int, dialogues: Sequence[str], summaries: Sequence[str]) -> None:
     if len(dialogues) != len(summaries):
-        raise ValueError(f"{len(dialogues)} dialogues with {len(summaries)} summaries: give each dialogue its summary")
+        raise ValueError(
+            f"{len(dialogues)} dialogues with {len(summaries)} summaries: give each dialogue its summary"
+        )
     if not 0 <= k <= len(dialogues):
-        raise ValueError(f"cannot choose k={k} examples from {len(dialogues)} dialogues: ask for 0 to {len(dialogues)}")
+        raise ValueError(
+            f"cannot choose k={k} examples from {len(dialogues)} dialogues: ask for 0 to {len(dialogues)}"
+        )

@@ -14,7 +14,17 @@ from utils.rouge import confidence_interval
 from utils.settings import Settings
 
 SCORES = ("mean", "low", "high", "difference", "lowest_seed", "highest_seed")  # columns of tables
-LIBRARIES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "rouge_score", "numpy", "pandas")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "evaluate",
+    "rouge_score",
+    "numpy",
+    "pandas",
+)
 
 
 def versions() -> dict[str, str]:
@@ -27,7 +37,10 @@ def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.Dat
 
     Returns one row per system and measure, indexed by both, with columns mean, low, high and n (dialogues).
     """
-    tables = {name: confidence_interval(scores, seed=seed).assign(n=len(scores)) for name, scores in systems.items()}
+    tables = {
+        name: confidence_interval(scores, seed=seed).assign(n=len(scores))
+        for name, scores in systems.items()
+    }
     return pd.concat(tables, names=["system", "measure"])
 
 
@@ -56,7 +69,11 @@ def claim(text: str, holds: bool, settings: Settings) -> None:
 
 
 def record(
-    lab: str, scores: pd.DataFrame, settings: Settings, seconds: float, figures: Mapping[str, Any] | None = None
+    lab: str,
+    scores: pd.DataFrame,
+    settings: Settings,
+    seconds: float,
+    figures: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one lab's results into results.json, beside those of the other labs.
 

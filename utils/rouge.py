@@ -44,7 +44,13 @@ def rouge_scores(
     Raises:
         ValueError: lengths differ, a prediction has no reference, or `reduce` is neither.
     """
-    return score_pairs(partial(overlap.rouge_f1, use_stemmer=use_stemmer), ROUGE_TYPES, predictions, references, reduce)
+    return score_pairs(
+        partial(overlap.rouge_f1, use_stemmer=use_stemmer),
+        ROUGE_TYPES,
+        predictions,
+        references,
+        reduce,
+    )
 
 
 def score_pairs(
@@ -59,7 +65,9 @@ def score_pairs(
     Returns one row per prediction, columns `names`. Raises what `rouge_scores` raises.
     """
     if isinstance(predictions, str) or isinstance(references, str):
-        raise ValueError("predictions and references must be lists of texts: put a single text into a list")
+        raise ValueError(
+            "predictions and references must be lists of texts: put a single text into a list"
+        )
     if len(predictions) != len(references):
         raise ValueError(
             f"{len(predictions)} predictions against {len(references)} references: "
@@ -97,7 +105,9 @@ def extractive_oracle(dialogue: str, references: Sequence[str]) -> str:
     best = 0.0
     candidates = turns(dialogue)
     while True:
-        trials = {i: _join(candidates, [*chosen, i]) for i in range(len(candidates)) if i not in chosen}
+        trials = {
+            i: _join(candidates, [*chosen, i]) for i in range(len(candidates)) if i not in chosen
+        }
         scored = {i: _unigrams_and_bigrams(text, references) for i, text in trials.items()}
         winner = max(scored, key=scored.get, default=None)
         if winner is None or scored[winner] <= best:
@@ -110,7 +120,9 @@ def _unigrams_and_bigrams(text: str, references: Sequence[str]) -> float:
     """Mean over the references of ROUGE-1 + ROUGE-2."""
     words = overlap.tokens(text, True)
     pairs = [(words, overlap.tokens(target, True)) for target in references]
-    return float(np.mean([overlap.ngram_f1(*pair, 1) + overlap.ngram_f1(*pair, 2) for pair in pairs]))
+    return float(
+        np.mean([overlap.ngram_f1(*pair, 1) + overlap.ngram_f1(*pair, 2) for pair in pairs])
+    )
 
 
 def _join(candidates: list[str], chosen: Sequence[int]) -> str:
@@ -127,7 +139,11 @@ def human_agreement(references: Sequence[Sequence[str]]) -> pd.DataFrame:
     if any(isinstance(texts, str) for texts in references):
         raise ValueError("references must be a list of texts for each dialogue")
     if lonely := [i for i, texts in enumerate(references) if len(texts) < 2]:
-        raise ValueError(f"dialogue {lonely[0]} has fewer than two references: agreement needs two annotators")
+        raise ValueError(
+            f"dialogue {lonely[0]} has fewer than two references: agreement needs two annotators"
+        )
     pairs = [list(combinations(texts, 2)) for texts in references]
-    flat = rouge_scores([a for group in pairs for a, _ in group], [b for group in pairs for _, b in group])
+    flat = rouge_scores(
+        [a for group in pairs for a, _ in group], [b for group in pairs for _, b in group]
+    )
     return flat.groupby(np.repeat(np.arange(len(pairs)), [len(group) for group in pairs])).mean()

@@ -25,38 +25,59 @@ class Settings:
     model: str = field(metadata={"help": "encoder-decoder model, hub id or folder"})
     reward_model: str = field(metadata={"help": "hate-speech classifier, hub id or folder"})
     dataset: str = field(metadata={"help": "dialogues with summaries, hub id or folder"})
-    precision: str = field(default="auto", metadata={"help": "auto, fp32 or bf16 (autocast over fp32 weights)"})
+    precision: str = field(
+        default="auto", metadata={"help": "auto, fp32 or bf16 (autocast over fp32 weights)"}
+    )
     seed: int = field(default=42, metadata={"help": "of every random choice"})
-    output_dir: str = field(default="out", metadata={"help": "folder of results, checkpoints and pages"})
+    output_dir: str = field(
+        default="out", metadata={"help": "folder of results, checkpoints and pages"}
+    )
 
-    train_dialogues: int | None = field(default=None, metadata={"help": "used for fine-tuning and examples"})
-    validation_dialogues: int | None = field(default=None, metadata={"help": "used to choose checkpoints"})
+    train_dialogues: int | None = field(
+        default=None, metadata={"help": "used for fine-tuning and examples"}
+    )
+    validation_dialogues: int | None = field(
+        default=None, metadata={"help": "used to choose checkpoints"}
+    )
     test_dialogues: int | None = field(default=None, metadata={"help": "used to judge"})
-    max_prompt_tokens: int = field(default=512, metadata={"help": "budget of a prompt with examples"})
+    max_prompt_tokens: int = field(
+        default=512, metadata={"help": "budget of a prompt with examples"}
+    )
     max_new_tokens: int = field(default=128, metadata={"help": "longest summary, in tokens"})
     few_shot: int = field(default=3, metadata={"help": "worked examples in a few-shot prompt"})
 
     batch_size: int = field(default=16, metadata={"help": "of fine-tuning"})
-    full_epochs: float = field(default=1.0, metadata={"help": "passes over train, full fine-tuning"})
+    full_epochs: float = field(
+        default=1.0, metadata={"help": "passes over train, full fine-tuning"}
+    )
     full_learning_rate: float = field(default=1e-4, metadata={"help": "peak, full fine-tuning"})
     lora_epochs: float = field(default=1.0, metadata={"help": "passes over train, LoRA"})
     lora_learning_rate: float = field(default=1e-3, metadata={"help": "peak, LoRA"})
     lora_rank: int = field(default=32, metadata={"help": "r of LoRA"})
 
-    sweep_steps: int = field(default=100, metadata={"help": "steps of each run in Lab 2's sweep of ranks"})
+    sweep_steps: int = field(
+        default=100, metadata={"help": "steps of each run in Lab 2's sweep of ranks"}
+    )
     sweep_seeds: int = field(default=2, metadata={"help": "runs for each point of Lab 2's sweeps"})
 
-    ppo_steps: int = field(default=100, metadata={"help": "batches of prompts sampled and learned from"})
+    ppo_steps: int = field(
+        default=100, metadata={"help": "batches of prompts sampled and learned from"}
+    )
     ppo_batch_size: int = field(default=16, metadata={"help": "prompts in one PPO step"})
     ppo_learning_rate: float = field(default=1e-4, metadata={"help": "peak, PPO"})
-    kl_coef: float = field(default=0.05, metadata={"help": "price of one nat of KL to the reference"})
+    kl_coef: float = field(
+        default=0.05, metadata={"help": "price of one nat of KL to the reference"}
+    )
     grpo_kl_coef: float = field(
         default=0.05, metadata={"help": "the same for GRPO, whose KL stands in the loss, per token"}
     )
     ppo_seeds: int = field(default=3, metadata={"help": "runs of PPO, each judged"})
-    ppo_generations: int = field(default=4, metadata={"help": "responses to one prompt, RLOO and GRPO"})
+    ppo_generations: int = field(
+        default=4, metadata={"help": "responses to one prompt, RLOO and GRPO"}
+    )
     second_judge: str | None = field(
-        default=None, metadata={"help": "another toxicity classifier, hub id or folder, that is no reward"}
+        default=None,
+        metadata={"help": "another toxicity classifier, hub id or folder, that is no reward"},
     )
     second_judge_labels: str = field(
         default="toxic,neutral", metadata={"help": "its label of toxic texts, and that of others"}
@@ -72,12 +93,18 @@ class Settings:
     def is_embedded_default(self) -> bool:
         """Whether all is as the preset "offline" has it, but for the seed and the folder written to."""
         default = Settings(preset="offline", **PRESETS["offline"])
-        return dataclasses.replace(self, seed=default.seed, output_dir=default.output_dir) == default
+        return (
+            dataclasses.replace(self, seed=default.seed, output_dir=default.output_dir) == default
+        )
 
     @property
     def model_name(self) -> str:
         """What figures call the model."""
-        return "the embedded T5" if self.model == PRESETS["offline"]["model"] else self.model.rstrip("/").split("/")[-1]
+        return (
+            "the embedded T5"
+            if self.model == PRESETS["offline"]["model"]
+            else self.model.rstrip("/").split("/")[-1]
+        )
 
     def shown(self, name: str) -> str:
         """A field's value as text; folders inside the project are shown from its root."""
@@ -130,7 +157,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRECISIONS = ("auto", "fp32", "bf16")
 MINIMA = dict.fromkeys(("seed", "kl_coef", "grpo_kl_coef"), 0)  # of all others: 1
-MINIMA |= dict.fromkeys(("test_dialogues", "judged_dialogues", "ppo_generations"), 2)  # one alone has no interval
+MINIMA |= dict.fromkeys(
+    ("test_dialogues", "judged_dialogues", "ppo_generations"), 2
+)  # one alone has no interval
 
 
 def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
@@ -150,7 +179,9 @@ def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
     fields = {f.name: f for f in dataclasses.fields(Settings) if f.name != "preset"}
     chosen = _from_environment(fields) | overrides
     if unknown := set(chosen) - set(fields):
-        raise ValueError(f"unknown setting {', '.join(sorted(unknown))}: choose from {', '.join(fields)}")
+        raise ValueError(
+            f"unknown setting {', '.join(sorted(unknown))}: choose from {', '.join(fields)}"
+        )
     for name, value in chosen.items():
         _check(name, value, fields[name].type)
     return Settings(preset=preset, **(PRESETS[preset] | chosen))
@@ -167,7 +198,9 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or name not in fields:
-            raise ValueError(f"{pair!r} is no override: write NAME=VALUE, with a NAME of {', '.join(fields)}")
+            raise ValueError(
+                f"{pair!r} is no override: write NAME=VALUE, with a NAME of {', '.join(fields)}"
+            )
         values[name] = _parse(name, text, fields[name].type)
     return values
 
@@ -203,12 +236,19 @@ def _parse(variable: str, text: str, kind: Any) -> Any:
 def _check(name: str, value: Any, kind: Any) -> None:
     accepted = int | float if kind is float else kind
     if not isinstance(value, accepted) or isinstance(value, bool):
-        raise ValueError(f"setting {name}={value!r} must be of type {getattr(kind, '__name__', kind)}")
+        raise ValueError(
+            f"setting {name}={value!r} must be of type {getattr(kind, '__name__', kind)}"
+        )
     if name == "precision" and value not in PRECISIONS:
         raise ValueError(f"setting precision={value!r}: choose from {', '.join(PRECISIONS)}")
     if kind is str and not value.strip():
-        raise ValueError(f"setting {name}={value!r} is empty: give a value, or leave the setting out")
-    if name == "second_judge_labels" and len([label for label in value.split(",") if label.strip()]) != 2:
+        raise ValueError(
+            f"setting {name}={value!r} is empty: give a value, or leave the setting out"
+        )
+    if (
+        name == "second_judge_labels"
+        and len([label for label in value.split(",") if label.strip()]) != 2
+    ):
         raise ValueError(
             f"setting second_judge_labels={value!r} must be two labels, of toxic texts and of others: toxic,neutral"
         )

@@ -34,7 +34,9 @@ def confidence_interval(
         weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES_AT_ONCE)
         means.append(weights @ sums / (weights @ counts)[:, None])  # (resamples, columns)
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return pd.DataFrame({"mean": values.mean(axis=0), "low": low, "high": high}, index=scores.columns)
+    return pd.DataFrame(
+        {"mean": values.mean(axis=0), "low": low, "high": high}, index=scores.columns
+    )
 
 
 def compare(
@@ -42,7 +44,7 @@ def compare(
 ) -> pd.DataFrame:
     """Paired comparison of two systems on the same dialogues: mean of a − b with its 95 % bootstrap interval, and p.
 
-    Rows are paired by position. p is the two-sided approximate-randomisation test's (Noreen 1989): the share of random
+    Rows are paired by position. p is the two-sided approximate-randomization test's (Noreen 1989): the share of random
     swaps of a and b, dialogue by dialogue, whose mean difference is at least as large in absolute value. Its null
     hypothesis is that the two systems are exchangeable on every dialogue; it is at least 1 / (resamples + 1). Where
     several rows belong to one dialogue, `clusters` names the dialogue of each row, and whole dialogues are swapped.
@@ -60,8 +62,12 @@ def compare(
             f"tables of shape {scores_a.shape} and {scores_b.shape} are not paired: "
             "score both systems on the same dialogues"
         )
-    if not scores_a.index.equals(scores_b.index) and scores_a.index.sort_values().equals(scores_b.index.sort_values()):
-        raise ValueError("the tables hold the same rows in another order: bring them into one, as with .sort_index()")
+    if not scores_a.index.equals(scores_b.index) and scores_a.index.sort_values().equals(
+        scores_b.index.sort_values()
+    ):
+        raise ValueError(
+            "the tables hold the same rows in another order: bring them into one, as with .sort_index()"
+        )
     differences = scores_a.reset_index(drop=True) - scores_b.reset_index(drop=True)
     sums, _ = _totals(_checked(differences), clusters)
     rng = np.random.default_rng(seed)
@@ -91,10 +97,14 @@ def _totals(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, 
     if clusters is None:
         return values, np.ones(len(values))
     if len(clusters) != len(values):
-        raise ValueError(f"{len(clusters)} clusters for {len(values)} rows: name the dialogue of every row")
+        raise ValueError(
+            f"{len(clusters)} clusters for {len(values)} rows: name the dialogue of every row"
+        )
     codes, names = pd.factorize(pd.Series(clusters))
     if (codes < 0).any():
-        raise ValueError(f"row {int((codes < 0).argmax())} has no cluster: name the dialogue of every row")
+        raise ValueError(
+            f"row {int((codes < 0).argmax())} has no cluster: name the dialogue of every row"
+        )
     if len(names) < 2:
         raise ValueError(f"all rows belong to the one dialogue {names[0]!r}: score at least two")
     sums = np.zeros((len(names), values.shape[1]))
@@ -107,5 +117,7 @@ def _checked(scores: pd.DataFrame) -> np.ndarray:
     if len(values) < 2:
         raise ValueError(f"{len(values)} dialogue(s) give no interval: score at least two")
     if np.isnan(values).any():
-        raise ValueError(f"row {int(np.isnan(values).any(axis=1).argmax())} has a missing score: score every dialogue")
+        raise ValueError(
+            f"row {int(np.isnan(values).any(axis=1).argmax())} has a missing score: score every dialogue"
+        )
     return values

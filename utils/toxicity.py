@@ -54,8 +54,12 @@ class HateScorer:
         model = from_hub(id_or_path, lambda: load(id_or_path, dtype=torch.float32))
         self.model = model.to(self.device).eval()
         config = self.model.config
-        positions = getattr(config, "max_position_embeddings", None)  # RoBERTa's start after its pad id
-        readable = positions - (config.pad_token_id or 0) - 1 if positions else 512  # relative ones have no end
+        positions = getattr(
+            config, "max_position_embeddings", None
+        )  # RoBERTa's start after its pad id
+        readable = (
+            positions - (config.pad_token_id or 0) - 1 if positions else 512
+        )  # relative ones have no end
         self.max_tokens = min(self.tokenizer.model_max_length, readable)
         self.label_ids = {name.lower(): i for i, name in self.model.config.id2label.items()}
         if missing := [label for label in labels if label.lower() not in self.label_ids]:
@@ -83,7 +87,9 @@ class HateScorer:
 
     def _label_id(self, label: str) -> int:
         if label.lower() not in self.label_ids:
-            raise ValueError(f"the classifier has no label {label!r}: its labels are {', '.join(self.label_ids)}")
+            raise ValueError(
+                f"the classifier has no label {label!r}: its labels are {', '.join(self.label_ids)}"
+            )
         return self.label_ids[label.lower()]
 
     @torch.no_grad()
@@ -96,7 +102,11 @@ class HateScorer:
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = self.tokenizer(
-                [texts[i] for i in rows], padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+                [texts[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
             ).to(self.device)
             logits[rows] = self.model(**batch).logits.float().cpu()
             estimate.advance(len(rows))
@@ -123,7 +133,9 @@ class HateReward:
             return self.scorer.logits(completions).tolist()
 
 
-def dialogue_heat(scorer: HateScorer, dialogues: Sequence[str], precision: str = "fp32") -> np.ndarray:
+def dialogue_heat(
+    scorer: HateScorer, dialogues: Sequence[str], precision: str = "fp32"
+) -> np.ndarray:
     """Highest p(hate) among the turns of each dialogue, speaker tags left out; shape (dialogues,)."""
     spoken = [[turn.split(": ", 1)[-1] for turn in turns(dialogue)] for dialogue in dialogues]
     with autocast(precision, scorer.device):

@@ -77,7 +77,10 @@ def model() -> T5ForConditionalGeneration:
 def pairs(rows: int) -> Dataset:
     """Texts of exactly the number of tokens asked for, the end of sequence included."""
     return Dataset.from_dict(
-        {"dialogue": ["the " * (PROMPT_TOKENS - 1)] * rows, "summary": ["the " * (SUMMARY_TOKENS - 1)] * rows}
+        {
+            "dialogue": ["the " * (PROMPT_TOKENS - 1)] * rows,
+            "summary": ["the " * (SUMMARY_TOKENS - 1)] * rows,
+        }
     )
 
 
@@ -92,7 +95,11 @@ def as_in_the_course(tokenizer: PreTrainedTokenizerBase, batch_size: int, steps:
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         arguments = Seq2SeqTrainingArguments(
-            folder, per_device_train_batch_size=batch_size, report_to="none", save_strategy="no", disable_tqdm=True
+            folder,
+            per_device_train_batch_size=batch_size,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
         )
         Seq2SeqTrainer(model(), arguments, train_dataset=dataset, callbacks=[times]).train()
     return times.per_example(batch_size)
@@ -118,11 +125,17 @@ def ours(tokenizer: PreTrainedTokenizerBase, method: str, batch_size: int, steps
     return times.per_example(batch_size)
 
 
-def training_flops(method: str, prompt_tokens: int = PROMPT_TOKENS, summary_tokens: int = SUMMARY_TOKENS) -> float:
+def training_flops(
+    method: str, prompt_tokens: int = PROMPT_TOKENS, summary_tokens: int = SUMMARY_TOKENS
+) -> float:
     """Floating-point operations of one example: forward and both backward products, one of them for a frozen base."""
     with torch.device("meta"):
-        net = T5ForConditionalGeneration._from_config(FLAN_T5_BASE, attn_implementation="eager").eval()
-    prompt, summary = (torch.ones(1, n, dtype=torch.long, device="meta") for n in (prompt_tokens, summary_tokens))
+        net = T5ForConditionalGeneration._from_config(
+            FLAN_T5_BASE, attn_implementation="eager"
+        ).eval()
+    prompt, summary = (
+        torch.ones(1, n, dtype=torch.long, device="meta") for n in (prompt_tokens, summary_tokens)
+    )
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(input_ids=prompt, labels=summary)
     return counter.get_total_flops() * (3 if method == "full" else 2)
@@ -131,7 +144,10 @@ def training_flops(method: str, prompt_tokens: int = PROMPT_TOKENS, summary_toke
 def matmul_peak() -> float:
     """Operations per second of a large matrix product in the precision that training uses."""
     device = pick_device()
-    n, dtype = (8192 if device.type == "cuda" else 2048), torch.bfloat16 if has_bf16(device) else torch.float32
+    n, dtype = (
+        (8192 if device.type == "cuda" else 2048),
+        torch.bfloat16 if has_bf16(device) else torch.float32,
+    )
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(8):
@@ -148,7 +164,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--without-course", action="store_true", help="leave the slow side out, for profiling")
+    parser.add_argument(
+        "--without-course", action="store_true", help="leave the slow side out, for profiling"
+    )
     arguments = parser.parse_args()
     tokenizer, peak = AutoTokenizer.from_pretrained(OFFLINE / "t5"), matmul_peak()
     rows, seconds = {}, {}
@@ -159,10 +177,15 @@ def main() -> None:
     peak = max(peak, matmul_peak())
     for method, per_example in seconds.items():
         share = training_flops(method) / per_example / peak
-        rows[f"fine_tune, {method}"] = {"seconds per example": per_example, "share of matmul peak": share}
+        rows[f"fine_tune, {method}"] = {
+            "seconds per example": per_example,
+            "share of matmul peak": share,
+        }
     table = pd.DataFrame(rows).T
     if not arguments.without_course:
-        table["times faster"] = table.loc["course, full", "seconds per example"] / table["seconds per example"]
+        table["times faster"] = (
+            table.loc["course, full", "seconds per example"] / table["seconds per example"]
+        )
     print(f"matrix products: {peak / 1e9:.0f} GFLOP/s")
     print(table.round(3).to_string())
 

@@ -25,8 +25,8 @@ from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassif
 
 from utils.finetuning import lora_config
 from utils.models import has_bf16, pick_device
-from utils.policy_gradient import gae, kl_estimates, policy_loss, value_loss, whiten
 from utils.ppo import PPOConfig, PPOTrainer
+from utils.ppo.losses import gae, kl_estimates, policy_loss, value_loss, whiten
 from utils.settings import OFFLINE
 from utils.toxicity import HateReward, HateScorer
 
@@ -39,7 +39,10 @@ def classifier(folder: str) -> HateScorer:
     """RoBERTa-base's shape with random weights."""
     torch.manual_seed(0)
     config = RobertaConfig(
-        vocab_size=50_265, max_position_embeddings=514, id2label={0: "nothate", 1: "hate"}, label2id={}
+        vocab_size=50_265,
+        max_position_embeddings=514,
+        id2label={0: "nothate", 1: "hate"},
+        label2id={},
     )
     RobertaForSequenceClassification(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(OFFLINE / "classifier").save_pretrained(folder)
@@ -79,8 +82,14 @@ def ours(adapter: str, steps: int) -> dict[str, float]:
         )
         trainer.train()
     if device.type == "cuda":
-        return {"seconds": times.per_example(1), "gigabytes": torch.cuda.max_memory_allocated() / 1e9}
-    return {"seconds": times.per_example(1), "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+        return {
+            "seconds": times.per_example(1),
+            "gigabytes": torch.cuda.max_memory_allocated() / 1e9,
+        }
+    return {
+        "seconds": times.per_example(1),
+        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
 
 
 def random_tensors() -> dict[str, torch.Tensor]:
@@ -112,7 +121,13 @@ def check_arithmetic(theirs: dict[str, torch.Tensor], t: dict[str, torch.Tensor]
     }
     for name, tensor in mine.items():
         other = theirs[name] * mask if tensor.dim() == 2 else theirs[name]
-        assert_close(tensor * mask if tensor.dim() == 2 else tensor, other, atol=1e-5, rtol=1e-5, msg=f"{name} differs")
+        assert_close(
+            tensor * mask if tensor.dim() == 2 else tensor,
+            other,
+            atol=1e-5,
+            rtol=1e-5,
+            msg=f"{name} differs",
+        )
     print(f"equal to the classic trainer's within 1e-5: {', '.join(mine)}")
 
 
@@ -126,7 +141,9 @@ def in_a_process(command: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Print one row for each side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--classic", metavar="PYTHON")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--adapter", choices=ADAPTERS, help="only this one of ours, as JSON")
@@ -140,7 +157,9 @@ def main() -> None:
             tensors = random_tensors()
             save_file(tensors, Path(folder) / "ours.safetensors")
             FLAN_T5_BASE.save_pretrained(folder)
-            rows["classic (trl 0.11.4)"] = in_a_process([arguments.classic, str(CLASSIC), folder, str(OFFLINE / "t5")])
+            rows["classic (trl 0.11.4)"] = in_a_process(
+                [arguments.classic, str(CLASSIC), folder, str(OFFLINE / "t5")]
+            )
             check_arithmetic(load_file(Path(folder) / "theirs.safetensors"), tensors)
     for adapter in ADAPTERS:
         command = [sys.executable, __file__, "--adapter", adapter, "--steps", str(arguments.steps)]

@@ -18,7 +18,10 @@ from utils.settings import OFFLINE
 def in_a_loop(predictions: list[str], references: list[str]) -> pd.DataFrame:
     """The usual way: one scorer, one pair after another."""
     scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
-    scores = (scorer.score(reference, text) for text, reference in zip(predictions, references, strict=True))
+    scores = (
+        scorer.score(reference, text)
+        for text, reference in zip(predictions, references, strict=True)
+    )
     return pd.DataFrame([{name: score[name].fmeasure for name in ROUGE_TYPES} for score in scores])
 
 
@@ -40,19 +43,34 @@ def main(dataset: str) -> None:
     texts = {
         "lead-3, three lines": [lead(dialogue, 3) for dialogue in rows["dialogue"]],
         "lead-3, one line": [lead(dialogue, 3).replace("\n", " ") for dialogue in rows["dialogue"]],
-        "a summary of another dialogue": [summaries[0] for summaries in rows["summaries"][1:] + rows["summaries"][:1]],
+        "a summary of another dialogue": [
+            summaries[0] for summaries in rows["summaries"][1:] + rows["summaries"][:1]
+        ],
     }
     table = []
     for name, predictions in texts.items():
-        pairs = [(p, r) for p, references in zip(predictions, rows["summaries"], strict=True) for r in references]
+        pairs = [
+            (p, r)
+            for p, references in zip(predictions, rows["summaries"], strict=True)
+            for r in references
+        ]
         flat = [list(side) for side in zip(*pairs, strict=True)]
         forget()
         loop, theirs = seconds(in_a_loop, *flat)
         cold, ours = seconds(rouge_scores, *flat)
         warm, _ = seconds(rouge_scores, *flat)
-        row = {"texts": name, "pairs": len(pairs), "rouge_score, s": loop, "ours, s": cold, "ours again, s": warm}
+        row = {
+            "texts": name,
+            "pairs": len(pairs),
+            "rouge_score, s": loop,
+            "ours, s": cold,
+            "ours again, s": warm,
+        }
         difference = (theirs - ours).abs().to_numpy().max()
-        table.append(row | {"times faster": loop / cold, "again": loop / warm, "largest difference": difference})
+        table.append(
+            row
+            | {"times faster": loop / cold, "again": loop / warm, "largest difference": difference}
+        )
     print(pd.DataFrame(table).round(3).to_string(index=False))
 
 

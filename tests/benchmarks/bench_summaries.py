@@ -18,10 +18,10 @@ import torch
 from bench_finetuning import PROMPT_TOKENS, model
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from utils.fast_layers import use_fast_layers
 from utils.generation import generate
 from utils.models import has_bf16
 from utils.settings import OFFLINE
+from utils.training.cpu import use_fast_layers
 
 NEW_TOKENS, ROWS, DIALOGUES = 48, 1_500, 500
 Answer = Callable[[PreTrainedTokenizerBase, list[str]], None]
@@ -31,7 +31,11 @@ LENGTH = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "do_sample
 def random_prompts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
     """Different texts of exactly the number of tokens asked for, the end of sequence included."""
     draw = random.Random(0)
-    words = [piece[1:] for piece in sorted(tokenizer.get_vocab()) if piece[0] == "▁" and piece[1:].isalpha()]
+    words = [
+        piece[1:]
+        for piece in sorted(tokenizer.get_vocab())
+        if piece[0] == "▁" and piece[1:].isalpha()
+    ]
     words = [word for word in words if len(tokenizer(f"{word} {word}")["input_ids"]) == 3]
     prompts = [" ".join(draw.choices(words, k=PROMPT_TOKENS - 1)) for _ in range(count)]
     assert all(len(ids) == PROMPT_TOKENS for ids in tokenizer(prompts)["input_ids"])
@@ -46,7 +50,9 @@ def in_batches(batch_size: int, dtype: torch.dtype) -> Answer:
     def answer(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> None:
         """Summaries, thrown away."""
         for first in range(0, len(prompts), batch_size):
-            batch = tokenizer(prompts[first : first + batch_size], padding=True, return_tensors="pt")
+            batch = tokenizer(
+                prompts[first : first + batch_size], padding=True, return_tensors="pt"
+            )
             tokenizer.batch_decode(net.generate(**batch.to(net.device), **LENGTH))
 
     return answer
@@ -96,7 +102,9 @@ def seconds_per_prompt(
 
 def main() -> None:
     """Print one row per way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--only-ours", action="store_true", help="for profiling")
     arguments = parser.parse_args()
@@ -113,7 +121,9 @@ def main() -> None:
         )
         if importlib.util.find_spec("ctranslate2"):
             answer = by_ctranslate2(tokenizer, 64)
-            rows["CTranslate2: int8, batches of 64"] = seconds_per_prompt(answer, tokenizer, prompts, 16)
+            rows["CTranslate2: int8, batches of 64"] = seconds_per_prompt(
+                answer, tokenizer, prompts, 16
+            )
     rows["generate"] = seconds_per_prompt(ours(), tokenizer, prompts, 16)
     table = pd.DataFrame({"seconds per summary": rows})
     table["whole test split, s"] = table["seconds per summary"] * DIALOGUES

@@ -30,7 +30,14 @@ def arithmetic(trainer: PPOTrainer, t: dict) -> dict:
     values, advantages, returns = trainer.compute_advantages(t["values"], t["rewards"], t["mask"])
     logits = torch.zeros(*t["mask"].shape, 8)
     policy, value, stats = trainer.loss(
-        t["old_logprobs"], values, logits, t["new_values"], t["logprobs"], t["mask"], advantages, returns
+        t["old_logprobs"],
+        values,
+        logits,
+        t["new_values"],
+        t["logprobs"],
+        t["mask"],
+        advantages,
+        returns,
     )
     k1 = trainer._kl_penalty(t["logprobs"], t["reference_logprobs"])
     trainer.config.kl_penalty = "mse"
@@ -54,18 +61,32 @@ def main() -> None:
     policy = T5ForConditionalGeneration(T5Config.from_pretrained(folder))
     policy.lm_head.weight.data *= policy.config.d_model**-0.5  # as in bench_finetuning.model
     policy.save_pretrained(folder / "policy")
-    adapter = LoraConfig(task_type="SEQ_2_SEQ_LM", r=32, lora_alpha=32, lora_dropout=0.05, target_modules=["q", "v"])
-    model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(str(folder / "policy"), peft_config=adapter)
-    judge = RobertaForSequenceClassification(RobertaConfig(vocab_size=50_265, max_position_embeddings=514)).eval()
+    adapter = LoraConfig(
+        task_type="SEQ_2_SEQ_LM", r=32, lora_alpha=32, lora_dropout=0.05, target_modules=["q", "v"]
+    )
+    model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(
+        str(folder / "policy"), peft_config=adapter
+    )
+    judge = RobertaForSequenceClassification(
+        RobertaConfig(vocab_size=50_265, max_position_embeddings=514)
+    ).eval()
     config = PPOConfig(batch_size=PROMPTS, mini_batch_size=4, ppo_epochs=1, learning_rate=1e-5)
-    trainer = PPOTrainer(config, model, ref_model=None, tokenizer=AutoTokenizer.from_pretrained(sys.argv[2]))
+    trainer = PPOTrainer(
+        config, model, ref_model=None, tokenizer=AutoTokenizer.from_pretrained(sys.argv[2])
+    )
     theirs = arithmetic(trainer, load_file(folder / "ours.safetensors"))
-    save_file({name: tensor.detach().contiguous() for name, tensor in theirs.items()}, folder / "theirs.safetensors")
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in theirs.items()},
+        folder / "theirs.safetensors",
+    )
 
     queries = [torch.randint(5, 500, (PROMPT_TOKENS,)) for _ in range(PROMPTS)]
     start = time.perf_counter()
     responses = [
-        trainer.generate(q, max_new_tokens=NEW_TOKENS, do_sample=True, top_k=0, top_p=1.0).squeeze(0) for q in queries
+        trainer.generate(q, max_new_tokens=NEW_TOKENS, do_sample=True, top_k=0, top_p=1.0).squeeze(
+            0
+        )
+        for q in queries
     ]
     sampled = time.perf_counter()
     with torch.no_grad():

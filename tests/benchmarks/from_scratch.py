@@ -28,30 +28,36 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
+from utils.faithfulness import second_view
 from utils.finetuning import fine_tune
 from utils.generation import generate
 from utils.models import load_model
 from utils.paper_rouge import paper_rouge_scores
 from utils.results import interval_table, percent
 from utils.rouge import compare, human_agreement, lead, rouge_scores
-from utils.second_view import second_view
 
 TEMPLATE = "{dialogue}"  # a model trained on one task needs no instruction
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset")
     parser.add_argument("--train-dialogues", type=int, help="(default: all)")
     parser.add_argument("--epochs", type=float, default=10)
-    parser.add_argument("--body", help="folder of a trained T5 whose layers to begin with, in its own size")
+    parser.add_argument(
+        "--body", help="folder of a trained T5 whose layers to begin with, in its own size"
+    )
     parser.add_argument("--d-model", type=int, default=512)
     parser.add_argument("--layers", type=int, default=3, help="in the encoder, and in the decoder")
     parser.add_argument("--vocabulary", type=int, default=8000, help="subwords")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--precision", default="auto", help="a small model gains nothing from bf16: fp32")
+    parser.add_argument(
+        "--precision", default="auto", help="a small model gains nothing from bf16: fp32"
+    )
     parser.add_argument("--output-dir", default="out/from_scratch")
     parser.add_argument("--resume", action="store_true")
     return parser.parse_args()
@@ -126,7 +132,9 @@ def main() -> None:
         if options.body
         else untrained(tokenizer, options.d_model, options.layers)
     )
-    print(f"{model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}, {len(train):,} train dialogues")
+    print(
+        f"{model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}, {len(train):,} train dialogues"
+    )
     result = fine_tune(
         model,
         tokenizer,
@@ -144,7 +152,11 @@ def main() -> None:
         learning_rate=options.learning_rate,
         logging_steps=100,
     )
-    print(result.history.dropna(subset="eval_rouge1")[["epoch", "eval_rouge1", "eval_rouge2"]].to_string(index=False))
+    print(
+        result.history.dropna(subset="eval_rouge1")[
+            ["epoch", "eval_rouge1", "eval_rouge2"]
+        ].to_string(index=False)
+    )
     print(f"{result.seconds:.0f} s of training")
 
     test = group_references(dataset["test"])
@@ -162,7 +174,9 @@ def main() -> None:
     print(percent(table).to_string())
     print(percent(compare(scores["from scratch"], scores["lead-2"])).to_string())
     print(second_view(texts["from scratch"], references, dialogues).mean().round(3).to_string())
-    for dialogue, text, summaries in list(zip(dialogues, texts["from scratch"], references, strict=True))[:3]:
+    for dialogue, text, summaries in list(
+        zip(dialogues, texts["from scratch"], references, strict=True)
+    )[:3]:
         print(f"{dialogue}\n→ {text}\n= {summaries[0]}\n")
 
 

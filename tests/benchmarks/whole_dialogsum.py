@@ -1,6 +1,6 @@
 """The labs' work on a GPU at FLAN-T5-base's shape, random weights, on the whole of DialogSum.
 
-Seconds for an epoch of `fine_tune`, tokens per second, memory, and model-flops utilisation: operations that the model
+Seconds for an epoch of `fine_tune`, tokens per second, memory, and model-flops utilization: operations that the model
 needs for the tokens that are no padding, over those of a large matrix product in the same time. Then the summaries of
 the whole test split, all of 48 tokens. Tokens are those of 8,000 subwords learned from the train split, about as many
 as FLAN-T5's.
@@ -22,10 +22,10 @@ from from_scratch import make_tokenizer
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from utils.data import group_references, load_dialogsum
-from utils.fast_layers import use_fast_layers
 from utils.finetuning import fine_tune, tokenize_pairs
 from utils.generation import generate
 from utils.prompts import build_prompt
+from utils.training.cpu import use_fast_layers
 
 WAYS = {
     "full, batches of 128": {"method": "full", "per_device_train_batch_size": 128},
@@ -56,18 +56,27 @@ def epoch_flops(rows: Dataset, method: str) -> float:
 
     def terms(prompt, summary):
         """Products over the prompt, over the summary, and attention within and between them."""
-        return np.stack([prompt, prompt**2, summary, summary**2, prompt * summary], axis=-1).astype(float)
+        return np.stack([prompt, prompt**2, summary, summary**2, prompt * summary], axis=-1).astype(
+            float
+        )
 
     known = np.array([(64, 16), (128, 16), (256, 32), (128, 64), (512, 96)])
     counted = [training_flops(method, int(prompt), int(summary)) for prompt, summary in known]
     coefficients = np.linalg.solve(terms(*known.T), counted)
     assert np.isclose(terms(220, 40) @ coefficients, training_flops(method, 220, 40), rtol=1e-3)
-    prompts, summaries = (np.array([len(ids) for ids in rows[name]]) for name in ("input_ids", "labels"))
+    prompts, summaries = (
+        np.array([len(ids) for ids in rows[name]]) for name in ("input_ids", "labels")
+    )
     return float((terms(prompts, summaries) @ coefficients).sum())
 
 
 def epochs(
-    train: Dataset, validation: Dataset, tokenizer: PreTrainedTokenizerBase, method: str, count: int, **arguments
+    train: Dataset,
+    validation: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    method: str,
+    count: int,
+    **arguments,
 ) -> dict[str, float]:
     """Seconds of the first and of the last epoch, and of all; memory above the model's."""
     torch.cuda.empty_cache()
@@ -95,7 +104,9 @@ def epochs(
 
 def main() -> None:
     """Print a table of fine-tuning, then the seconds of the test split's summaries."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset")
     parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
@@ -105,14 +116,16 @@ def main() -> None:
     tokenized = tokenize_pairs(train, tokenizer)
     tokens = sum(map(len, tokenized["input_ids"])) + sum(map(len, tokenized["labels"]))
     peak = max(matmul_peak() for _ in range(3))
-    print(f"{torch.cuda.get_device_name()}, matrix products {peak / 1e12:.0f} TFLOP/s; {tokens:,} tokens in an epoch")
+    print(
+        f"{torch.cuda.get_device_name()}, matrix products {peak / 1e12:.0f} TFLOP/s; {tokens:,} tokens in an epoch"
+    )
     rows = {}
     for name, way in WAYS.items():
         rows[name] = epochs(train, validation, tokenizer, count=options.epochs, **way)
         last = rows[name]["last epoch, s"]
         rows[name] |= {
             "tokens a second": tokens / last,
-            "utilisation": epoch_flops(tokenized, way["method"]) / last / peak,
+            "utilization": epoch_flops(tokenized, way["method"]) / last / peak,
         }
         print(name, {key: round(value, 3) for key, value in rows[name].items()}, flush=True)
     print(pd.DataFrame(rows).T.round(3).to_string())

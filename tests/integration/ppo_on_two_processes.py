@@ -14,7 +14,9 @@ from utils.settings import OFFLINE
 
 state = PartialState(cpu=True)
 folder = Path(sys.argv[1])
-prompts = [f"#Person1#: Could I borrow your {thing}?" for thing in ("ladder", "drill", "saw", "hammer")]
+prompts = [
+    f"#Person1#: Could I borrow your {thing}?" for thing in ("ladder", "drill", "saw", "hammer")
+]
 seen: list[str] = []
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from utils.labs import QUIET, ROOT
+from utils.lab.notebooks import QUIET, ROOT
 
 FOREIGN = r"HF_|HUGGINGFACE_|TRANSFORMERS_|\w+_proxy$"
 # --multi_gpu is accelerate's word for several processes under torch's launcher; the command's own --cpu takes gloo.
@@ -25,7 +25,11 @@ TWO_PROCESSES = (
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """The environment without what would lead the hub's clients elsewhere, as a user's token, cache or proxy would."""
-    kept = {name: value for name, value in os.environ.items() if not re.match(FOREIGN, name, re.IGNORECASE)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not re.match(FOREIGN, name, re.IGNORECASE)
+    }
     return kept | QUIET | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | variables
 
 
@@ -47,7 +51,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 def kill_once_there(folder: Path, *arguments: str) -> None:
     """Run Python with these arguments, and kill it as soon as `folder` is there, perhaps while it is written."""
     process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **OPTIONS
+        [sys.executable, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **OPTIONS,
     )
     while not folder.exists():
         assert process.poll() is None, "the run ended before it could be killed"

@@ -12,8 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from utils import publish
-from utils.labs import NOTEBOOKS, ROOT
+from tools import publish
+from utils.lab.notebooks import NOTEBOOKS, ROOT
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -22,9 +22,15 @@ def test_badge_and_cell_carry_the_one_address_and_tag(name):
     address, tag = publish.project()
     assert cells[publish.BADGE_CELL] == publish.badge(name)
     assert cells[publish.BOOTSTRAP_CELL] == publish.bootstrap()
-    assert f"{address.removeprefix('https://github.com/')}/blob/{tag}/{name}.ipynb" in cells[publish.BADGE_CELL]
+    assert (
+        f"{address.removeprefix('https://github.com/')}/blob/{tag}/{name}.ipynb"
+        in cells[publish.BADGE_CELL]
+    )
     assert publish.badge(name) in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert address in cells[publish.BOOTSTRAP_CELL] and f"--branch={tag}" in cells[publish.BOOTSTRAP_CELL]
+    assert (
+        address in cells[publish.BOOTSTRAP_CELL]
+        and f"--branch={tag}" in cells[publish.BOOTSTRAP_CELL]
+    )
 
 
 LACKING = "rouge_score"  # what the simulated Colab has not
@@ -56,8 +62,12 @@ def write_wheel(folder: Path, name: str, number: str, *requires: str) -> None:
     needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
     with zipfile.ZipFile(folder / f"{name}-{number}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}/__init__.py", f"__version__ = {number!r}\n")
-        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n{needs}")
-        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n{needs}"
+        )
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{about}/RECORD", "")
 
 
@@ -66,12 +76,16 @@ def published(folder: Path) -> str:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("the project is no git clone")
     subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(folder)], check=True)
-    subprocess.run(["git", "-C", str(folder), "tag", "--force", publish.project()[1], "HEAD"], check=True)
+    subprocess.run(
+        ["git", "-C", str(folder), "tag", "--force", publish.project()[1], "HEAD"], check=True
+    )
     return folder.as_uri()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows lets few users make symbolic links")
-def test_in_colab_the_project_is_fetched_once_what_lacks_is_installed_and_torch_and_numpy_stay(content):
+def test_in_colab_the_project_is_fetched_once_what_lacks_is_installed_and_torch_and_numpy_stay(
+    content,
+):
     """The newest release of the missing package wants a newer numpy, which is to be had: an older release must do."""
     wheels = content.parent / "wheels"
     write_wheel(wheels, LACKING, "0.1.2")
@@ -82,7 +96,9 @@ def test_in_colab_the_project_is_fetched_once_what_lacks_is_installed_and_torch_
     code = f"import google.colab\n{cell}\n{cell}\nimport torch, numpy, {LACKING}, utils.settings\n"
     code += f"print(torch.__version__, numpy.__version__, {LACKING}.__version__, utils.settings.__file__)"
     from_wheels = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
-    done = subprocess.run([str(python), "-c", code], cwd=content, env=from_wheels, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(python), "-c", code], cwd=content, env=from_wheels, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     utils = content / "labs" / "utils"
     assert done.stdout.splitlines() == [
@@ -97,7 +113,9 @@ def test_in_colab_the_project_is_fetched_once_what_lacks_is_installed_and_torch_
 
 
 def test_elsewhere_the_cell_fetches_nothing(tmp_path):
-    done = subprocess.run([sys.executable, "-c", publish.bootstrap()], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", publish.bootstrap()], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "utils from utils\n"), done.stderr
 
 

@@ -5,15 +5,18 @@ import json
 
 import pytest
 
+from tools.small_world.card import classifier_f1, prompting_scores
 from utils.data import load_dialogsum
-from utils.offline.card import classifier_f1, prompting_scores
 from utils.settings import OFFLINE, load_settings
 
 MANIFEST = json.loads((OFFLINE / "manifest.json").read_text(encoding="utf-8"))
 
 
 def test_every_file_is_the_one_that_was_measured():
-    hashes = {name: hashlib.sha256((OFFLINE / name).read_bytes()).hexdigest() for name in MANIFEST["sha256"]}
+    hashes = {
+        name: hashlib.sha256((OFFLINE / name).read_bytes()).hexdigest()
+        for name in MANIFEST["sha256"]
+    }
     assert hashes == MANIFEST["sha256"]
 
 
@@ -21,7 +24,9 @@ def test_it_is_smaller_than_20_megabytes():
     assert sum((OFFLINE / name).stat().st_size for name in MANIFEST["sha256"]) < 20e6
 
 
-@pytest.mark.parametrize("pair", ["one_shot − zero_shot", "few_shot − zero_shot", "full − zero_shot"])
+@pytest.mark.parametrize(
+    "pair", ["one_shot − zero_shot", "few_shot − zero_shot", "full − zero_shot"]
+)
 def test_measured_gain_is_significant(pair):
     assert MANIFEST["scores"]["differences"][pair]["low"] > 0
 

@@ -11,10 +11,16 @@ from processes import TWO_PROCESSES, kill_once_there, run
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from utils.labs import ROOT
+from utils.lab.notebooks import ROOT
 from utils.settings import OFFLINE
 
-SMALL = ("train_dialogues=96", "validation_dialogues=4", "test_dialogues=12", "batch_size=8", "full_epochs=2")
+SMALL = (
+    "train_dialogues=96",
+    "validation_dialogues=4",
+    "test_dialogues=12",
+    "batch_size=8",
+    "full_epochs=2",
+)
 EVERY_FOUR_STEPS = ("--method", "full", "--checkpoint-steps", "4")
 
 
@@ -38,7 +44,8 @@ def whole(tmp_path_factory) -> Path:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(whole, tmp_path):
     kill_once_there(
-        tmp_path / "finetune" / "full" / "checkpoints" / "checkpoint-8", *command(tmp_path, *EVERY_FOUR_STEPS)
+        tmp_path / "finetune" / "full" / "checkpoints" / "checkpoint-8",
+        *command(tmp_path, *EVERY_FOUR_STEPS),
     )
     assert not (tmp_path / "finetune" / "full" / "model").exists()
     resumed = run(*command(tmp_path, *EVERY_FOUR_STEPS, "--resume"))
@@ -46,7 +53,9 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(who
     expected, ended = weights(whole), weights(tmp_path)
     assert expected.keys() == ended.keys()
     assert all(expected[name].equal(ended[name]) for name in expected)
-    histories = [pd.read_csv(folder / "finetune" / "full" / "history.csv") for folder in (whole, tmp_path)]
+    histories = [
+        pd.read_csv(folder / "finetune" / "full" / "history.csv") for folder in (whole, tmp_path)
+    ]
     for column in ("eval_loss", "eval_rouge1", "learning_rate"):
         values = [history[column].dropna().tolist() for history in histories]
         assert values[0] == values[1] and len(values[0]) >= 2
@@ -64,11 +73,16 @@ def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
     halved = [pair for pair in SMALL if not pair.startswith("batch_size")]
     halved = (*halved, "batch_size=4", f"model={model}")
     run(*TWO_PROCESSES, *command(tmp_path / "two", *EVERY_FOUR_STEPS, settings=halved))
-    one, two = (pd.read_csv(tmp_path / name / "finetune" / "full" / "history.csv") for name in ("one", "two"))
+    one, two = (
+        pd.read_csv(tmp_path / name / "finetune" / "full" / "history.csv")
+        for name in ("one", "two")
+    )
     assert one["step"].max() == two["step"].max() == 24
     for column in ("loss", "eval_loss", "eval_rouge1"):
         assert len(one[column].dropna()) >= 2
-        assert two[column].dropna().tolist() == pytest.approx(one[column].dropna().tolist(), rel=2e-3, abs=2e-3)
+        assert two[column].dropna().tolist() == pytest.approx(
+            one[column].dropna().tolist(), rel=2e-3, abs=2e-3
+        )
 
 
 def test_the_saved_model_and_its_card_can_be_used(whole):

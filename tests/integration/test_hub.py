@@ -16,7 +16,7 @@ from loopback_hub import Fault, LoopbackHub, Repository, serve
 from processes import clean_environment
 
 from utils.data import load_dialogsum
-from utils.labs import ROOT
+from utils.lab.notebooks import ROOT
 from utils.settings import OFFLINE
 
 LOAD = """
@@ -46,9 +46,16 @@ print(json.dumps(seen))
 
 def ask(endpoint: str, home: Path, *arguments: str, **variables: str) -> str:
     """What Python prints with these arguments, its hub at `endpoint` and its caches under `home`."""
-    place = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    place = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
     environment = clean_environment(**place | variables)
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -77,7 +84,10 @@ def test_a_checkpoint_in_flan_t5s_shape_keeps_its_own_head_and_tokenizer(loaded,
     width = WIDTHS[name]["d_model"]
     assert loaded[name]["untied"] and loaded[name]["head"] == [32_128, width]
     assert loaded[name]["parameters"] > 2 * 32_128 * width
-    assert loaded[name]["tokenizer"] == "T5Tokenizer" and loaded[name]["text"] == "#Person1#: Hello, world!"
+    assert (
+        loaded[name]["tokenizer"] == "T5Tokenizer"
+        and loaded[name]["text"] == "#Person1#: Hello, world!"
+    )
 
 
 def test_the_classifier_loads_from_vocab_and_merges_with_its_labels(loaded):
@@ -93,7 +103,11 @@ def test_the_hubs_csv_files_give_the_rows_that_the_folder_gives(loaded):
 def test_a_second_run_fetches_no_file_again(hub, home, loaded):
     before = len(hub.requests)
     assert json.loads(ask(hub.endpoint, home, "-c", LOAD)) == loaded
-    fetched = [path for method, path, status in hub.requests[before:] if method == "GET" and "/api/" not in path]
+    fetched = [
+        path
+        for method, path, status in hub.requests[before:]
+        if method == "GET" and "/api/" not in path
+    ]
     assert not fetched
 
 
@@ -126,7 +140,15 @@ def labs_results(hub, home, loaded, tmp_path_factory) -> dict[str, dict]:
     few = {f"LABS_{name}": str(value) for name, value in FEW.items()} | {"OMP_NUM_THREADS": "1"}
 
     def run(cache: str) -> dict:
-        labs = ("-m", "utils", "labs", "--preset", "cpu", "--output-dir", str(folders[cache] / "out"))
+        labs = (
+            "-m",
+            "utils",
+            "labs",
+            "--preset",
+            "cpu",
+            "--output-dir",
+            str(folders[cache] / "out"),
+        )
         if cache == "cold":
             ask(hub.endpoint, folders[cache] / "home", *labs, **few, LABS_SECOND_JUDGE=SECOND_JUDGE)
         else:
@@ -156,10 +178,22 @@ def test_a_second_classifier_by_its_id_judges_every_system_of_lab_3(labs_results
 BOTH = ("HEAD", "GET")
 WEIGHTS = "model.safetensors"
 FAULTS = {  # the file, its fault, and what the error says, if there is one
-    "gated": ("config.json", Fault(403, "GatedRepo", methods=BOTH), "refuses access (403). Ask for access"),
-    "private": ("config.json", Fault(401, "RepoNotFound", methods=BOTH), "none of that name (401). Check the id"),
+    "gated": (
+        "config.json",
+        Fault(403, "GatedRepo", methods=BOTH),
+        "refuses access (403). Ask for access",
+    ),
+    "private": (
+        "config.json",
+        Fault(401, "RepoNotFound", methods=BOTH),
+        "none of that name (401). Check the id",
+    ),
     "busy": ("config.json", Fault(429, methods=BOTH, times=3), None),
-    "too-busy": ("config.json", Fault(429, methods=BOTH), "too many requests from here (429). Wait some minutes"),
+    "too-busy": (
+        "config.json",
+        Fault(429, methods=BOTH),
+        "too many requests from here (429). Wait some minutes",
+    ),
     "unwell": ("config.json", Fault(503, methods=BOTH, times=3), None),
     "weights-unwell": (WEIGHTS, Fault(503, times=2), None),
     "weights-ill": (WEIGHTS, Fault(500), "answered 500 for model.safetensors. Run again later"),
@@ -168,7 +202,11 @@ FAULTS = {  # the file, its fault, and what the error says, if there is one
     "short": (WEIGHTS, Fault(short_by=1000, times=1), None),
     "short-always": (WEIGHTS, Fault(short_by=1000), "Consistency check failed"),
     "flipped": (WEIGHTS, Fault(flip_byte=3_000_000, times=1), None),
-    "flipped-always": (WEIGHTS, Fault(flip_byte=3_000_000), "model.safetensors had a wrong checksum"),
+    "flipped-always": (
+        WEIGHTS,
+        Fault(flip_byte=3_000_000),
+        "model.safetensors had a wrong checksum",
+    ),
     "reset": (WEIGHTS, Fault(reset_after=2_000_000, times=1), None),
     "flipped-tokenizer": ("tokenizer.json", Fault(flip_byte=0, times=1), None),
     "flipped-config": ("config.json", Fault(flip_byte=5, times=1), None),
@@ -208,7 +246,9 @@ print(json.dumps(outcome))
 def faulty(tmp_path_factory) -> tuple[LoopbackHub, dict[str, dict], Path]:
     """Every fault met once by a repository of its own, and a repository without a fault."""
     home = tmp_path_factory.mktemp("faults")
-    with serve([Repository(f"acme/{fault}", OFFLINE / "t5") for fault in (*FAULTS, "two-flipped", "sound")]) as hub:
+    with serve(
+        [Repository(f"acme/{fault}", OFFLINE / "t5") for fault in (*FAULTS, "two-flipped", "sound")]
+    ) as hub:
         hub.faults = {f"acme/{name}/{file}": fault for name, (file, fault, _) in FAULTS.items()}
         hub.faults["acme/two-flipped/model.safetensors"] = Fault(flip_byte=3_000_000, times=1)
         hub.faults["acme/two-flipped/generation_config.json"] = Fault(flip_byte=9, times=1)
@@ -223,7 +263,9 @@ def test_a_fault_that_passes_is_waited_out_and_the_weights_are_right(faulty, nam
     assert outcome[f"acme/{name}"] == outcome["acme/sound"]
 
 
-@pytest.mark.parametrize("name", [name for name, (*_, error) in FAULTS.items() if error is not None])
+@pytest.mark.parametrize(
+    "name", [name for name, (*_, error) in FAULTS.items() if error is not None]
+)
 def test_a_fault_that_stays_is_one_error_with_id_cause_and_remedy(faulty, name):
     _, outcome, _ = faulty
     error = outcome[f"acme/{name}"]["error"]
@@ -235,7 +277,9 @@ def test_of_two_damaged_files_neither_is_kept(faulty):
     hub, outcome, home = faulty
     assert hub.faults["acme/two-flipped/generation_config.json"].times == 0
     assert outcome["acme/two-flipped"] == outcome["acme/sound"]
-    kept = next((home / "hub" / "models--acme--two-flipped" / "snapshots").rglob("generation_config.json"))
+    kept = next(
+        (home / "hub" / "models--acme--two-flipped" / "snapshots").rglob("generation_config.json")
+    )
     assert kept.read_bytes() == (OFFLINE / "t5" / "generation_config.json").read_bytes()
 
 
@@ -254,9 +298,14 @@ def test_a_file_that_was_damaged_in_the_cache_long_ago_is_fetched_again(faulty, 
     blob = next((tmp_path / "hub" / "models--acme--sound" / "snapshots").rglob(WEIGHTS)).resolve()
     blob.write_bytes(content and blob.read_bytes()[: blob.stat().st_size // 2])
     os.utime(blob, (0, 0))
-    offline = json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound", HF_HUB_OFFLINE="1"))["acme/sound"]
+    offline = json.loads(
+        ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound", HF_HUB_OFFLINE="1")
+    )["acme/sound"]
     assert "model.safetensors had a wrong checksum. Unset HF_HUB_OFFLINE" in offline["error"]
-    assert json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound"))["acme/sound"] == outcome["acme/sound"]
+    assert (
+        json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound"))["acme/sound"]
+        == outcome["acme/sound"]
+    )
 
 
 def test_a_file_that_was_damaged_is_fetched_again_by_the_run_that_finds_it(faulty, tmp_path):
@@ -265,7 +314,10 @@ def test_a_file_that_was_damaged_is_fetched_again_by_the_run_that_finds_it(fault
     blob = next((tmp_path / "hub" / "models--acme--sound" / "snapshots").rglob(WEIGHTS)).resolve()
     blob.write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     os.utime(blob, (0, 0))
-    assert json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound"))["acme/sound"] == outcome["acme/sound"]
+    assert (
+        json.loads(ask(hub.endpoint, tmp_path, "-c", LOAD_ALL, "acme/sound"))["acme/sound"]
+        == outcome["acme/sound"]
+    )
 
 
 BAD_DATA = """
@@ -288,25 +340,41 @@ def test_a_dataset_of_the_hub_that_cannot_be_read_is_one_error_with_the_readers_
     folder = tmp_path / "data"
     folder.mkdir()
     for split in ("train", "validation", "test"):
-        (folder / f"{split}.csv").write_text('id,dialogue,summary,topic\na,"never closed,b,c\n', encoding="utf-8")
+        (folder / f"{split}.csv").write_text(
+            'id,dialogue,summary,topic\na,"never closed,b,c\n', encoding="utf-8"
+        )
     with serve([Repository("acme/bad", folder, "datasets")]) as hub:
         error = ask(hub.endpoint, tmp_path / "home", "-c", BAD_DATA, "acme/bad")
-    assert "cannot load 'acme/bad': its files cannot be read (" in error and "EOF inside string" in error
+    assert (
+        "cannot load 'acme/bad': its files cannot be read (" in error
+        and "EOF inside string" in error
+    )
 
 
 def test_a_disk_that_is_full_when_data_are_prepared_is_told_as_such(hub, tmp_path):
-    assert "the disk is full. Free some space" in ask(hub.endpoint, tmp_path, "-c", BAD_DATA, DATASET, "full")
+    assert "the disk is full. Free some space" in ask(
+        hub.endpoint, tmp_path, "-c", BAD_DATA, DATASET, "full"
+    )
     folder = str(OFFLINE / "data")
-    assert "the disk is full: free some space" in ask(hub.endpoint, tmp_path, "-c", BAD_DATA, folder, "full")
+    assert "the disk is full: free some space" in ask(
+        hub.endpoint, tmp_path, "-c", BAD_DATA, folder, "full"
+    )
 
 
 def test_offline_a_model_that_is_not_in_the_cache_is_told_as_such(tmp_path):
-    error = json.loads(ask("http://127.0.0.1:9", tmp_path, "-c", LOAD_ALL, "acme/any", HF_HUB_OFFLINE="1"))
-    assert "HF_HUB_OFFLINE is set, and it is not in the cache. Unset it" in error["acme/any"]["error"]
+    error = json.loads(
+        ask("http://127.0.0.1:9", tmp_path, "-c", LOAD_ALL, "acme/any", HF_HUB_OFFLINE="1")
+    )
+    assert (
+        "HF_HUB_OFFLINE is set, and it is not in the cache. Unset it" in error["acme/any"]["error"]
+    )
 
 
 def test_a_wrong_id_is_named(faulty):
-    assert "cannot load 'acme/none': the hub shows none of that name (401)" in faulty[1]["acme/none"]["error"]
+    assert (
+        "cannot load 'acme/none': the hub shows none of that name (401)"
+        in faulty[1]["acme/none"]["error"]
+    )
 
 
 def test_a_connection_cut_in_the_middle_goes_on_from_there(hub, tmp_path):
@@ -331,7 +399,9 @@ def test_a_repeated_run_fetches_only_what_had_not_come(faulty):
     before = len(hub.requests)
     again = json.loads(ask(hub.endpoint, home, "-c", LOAD_ALL, "acme/cut-always"))
     assert again["acme/cut-always"]["error"] is None
-    fetched = [path.rsplit("/", 1)[-1] for method, path, _ in hub.requests[before:] if method == "GET"]
+    fetched = [
+        path.rsplit("/", 1)[-1] for method, path, _ in hub.requests[before:] if method == "GET"
+    ]
     assert WEIGHTS in fetched and not {"config.json", "tokenizer.json"} & set(fetched)
 
 
@@ -343,8 +413,13 @@ def test_nothing_damaged_is_left_in_the_cache(faulty):
 
 
 def test_an_unreachable_hub_is_named_with_the_remedy(tmp_path):
-    error = json.loads(ask("http://127.0.0.1:9", tmp_path, "-c", LOAD_ALL, "acme/any"))["acme/any"]["error"]
-    assert "no whole answer from http://127.0.0.1:9. Check the connection" in error and "LABS_PRESET=offline" in error
+    error = json.loads(ask("http://127.0.0.1:9", tmp_path, "-c", LOAD_ALL, "acme/any"))["acme/any"][
+        "error"
+    ]
+    assert (
+        "no whole answer from http://127.0.0.1:9. Check the connection" in error
+        and "LABS_PRESET=offline" in error
+    )
 
 
 def test_a_damaged_file_of_a_dataset_is_fetched_again(hub, tmp_path):
@@ -356,5 +431,9 @@ def test_a_damaged_file_of_a_dataset_is_fetched_again(hub, tmp_path):
         .strip()
         .endswith(str(load_dialogsum(str(OFFLINE / "data"))["test"]["dialogue"][:]))
     )
-    fetched = [path for method, path, status in hub.requests[before:] if path.endswith("test.csv") and method == "GET"]
+    fetched = [
+        path
+        for method, path, status in hub.requests[before:]
+        if path.endswith("test.csv") and method == "GET"
+    ]
     assert len(fetched) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from utils.labs import NOTEBOOKS, QUIET, ROOT
+from utils.lab.notebooks import NOTEBOOKS, QUIET, ROOT
 
 SCORES = {
     "lab1.rouge1": {"zero_shot", "one_shot", "few_shot", "chosen", "lead", "human"},
@@ -23,10 +23,22 @@ SCORES = {
 def executed(request, tmp_path_factory) -> tuple[str, dict]:
     """A lab's number and the results that it wrote, run by nbval in a folder of its own."""
     output_dir = tmp_path_factory.mktemp("out")
-    environment = os.environ | QUIET | {"LABS_PRESET": "offline", "LABS_OUTPUT_DIR": str(output_dir)}
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "-q"]
+    environment = (
+        os.environ | QUIET | {"LABS_PRESET": "offline", "LABS_OUTPUT_DIR": str(output_dir)}
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=600",
+        "-q",
+    ]
     notebook = f"{request.param}.ipynb"
-    run = subprocess.run([*command, notebook], cwd=ROOT, env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [*command, notebook], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stdout[-6000:]
     lab = request.param.split("_")[0]
     return lab, json.loads((output_dir / "results.json").read_text(encoding="utf-8"))[lab]
@@ -42,7 +54,9 @@ def test_notebook_runs_and_writes_its_results(executed):
 def test_every_score_lies_within_its_interval_and_tells_its_number_of_dialogues(executed):
     _, results = executed
     measures = [measure for measure in results.values() if isinstance(measure, dict)]
-    scores = [s for measure in measures for s in measure.values() if isinstance(s, dict) and "mean" in s]
+    scores = [
+        s for measure in measures for s in measure.values() if isinstance(s, dict) and "mean" in s
+    ]
     assert scores
     assert all(0 <= s["low"] <= s["mean"] <= s["high"] <= 1 and s["n"] >= 100 for s in scores)
 
@@ -68,9 +82,14 @@ def test_stored_notebook_shows_a_whole_run_in_order(name):
     assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert (
-        sum(output.output_type in ("execute_result", "display_data", "stream") for output in outputs) > len(cells) / 2
+        sum(
+            output.output_type in ("execute_result", "display_data", "stream") for output in outputs
+        )
+        > len(cells) / 2
     )
-    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+    assert not any(
+        output.output_type == "error" or output.get("name") == "stderr" for output in outputs
+    )
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 

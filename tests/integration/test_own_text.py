@@ -7,10 +7,10 @@ import sys
 import pytest
 from processes import OPTIONS, run, start
 
+from tools.small_world.generator import labeled_texts
 from utils.data import load_dialogsum
 from utils.generation import generate
 from utils.models import load_model
-from utils.offline.corpus import labelled_texts
 from utils.prompts import build_prompt
 from utils.settings import OFFLINE, load_settings
 
@@ -20,7 +20,12 @@ DIALOGUES = list(load_dialogsum(str(OFFLINE / "data"))["test"]["dialogue"])[:7:3
 def expected(dialogues: list[str]) -> list[str]:
     settings = load_settings("offline")
     model, tokenizer = load_model(settings.model, "cpu")
-    return generate(model, tokenizer, [build_prompt(d) for d in dialogues], max_new_tokens=settings.max_new_tokens)
+    return generate(
+        model,
+        tokenizer,
+        [build_prompt(d) for d in dialogues],
+        max_new_tokens=settings.max_new_tokens,
+    )
 
 
 def test_summarize_prints_the_labs_summaries_one_a_line_from_every_source(tmp_path):
@@ -37,11 +42,11 @@ def test_summarize_cuts_a_long_dialogue_and_says_so(tmp_path):
     text.write_text("\n".join(DIALOGUES), encoding="utf-8")
     done = run("-m", "utils", "summarize", str(text), "--set", "max_prompt_tokens=80")
     assert len(done.stdout.splitlines()) == 1
-    assert "dialogue 1 is long: summarised in " in done.stderr
+    assert "dialogue 1 is long: summarized in " in done.stderr
 
 
 def test_toxicity_reads_standard_input_and_tells_the_hateful_line(tmp_path):
-    insult = next(text for text, label in labelled_texts(50, seed=1, held_out=True) if label == 1)
+    insult = next(text for text, label in labeled_texts(50, seed=1, held_out=True) if label == 1)
     texts = f"{insult}\n\n#Person1# asks #Person2# for the ladder.\n"
     command = [sys.executable, "-m", "utils", "toxicity", "-"]
     done = subprocess.run(command, input=texts, capture_output=True, text=True, **OPTIONS)
@@ -62,7 +67,9 @@ def test_toxicity_says_which_text_it_reads_the_beginning_of_only(tmp_path):
 def test_a_command_says_which_model_and_data_it_takes(tmp_path):
     (tmp_path / "a.txt").write_text("#Person1#: Hello.", encoding="utf-8")
     said = run("-m", "utils", "summarize", str(tmp_path / "a.txt")).stderr
-    assert said.startswith("preset offline: model utils/offline/t5, reward_model utils/offline/classifier, dataset")
+    assert said.startswith(
+        "preset offline: model utils/offline/t5, reward_model utils/offline/classifier, dataset"
+    )
 
 
 def test_one_text_has_a_probability_and_no_interval(tmp_path):
@@ -85,8 +92,14 @@ def test_evaluate_writes_table_and_figure_with_baseline_and_ceiling(tmp_path):
         (("summarize", "no-such.txt"), "no-such.txt"),
         (("toxicity", "no-such.txt"), "no-such.txt"),
         (("evaluate", "--adapter", "no/such"), "no/such holds no adapter"),
-        (("finetune", "--report-to", "no-such-package"), "no-such-package: no such package is installed (pip install"),
-        (("ppo", "--report-to", "no-such-package"), "no-such-package: no such package is installed (pip install"),
+        (
+            ("finetune", "--report-to", "no-such-package"),
+            "no-such-package: no such package is installed (pip install",
+        ),
+        (
+            ("ppo", "--report-to", "no-such-package"),
+            "no-such-package: no such package is installed (pip install",
+        ),
     ],
 )
 def test_a_missing_file_or_adapter_ends_in_one_line_that_names_it(arguments, message):

@@ -16,7 +16,13 @@ from utils.generation import generate
 from utils.models import load_model
 from utils.settings import OFFLINE
 
-SMALL = ("searched_dialogues=200", "judged_dialogues=8", "ppo_batch_size=8", "ppo_steps=6", "max_new_tokens=16")
+SMALL = (
+    "searched_dialogues=200",
+    "judged_dialogues=8",
+    "ppo_batch_size=8",
+    "ppo_steps=6",
+    "max_new_tokens=16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +34,20 @@ def adapter(tmp_path_factory) -> Path:
     return folder
 
 
-def command(output_dir: Path, adapter: Path, *arguments: str, settings: tuple[str, ...] = SMALL) -> list[str]:
-    job = ["utils", "ppo", "--preset", "offline", "--cpu", "--output-dir", str(output_dir), "--adapter", str(adapter)]
+def command(
+    output_dir: Path, adapter: Path, *arguments: str, settings: tuple[str, ...] = SMALL
+) -> list[str]:
+    job = [
+        "utils",
+        "ppo",
+        "--preset",
+        "offline",
+        "--cpu",
+        "--output-dir",
+        str(output_dir),
+        "--adapter",
+        str(adapter),
+    ]
     return ["-m", *job, "--set", *settings, *arguments]
 
 
@@ -54,12 +72,15 @@ def test_the_model_its_log_its_samples_and_its_scores_are_written(whole):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(whole, adapter, tmp_path):
+def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(
+    whole, adapter, tmp_path
+):
     arguments = command(tmp_path, adapter, "--checkpoint-steps", "2")
     kill_once_there(tmp_path / "ppo" / "gae" / "checkpoints" / "checkpoint-4", *arguments)
     assert "checkpoint-" in run(*arguments, "--resume").stdout
     expected, ended = (
-        load_file(folder / "ppo" / "gae" / "model" / "model.safetensors") for folder in (whole, tmp_path)
+        load_file(folder / "ppo" / "gae" / "model" / "model.safetensors")
+        for folder in (whole, tmp_path)
     )
     assert expected.keys() == ended.keys()
     assert all(expected[name].equal(ended[name]) for name in expected)
@@ -69,7 +90,8 @@ def test_two_processes_give_the_result_of_one_within_noise(whole, adapter, tmp_p
     halved = [pair for pair in SMALL if not pair.startswith("ppo_batch_size")]
     run(*TWO_PROCESSES, *command(tmp_path, adapter, settings=(*halved, "ppo_batch_size=4")))
     one, two = (
-        pd.read_csv(folder / "ppo" / "gae" / "history.csv").dropna(subset="score/raw") for folder in (whole, tmp_path)
+        pd.read_csv(folder / "ppo" / "gae" / "history.csv").dropna(subset="score/raw")
+        for folder in (whole, tmp_path)
     )
     assert len(two) == 6
     assert two["kl/k1_per_sequence"].iloc[0] == pytest.approx(0, abs=1e-4)
@@ -79,7 +101,9 @@ def test_two_processes_give_the_result_of_one_within_noise(whole, adapter, tmp_p
 
 def test_every_process_has_its_own_prompts_and_statistics_are_of_all(tmp_path):
     run(*TWO_PROCESSES, str(Path(__file__).with_name("ppo_on_two_processes.py")), str(tmp_path))
-    first, second = (json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8")) for i in range(2))
+    first, second = (
+        json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8")) for i in range(2)
+    )
     assert first["processes"] == second["processes"] == 2
     assert len(first["prompts"]) == len(second["prompts"]) == 2
     assert not set(first["prompts"]) & set(second["prompts"])

@@ -5,7 +5,14 @@ import pytest
 from utils.data import group_references, load_dialogsum
 from utils.models import load_model
 from utils.prompts import TEMPLATES, build_prompts, count_tokens, random_examples
-from utils.rouge import confidence_interval, extractive_oracle, human_agreement, lead, longest, rouge_scores
+from utils.rouge import (
+    confidence_interval,
+    extractive_oracle,
+    human_agreement,
+    lead,
+    longest,
+    rouge_scores,
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from utils.labs import NOTEBOOKS, QUIET, ROOT
+from utils.lab.notebooks import NOTEBOOKS, QUIET, ROOT
 
 SMALL = {
     "LABS_PRESET": "offline",
@@ -32,13 +32,19 @@ def exercises(notebook: nbformat.NotebookNode) -> list[tuple[nbformat.NotebookNo
     pairs = []
     for position, cell in enumerate(notebook.cells):
         if "exercise" in cell.metadata.get("tags", []):
-            later = (SOLUTION.search(c.source) for c in notebook.cells[position:] if c.cell_type == "markdown")
+            later = (
+                SOLUTION.search(c.source)
+                for c in notebook.cells[position:]
+                if c.cell_type == "markdown"
+            )
             pairs.append((cell, next(found for found in later if found)[1]))
     return pairs
 
 
 def printed(notebook: nbformat.NotebookNode) -> str:
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    outputs = [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
@@ -49,7 +55,9 @@ def test_solutions_solve_every_exercise(name, tmp_path):
     for cell, solution in found:
         cell.source = solution
     environment = os.environ | QUIET | SMALL | {"LABS_OUTPUT_DIR": str(tmp_path)}
-    NotebookClient(notebook, resources={"metadata": {"path": str(ROOT)}}, timeout=600).execute(env=environment)
+    NotebookClient(notebook, resources={"metadata": {"path": str(ROOT)}}, timeout=600).execute(
+        env=environment
+    )
     marks = re.findall(r"^(.) exercise (\d+)", printed(notebook), re.MULTILINE)
     assert marks == [("✓", str(number)) for number in range(1, len(found) + 1)]
 

@@ -16,7 +16,11 @@ def in_a_process_with_jax(folder: Path, code: str) -> str:
     (package / "lax.py").write_text("def top_k(scores, k):\n    print('JAX STARTED')\n")
     path = os.pathsep.join([str(folder), str(PROJECT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": path}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
     return done.stdout
 
@@ -28,7 +32,7 @@ def test_the_library_alone_starts_jax_and_takes_the_gpus_memory(tmp_path):
 def test_neither_import_nor_search_starts_jax(tmp_path):
     code = (
         "from utils.prompts import similar_examples\n"
-        "import utils.second_view\n"
+        "import utils.faithfulness\n"
         "print(similar_examples(['a red car', 'two green apples'], ['car', 'apples'], 1, ['green apples']))"
     )
     assert in_a_process_with_jax(tmp_path, code) == "[[('two green apples', 'apples')]]\n"

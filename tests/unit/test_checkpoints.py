@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from utils.checkpoints import check_recipe, checkpoint_flaw, last_whole_checkpoint
+from utils.ppo.checkpointing import check_recipe, checkpoint_flaw, last_whole_checkpoint
 
 
 def write_checkpoint(output_dir, step):
@@ -57,16 +57,24 @@ def test_the_random_state_of_every_process_must_be_whole(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path):
     folder = write_checkpoint(tmp_path, 1)
-    written = {"stateful_callbacks": {"Recipe": {"args": {"learning_rate": 0.001, "seed": 1}, "attributes": {}}}}
+    written = {
+        "stateful_callbacks": {
+            "Recipe": {"args": {"learning_rate": 0.001, "seed": 1}, "attributes": {}}
+        }
+    }
     (folder / "trainer_state.json").write_text(json.dumps(written), encoding="utf-8")
     check_recipe(folder, {"learning_rate": 0.001, "seed": 1})
-    with pytest.raises(ValueError, match=r"checkpoint-1 is of another run \(learning_rate 0.001, now 0.01\)"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-1 is of another run \(learning_rate 0.001, now 0.01\)"
+    ):
         check_recipe(folder, {"learning_rate": 0.01, "seed": 1})
 
 
 def test_a_checkpoint_that_tells_no_recipe_is_of_another_run(tmp_path):
     folder = write_checkpoint(tmp_path, 1)
-    (folder / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": {}}), encoding="utf-8")
+    (folder / "trainer_state.json").write_text(
+        json.dumps({"stateful_callbacks": {}}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="seed None, now 1"):
         check_recipe(folder, {"seed": 1})
 

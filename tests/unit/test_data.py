@@ -36,7 +36,9 @@ def folder(tmp_path):
     def write(**texts: str | bytes):
         for split in ("train", "validation", "test"):
             text = texts.get(split, HEADER + ROW)
-            (tmp_path / f"{split}.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+            (tmp_path / f"{split}.csv").write_bytes(
+                text if isinstance(text, bytes) else text.encode()
+            )
         return tmp_path
 
     return write
@@ -68,7 +70,10 @@ def test_text_that_looks_like_something_else_survives_as_text(folder, text):
 
 
 def test_newlines_quotes_and_edge_spaces_in_a_cell_survive(folder):
-    path = folder(train=HEADER + 'a,"#Person1#: Hi, ""Bob"".\n#Person2#: Hi.\r\n #Person1#: Bye. ",They meet.,hi\n')
+    path = folder(
+        train=HEADER
+        + 'a,"#Person1#: Hi, ""Bob"".\n#Person2#: Hi.\r\n #Person1#: Bye. ",They meet.,hi\n'
+    )
     dialogue = load_dialogsum(str(path))["train"][0]["dialogue"]
     assert dialogue == '#Person1#: Hi, "Bob".\n#Person2#: Hi.\r\n #Person1#: Bye. '
 
@@ -88,7 +93,9 @@ def test_a_changed_file_is_read_anew(folder):
 def test_a_missing_column_is_named_with_its_file(folder, column):
     names = [name for name in ("id", "dialogue", "summary", "topic") if name != column]
     path = folder(validation=",".join(names) + "\na,b,c\n")
-    with pytest.raises(DatasetError, match=rf"validation\.csv.*no column {column}.*{names[0]}, {names[1]}"):
+    with pytest.raises(
+        DatasetError, match=rf"validation\.csv.*no column {column}.*{names[0]}, {names[1]}"
+    ):
         load_dialogsum(str(path))
 
 
@@ -99,7 +106,9 @@ def test_a_file_apart_by_semicolons_is_told_what_its_header_was_read_as(folder):
 
 def test_the_unnamed_column_that_pandas_writes_for_its_index_is_left_out(folder):
     loaded = load_dialogsum(str(folder(train=f",{HEADER}0,{ROW}")))["train"]
-    assert loaded.column_names == ["id", "dialogue", "summary", "topic"] and loaded["id"][:] == ["a"]
+    assert loaded.column_names == ["id", "dialogue", "summary", "topic"] and loaded["id"][:] == [
+        "a"
+    ]
 
 
 @pytest.mark.parametrize("cell", ["", '""', "   ", '"\n \n"'])
@@ -147,7 +156,8 @@ def test_a_file_that_is_not_utf8_is_named(folder):
 
 def test_a_folder_without_splits_is_named_with_what_it_needs(tmp_path):
     with pytest.raises(
-        DatasetError, match=rf"{re.escape(str(tmp_path))} has no train\.csv.*needs train\.csv.*test\.csv"
+        DatasetError,
+        match=rf"{re.escape(str(tmp_path))} has no train\.csv.*needs train\.csv.*test\.csv",
     ):
         load_dialogsum(str(tmp_path))
 
@@ -167,7 +177,8 @@ def test_a_dataset_that_is_nowhere_is_named_with_the_remedy(missing):
 
 
 @pytest.mark.parametrize(
-    ("n", "expected"), [(2, ["a", "b"]), (3, ["a", "b", "c"]), (9, ["a", "b", "c"]), (None, ["a", "b", "c"])]
+    ("n", "expected"),
+    [(2, ["a", "b"]), (3, ["a", "b", "c"]), (9, ["a", "b", "c"]), (None, ["a", "b", "c"])],
 )
 def test_the_first_rows_are_as_many_as_there_are_or_were_asked_for(n, expected):
     assert first_rows(dialogues("a", "b", "c"), n)["dialogue"][:] == expected
@@ -184,18 +195,28 @@ def test_references_of_one_dialogue_are_grouped():
         {"id": "test_7_3", "dialogue": "Hi.", "summary": "first", "topic": "x"},
     ]
     assert group_references(Dataset.from_list(rows)).to_list() == [
-        {"id": "test_7", "dialogue": "Hi.", "summaries": ["first", "second", "first"], "topics": ["x", "y", "x"]},
+        {
+            "id": "test_7",
+            "dialogue": "Hi.",
+            "summaries": ["first", "second", "first"],
+            "topics": ["x", "y", "x"],
+        },
         {"id": "test_8", "dialogue": "Bye.", "summaries": ["other"], "topics": ["z"]},
     ]
 
 
 def test_grouping_keeps_the_order_of_first_appearance():
-    rows = [{"id": f"{text}_{i}", "dialogue": text, "summary": "s", "topic": "t"} for i, text in enumerate("cabacd")]
+    rows = [
+        {"id": f"{text}_{i}", "dialogue": text, "summary": "s", "topic": "t"}
+        for i, text in enumerate("cabacd")
+    ]
     assert group_references(Dataset.from_list(rows))["dialogue"][:] == ["c", "a", "b", "d"]
 
 
 def test_only_the_last_number_is_taken_off_an_id():
-    rows = [{"id": f"test_1_0_{i}", "dialogue": "Hi.", "summary": "s", "topic": "t"} for i in (10, 11)]
+    rows = [
+        {"id": f"test_1_0_{i}", "dialogue": "Hi.", "summary": "s", "topic": "t"} for i in (10, 11)
+    ]
     assert group_references(Dataset.from_list(rows))["id"][:] == ["test_1_0"]
 
 
@@ -301,7 +322,10 @@ def test_dialogsum_keeps_its_white_space(dialogsum):
 def test_dialogsum_validation_leaks_from_train_and_test_hardly(dialogsum):
     held_out = {"validation": dialogsum["validation"], "test": group_references(dialogsum["test"])}
     both = concatenate_datasets(
-        [rows.select_columns(["dialogue"]).add_column("split", [name] * 500) for name, rows in held_out.items()]
+        [
+            rows.select_columns(["dialogue"]).add_column("split", [name] * 500)
+            for name, rows in held_out.items()
+        ]
     )
     kept = Counter(drop_near_duplicates(both, dialogsum["train"])["split"])
     assert 500 - kept["validation"] == pytest.approx(82, abs=3)

@@ -38,7 +38,9 @@ def save_adapter(model_id: str, folder) -> torch.Tensor:
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, std=0.1)
     adapted.save_pretrained(folder)
-    return adapted.eval()(**tokenizer("hello", return_tensors="pt"), decoder_input_ids=torch.zeros(1, 1).long()).logits
+    return adapted.eval()(
+        **tokenizer("hello", return_tensors="pt"), decoder_input_ids=torch.zeros(1, 1).long()
+    ).logits
 
 
 @torch.no_grad()
@@ -46,7 +48,9 @@ def test_the_policy_as_found_has_the_adapter_merged(settings, tmp_path):
     expected = save_adapter(settings.model, tmp_path)
     found, tokenizer = policy_as_found(settings, tmp_path, "cpu")
     assert not any("lora" in name for name, _ in found.named_parameters())
-    logits = found(**tokenizer("hello", return_tensors="pt"), decoder_input_ids=torch.zeros(1, 1).long()).logits
+    logits = found(
+        **tokenizer("hello", return_tensors="pt"), decoder_input_ids=torch.zeros(1, 1).long()
+    ).logits
     assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -57,7 +61,9 @@ def test_a_missing_adapter_and_one_of_another_model_are_refused(settings, tmp_pa
     save_adapter(settings.model, tmp_path)
     assert is_adapter_of(tmp_path, settings.model)
     config = (tmp_path / "adapter_config.json").read_text(encoding="utf-8")
-    (tmp_path / "adapter_config.json").write_text(config.replace(settings.model, "another/model"), encoding="utf-8")
+    (tmp_path / "adapter_config.json").write_text(
+        config.replace(settings.model, "another/model"), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="belongs to 'another/model'"):
         policy_as_found(settings, tmp_path)
     assert not is_adapter_of(tmp_path, settings.model)
@@ -70,7 +76,11 @@ def test_prompts_are_lab_2s(settings):
 
 def test_the_decoders_adapter_leaves_the_encoder_frozen(settings):
     model, _ = load_model(settings.model, "cpu")
-    names = [n for n, p in get_peft_model(model, decoder_adapter(settings)).named_parameters() if p.requires_grad]
+    names = [
+        n
+        for n, p in get_peft_model(model, decoder_adapter(settings)).named_parameters()
+        if p.requires_grad
+    ]
     assert names and all(".decoder." in name for name in names)
 
 
@@ -89,8 +99,12 @@ def test_changes_win_over_settings(settings, tmp_path):
     assert (config.kl_coef, config.seed) == (0.0, 7)
 
 
-@pytest.mark.parametrize(("estimator", "precision"), [("gae", "auto"), ("rloo", "auto"), ("grpo", "fp32")])
-def test_grpo_gets_its_reward_in_float32_and_the_others_in_the_settings_precision(estimator, precision):
+@pytest.mark.parametrize(
+    ("estimator", "precision"), [("gae", "auto"), ("rloo", "auto"), ("grpo", "fp32")]
+)
+def test_grpo_gets_its_reward_in_float32_and_the_others_in_the_settings_precision(
+    estimator, precision
+):
     settings = load_settings("cpu")
     assert settings.precision == "auto"
     scorer = SimpleNamespace(device=torch.device("cpu"))

@@ -5,10 +5,10 @@ from pathlib import Path
 import evaluate
 import pytest
 
-from utils.metrics.text_metric import TextMetric
+from utils.evaluate_modules.text_metric import TextMetric
+from utils.faithfulness import second_view
 from utils.paper_rouge import paper_rouge_scores
 from utils.rouge import rouge_scores
-from utils.second_view import second_view
 from utils.settings import OFFLINE
 from utils.toxicity import HateScorer
 
@@ -26,7 +26,9 @@ def load(name: str) -> TextMetric:
 @pytest.mark.parametrize("references", [ONE, SEVERAL])
 def test_dialogue_rouge_equals_rouge_scores(references):
     scores = load("dialogue_rouge").compute(predictions=PREDICTIONS, references=references)
-    assert scores == pytest.approx(rouge_scores(PREDICTIONS, references).mean().to_dict(), abs=1e-12)
+    assert scores == pytest.approx(
+        rouge_scores(PREDICTIONS, references).mean().to_dict(), abs=1e-12
+    )
 
 
 def test_dialogue_rouge_passes_its_options_on():
@@ -40,7 +42,9 @@ def test_dialogue_rouge_passes_its_options_on():
 @pytest.mark.parametrize("references", [ONE, SEVERAL])
 def test_paper_rouge_equals_paper_rouge_scores(references):
     scores = load("paper_rouge").compute(predictions=PREDICTIONS, references=references)
-    assert scores == pytest.approx(paper_rouge_scores(PREDICTIONS, references).mean().to_dict(), abs=1e-12)
+    assert scores == pytest.approx(
+        paper_rouge_scores(PREDICTIONS, references).mean().to_dict(), abs=1e-12
+    )
 
 
 def test_all_measures_of_summaries_combine_into_one():
@@ -63,7 +67,9 @@ def test_hate_speech_is_told_its_classifier_and_writes_nothing_beside_it():
     assert insult > 0.5 > neutral
     combined = evaluate.combine([load("hate_speech"), load("output_length")])
     scores = combined.compute(predictions=texts, classifier=str(classifier))
-    assert scores == pytest.approx({"toxicity": (insult + neutral) / 2, "toxic_share": 0.5, "words": 2.5})
+    assert scores == pytest.approx(
+        {"toxicity": (insult + neutral) / 2, "toxic_share": 0.5, "words": 2.5}
+    )
     assert sorted(classifier.iterdir()) == before
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.exercises import exercise
+from utils.lab.exercises import exercise
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from peft.tuners import lora
 from torch.testing import assert_close
 from transformers.activations import NewGELUActivation
 
-from utils.fast_layers import (
+from utils.training.cpu import (
     ATTENTION,
     BitDropout,
     CastOnceNorm,
@@ -47,7 +47,9 @@ def test_elements_are_dropped_with_probability_p_and_the_mean_is_kept(p):
     mask = keep_mask(torch.Size([300, 1001]), p, torch.float32)
     n = mask.numel()
     assert mask.unique().tolist() == pytest.approx([0.0, 1 / (1 - p)], rel=1e-3)
-    assert (mask == 0).float().mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / n) ** 0.5 + 1e-5)
+    assert (mask == 0).float().mean().item() == pytest.approx(
+        p, abs=4 * (p * (1 - p) / n) ** 0.5 + 1e-5
+    )
     assert mask.mean().item() == pytest.approx(1, abs=5 * (p / (1 - p) / n) ** 0.5 + 1e-3)
 
 
@@ -97,7 +99,11 @@ def attention_inputs() -> dict:
 
 def test_attention_without_dropout_is_softmax_of_scaled_scores_plus_bias_and_mask():
     inputs = attention_inputs()
-    scores = inputs["query"] @ inputs["key"].transpose(2, 3) * 0.7 + inputs["position_bias"] + inputs["attention_mask"]
+    scores = (
+        inputs["query"] @ inputs["key"].transpose(2, 3) * 0.7
+        + inputs["position_bias"]
+        + inputs["attention_mask"]
+    )
     expected = (scores.softmax(dim=-1) @ inputs["value"]).transpose(1, 2)
     assert_close(attention_by_products(**inputs)[0], expected)
 
@@ -119,7 +125,9 @@ def test_attention_without_a_gradient_is_bit_for_bit_that_with_one():
     with torch.no_grad():
         assert torch.equal(attention_by_products(**inputs)[0], with_gradient)
     with torch.inference_mode():
-        assert not torch.equal(attention_by_products(**inputs)[0], with_gradient)  # else this would prove nothing
+        assert not torch.equal(
+            attention_by_products(**inputs)[0], with_gradient
+        )  # else this would prove nothing
 
 
 def test_attention_without_bias_and_mask_attends_to_everything():
@@ -127,7 +135,9 @@ def test_attention_without_bias_and_mask_attends_to_everything():
     scores = inputs["query"] @ inputs["key"].transpose(2, 3) * 0.7
     expected = (scores.softmax(dim=-1) @ inputs["value"]).transpose(1, 2)
     assert_close(attention_by_products(**inputs)[0], expected)
-    assert_close(attention_by_products(**inputs | {"query": inputs["query"][:, :, :1]})[0], expected[:, :1])
+    assert_close(
+        attention_by_products(**inputs | {"query": inputs["query"][:, :, :1]})[0], expected[:, :1]
+    )
 
 
 def test_attention_with_dropout_drops_weights_and_keeps_their_mean():
@@ -166,7 +176,10 @@ def test_a_t5_in_training_uses_the_attention_by_products(tiny_t5):
     torch.manual_seed(0)
     with_dropout = fast(input_ids=ids, attention_mask=(ids > 0).long(), labels=ids).loss
     fast.eval()
-    without = [m(input_ids=ids, attention_mask=(ids > 0).long(), labels=ids).loss for m in (fast, tiny_t5.eval())]
+    without = [
+        m(input_ids=ids, attention_mask=(ids > 0).long(), labels=ids).loss
+        for m in (fast, tiny_t5.eval())
+    ]
     assert_close(*without)
     assert with_dropout != without[0]
 
@@ -179,7 +192,9 @@ def test_a_model_with_its_own_choice_of_attention_keeps_it(tiny_t5):
 def adapted(**changes) -> LoraProducts:
     """A linear layer of 6 → 5 numbers under LoRA of rank 2, B not zero, in fast layers."""
     torch.manual_seed(0)
-    config = LoraConfig(**{"r": 2, "lora_alpha": 6, "target_modules": ["0"], "lora_dropout": 0.0} | changes)
+    config = LoraConfig(
+        **{"r": 2, "lora_alpha": 6, "target_modules": ["0"], "lora_dropout": 0.0} | changes
+    )
     model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 5)), config)
     layer = model.base_model.model[0]
     torch.nn.init.normal_(layer.lora_B["default"].weight)
@@ -229,14 +244,18 @@ def test_lora_dropout_is_on_in_training_only():
 
 
 def test_a_model_under_an_adapter_gets_the_fast_layers_and_can_still_be_merged(tiny_t5):
-    model = use_fast_layers(get_peft_model(tiny_t5, LoraConfig(r=2, target_modules=["q", "v"]))).eval()
+    model = use_fast_layers(
+        get_peft_model(tiny_t5, LoraConfig(r=2, target_modules=["q", "v"]))
+    ).eval()
     adapters = [module for module in model.modules() if isinstance(module, lora.Linear)]
     assert adapters and all(type(module) is LoraProducts for module in adapters)
     for module in adapters:
         torch.nn.init.normal_(module.lora_B["default"].weight, std=0.1)
     ids = torch.tensor([[5, 6, 7, 1]])
     expected = model(input_ids=ids, labels=ids).logits
-    assert_close(model.merge_and_unload()(input_ids=ids, labels=ids).logits, expected, atol=1e-5, rtol=1e-5)
+    assert_close(
+        model.merge_and_unload()(input_ids=ids, labels=ids).logits, expected, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_attention_that_plans_for_every_shape_is_off(tiny_t5):

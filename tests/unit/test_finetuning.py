@@ -10,18 +10,27 @@ import torch
 from datasets import Dataset
 from peft import IA3Config, PeftModel, get_peft_model
 from torch.testing import assert_close
-from transformers import EarlyStoppingCallback, T5Config, T5ForConditionalGeneration, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    T5Config,
+    T5ForConditionalGeneration,
+    TrainerCallback,
+)
 
 import utils.finetuning
-from utils.checkpoints import last_whole_checkpoint
 from utils.finetuning import fine_tune, lora_config, tokenize_pairs
 from utils.generation import generate
-from utils.guards import TrainingError
 from utils.models import has_bf16, load_model
+from utils.ppo.checkpointing import TrainingError, last_whole_checkpoint
 
 PAIRS = Dataset.from_dict(
     {
-        "dialogue": ["#Person1#: good\n#Person2#: bad", "#Person1#: nice ugly", "hello world good bad", "ladder"],
+        "dialogue": [
+            "#Person1#: good\n#Person2#: bad",
+            "#Person1#: nice ugly",
+            "hello world good bad",
+            "ladder",
+        ],
         "summary": ["good bad", "nice", "hello world", "Anna asks for the ladder"],
     }
 )
@@ -33,7 +42,9 @@ CPU = torch.device("cpu")
 def train(tiny_t5, tiny_tokenizer, tmp_path):
     """fine_tune with tiny numbers: one epoch of two steps, both logged."""
 
-    def run(method="full", model=tiny_t5, rows=PAIRS, validation=PAIRS, output_dir=tmp_path, **arguments):
+    def run(
+        method="full", model=tiny_t5, rows=PAIRS, validation=PAIRS, output_dir=tmp_path, **arguments
+    ):
         small = {
             "template": DIALOGUE_ONLY,
             "precision": "fp32",
@@ -43,13 +54,17 @@ def train(tiny_t5, tiny_tokenizer, tmp_path):
             "logging_steps": 1,
             "warmup_steps": 0,
         }
-        return fine_tune(model, tiny_tokenizer, rows, validation, method, str(output_dir), **small | arguments)
+        return fine_tune(
+            model, tiny_tokenizer, rows, validation, method, str(output_dir), **small | arguments
+        )
 
     return run
 
 
 def without_dropout(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
-    twin = T5ForConditionalGeneration(T5Config.from_dict(model.config.to_dict() | {"dropout_rate": 0.0}))
+    twin = T5ForConditionalGeneration(
+        T5Config.from_dict(model.config.to_dict() | {"dropout_rate": 0.0})
+    )
     twin.load_state_dict(model.state_dict())
     return twin
 
@@ -91,10 +106,14 @@ def test_several_references_count_with_their_first(tiny_tokenizer):
 
 
 def test_long_texts_are_cut_at_the_limits_and_still_end_in_eos(tiny_tokenizer):
-    rows = tokenize_pairs(PAIRS, tiny_tokenizer, DIALOGUE_ONLY, max_prompt_tokens=3, max_summary_tokens=2)
+    rows = tokenize_pairs(
+        PAIRS, tiny_tokenizer, DIALOGUE_ONLY, max_prompt_tokens=3, max_summary_tokens=2
+    )
     assert max(map(len, rows["input_ids"])) == 3
     assert max(map(len, rows["labels"])) == 2
-    assert {row[-1] for row in [*rows["input_ids"], *rows["labels"]]} == {tiny_tokenizer.eos_token_id}
+    assert {row[-1] for row in [*rows["input_ids"], *rows["labels"]]} == {
+        tiny_tokenizer.eos_token_id
+    }
 
 
 # --- what the loss counts ---
@@ -145,7 +164,9 @@ def loss_by_hand(model, tokenizer, pairs) -> float:
         prompt = tokenizer(pair["dialogue"], return_tensors="pt")
         target = tokenizer(pair["summary"], return_tensors="pt")["input_ids"][0]
         decoder_input = torch.cat([torch.tensor([0]), target[:-1]])  # T5 starts with its pad token
-        logits = model(**prompt, decoder_input_ids=decoder_input[None]).logits[0]  # (time, vocabulary)
+        logits = model(**prompt, decoder_input_ids=decoder_input[None]).logits[
+            0
+        ]  # (time, vocabulary)
         total -= torch.log_softmax(logits, dim=-1)[torch.arange(len(target)), target].sum().item()
         tokens += len(target)
     return total / tokens
@@ -156,7 +177,9 @@ def test_loss_of_a_padded_batch_is_the_mean_over_its_real_tokens(train, tiny_t5,
     expected = loss_by_hand(tiny_t5, tiny_tokenizer, PAIRS)
     # The rate is 0, so that the model evaluated is the model trained.
     history = train(model=model, per_device_train_batch_size=4, learning_rate=0.0).history
-    assert history["loss"].dropna().tolist() == pytest.approx([expected], abs=1e-3)  # logged with four decimals
+    assert history["loss"].dropna().tolist() == pytest.approx(
+        [expected], abs=1e-3
+    )  # logged with four decimals
     assert history["eval_loss"].dropna().tolist() == pytest.approx([expected], abs=1e-3)
 
 
@@ -173,16 +196,24 @@ def test_label_smoothing_mixes_in_the_mean_over_the_vocabulary(train, tiny_t5, t
     assert history["loss"].dropna().tolist() == pytest.approx([expected], abs=1e-3)
 
 
-def test_the_length_of_new_summaries_does_not_cut_those_learned_from(train, tiny_tokenizer, monkeypatch):
+def test_the_length_of_new_summaries_does_not_cut_those_learned_from(
+    train, tiny_tokenizer, monkeypatch
+):
     seen = []
     original = utils.finetuning._EvaluateByRouge.compute_loss
     monkeypatch.setattr(
         utils.finetuning._EvaluateByRouge,
         "compute_loss",
-        lambda self, model, inputs, *a, **k: seen.append(inputs["labels"]) or original(self, model, inputs, *a, **k),
+        lambda self, model, inputs, *a, **k: (
+            seen.append(inputs["labels"]) or original(self, model, inputs, *a, **k)
+        ),
     )
     train(max_new_tokens=2, per_device_train_batch_size=4)
-    assert seen[0].shape[1] == max(len(ids) for ids in tiny_tokenizer(list(PAIRS["summary"]))["input_ids"]) > 2
+    assert (
+        seen[0].shape[1]
+        == max(len(ids) for ids in tiny_tokenizer(list(PAIRS["summary"]))["input_ids"])
+        > 2
+    )
 
 
 # --- full training ---
@@ -193,7 +224,10 @@ def test_full_training_learns_a_tiny_task_by_heart(train, tiny_t5, tiny_tokenize
     result = train(num_train_epochs=30, learning_rate=2e-2, eval_strategy="no", save_strategy="no")
     losses = result.history["loss"].dropna()
     assert losses.iloc[-4:].mean() < losses.iloc[:4].mean() / 4
-    assert generate(result.model, tiny_tokenizer, PAIRS["dialogue"], max_new_tokens=8) == PAIRS["summary"]
+    assert (
+        generate(result.model, tiny_tokenizer, PAIRS["dialogue"], max_new_tokens=8)
+        == PAIRS["summary"]
+    )
     after = weights(result.model)
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
@@ -216,7 +250,9 @@ def test_only_the_adapter_trains_and_its_size_is_right(train):
     # q and v of 2 encoder layers (self) and 2 decoder layers (self, cross): 2 · (2 + 4) = 12 matrices of 32 × 32;
     # each gains A (4 × 32) and B (32 × 4): 12 · 4 · (32 + 32) = 3,072.
     assert sum(trainable.values()) == result.parameters["trainable"] == 3072
-    assert result.parameters["trainable_percent"] == pytest.approx(100 * 3072 / result.parameters["total"])
+    assert result.parameters["trainable_percent"] == pytest.approx(
+        100 * 3072 / result.parameters["total"]
+    )
 
 
 def test_the_default_adapter_of_flan_t5_base_has_3538944_parameters():
@@ -235,7 +271,10 @@ def test_alpha_equals_the_rank_so_that_the_adapter_is_not_scaled():
 def test_lora_leaves_the_base_as_it_was_and_changes_the_adapter(train, tiny_t5):
     before = weights(tiny_t5)
     model = train("lora").model
-    base = {name.replace(".base_layer", ""): tensor for name, tensor in weights(model.get_base_model()).items()}
+    base = {
+        name.replace(".base_layer", ""): tensor
+        for name, tensor in weights(model.get_base_model()).items()
+    }
     assert all(torch.equal(base[name], before[name]) for name in before)
     assert all(p.abs().max() > 0 for name, p in model.named_parameters() if ".lora_B." in name)
 
@@ -252,7 +291,9 @@ def test_a_fresh_adapter_changes_nothing_because_b_is_zero(train, tiny_t5, tiny_
 
 
 def test_lora_lowers_the_loss(train):
-    result = train("lora", num_train_epochs=10, learning_rate=3e-2, eval_strategy="no", save_strategy="no")
+    result = train(
+        "lora", num_train_epochs=10, learning_rate=3e-2, eval_strategy="no", save_strategy="no"
+    )
     losses = result.history["loss"].dropna()
     assert losses.iloc[-4:].mean() < losses.iloc[:4].mean() / 1.5
 
@@ -287,7 +328,9 @@ def test_validation_rouge_comes_from_generated_summaries_and_all_references(trai
         return ["good bad", "nice"]
 
     monkeypatch.setattr(utils.finetuning, "generate", answer)
-    grouped = Dataset.from_dict({"dialogue": ["good", "bad"], "summaries": [["good bad", "ugly"], ["nice", "nice"]]})
+    grouped = Dataset.from_dict(
+        {"dialogue": ["good", "bad"], "summaries": [["good bad", "ugly"], ["nice", "nice"]]}
+    )
     history = train(validation=grouped).history
     # First dialogue (1 + 0) / 2, second (1 + 1) / 2: mean 0.75.
     assert history["eval_rouge1"].dropna().tolist() == [0.75]
@@ -295,15 +338,23 @@ def test_validation_rouge_comes_from_generated_summaries_and_all_references(trai
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_the_checkpoint_with_the_best_validation_rouge1_is_kept(train, tmp_path, monkeypatch, method):
+def test_the_checkpoint_with_the_best_validation_rouge1_is_kept(
+    train, tmp_path, monkeypatch, method
+):
     scores = iter([0.1, 0.3, 0.2])  # the second epoch is best, whatever the loss says
     monkeypatch.setattr(
-        utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)], "rouge2": [0.0]})
+        utils.finetuning,
+        "rouge_scores",
+        lambda *_: pd.DataFrame({"rouge1": [next(scores)], "rouge2": [0.0]}),
     )
     result = train(method, num_train_epochs=3, save_total_limit=3)
     _, best, last = checkpoints(tmp_path)
     kept = weights(result.model)
-    reload = T5ForConditionalGeneration.from_pretrained if method == "full" else _adapter_on(result.model)
+    reload = (
+        T5ForConditionalGeneration.from_pretrained
+        if method == "full"
+        else _adapter_on(result.model)
+    )
     assert same(kept, weights(reload(best)))
     assert not same(kept, weights(reload(last)))
 
@@ -318,7 +369,9 @@ def _adapter_on(trained: PeftModel):
 
 def test_the_best_checkpoint_outlives_the_limit_on_checkpoints(train, tmp_path, monkeypatch):
     scores = iter([0.3, 0.1, 0.1, 0.1])
-    monkeypatch.setattr(utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)]}))
+    monkeypatch.setattr(
+        utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)]})
+    )
     train(num_train_epochs=4)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-8"]
 
@@ -340,16 +393,22 @@ def test_a_training_checkpoint_loads_with_its_tokenizer(train, tiny_tokenizer, t
     assert generate(reloaded, tokenizer, prompts) == generate(model, tiny_tokenizer, prompts)
 
 
-def test_a_saved_adapter_on_a_fresh_base_writes_the_same_text(train, tiny_t5, tiny_tokenizer, tmp_path):
+def test_a_saved_adapter_on_a_fresh_base_writes_the_same_text(
+    train, tiny_t5, tiny_tokenizer, tmp_path
+):
     base = copy.deepcopy(tiny_t5)
     model = train("lora", num_train_epochs=4, learning_rate=3e-2).model
     model.save_pretrained(tmp_path / "final")
-    assert sorted(path.name for path in (tmp_path / "final").glob("*.safetensors")) == ["adapter_model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "final").glob("*.safetensors")) == [
+        "adapter_model.safetensors"
+    ]
     batch = tiny_tokenizer(list(PAIRS["dialogue"]), padding=True, return_tensors="pt")
     batch["decoder_input_ids"] = torch.zeros(len(batch["input_ids"]), 1, dtype=torch.long)
     before = base(**batch).logits
     reloaded = PeftModel.from_pretrained(base, tmp_path / "final").eval()
-    torch.testing.assert_close(reloaded(**batch).logits, model(**batch).logits, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        reloaded(**batch).logits, model(**batch).logits, atol=1e-3, rtol=1e-3
+    )
     assert not torch.allclose(reloaded(**batch).logits, before, atol=0.1)
     texts = [generate(m, tiny_tokenizer, PAIRS["dialogue"]) for m in (reloaded, model)]
     assert texts[0] == texts[1]
@@ -387,13 +446,17 @@ def test_a_fixed_seed_gives_the_same_weights_twice(train, tiny_t5, tmp_path, met
     for run in range(2):
         torch.manual_seed(100 + run)  # what ran before must not matter
         folder = tmp_path / str(run)
-        results.append(weights(train(method, copy.deepcopy(tiny_t5), output_dir=folder, seed=7).model))
+        results.append(
+            weights(train(method, copy.deepcopy(tiny_t5), output_dir=folder, seed=7).model)
+        )
     assert same(*results)
 
 
 def test_another_seed_gives_other_weights(train, tiny_t5, tmp_path):
     results = [
-        weights(train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / str(seed), seed=seed).model)
+        weights(
+            train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / str(seed), seed=seed).model
+        )
         for seed in (1, 2)
     ]
     assert not same(*results)
@@ -402,11 +465,28 @@ def test_another_seed_gives_other_weights(train, tiny_t5, tmp_path):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_resumed_run_equals_the_run_that_was_not_stopped(train, tiny_t5, tmp_path, method):
     arguments = {"lr_scheduler_type": "constant", "load_best_model_at_end": False}
-    whole = train(method, copy.deepcopy(tiny_t5), output_dir=tmp_path / "whole", num_train_epochs=2, **arguments)
-    train(method, copy.deepcopy(tiny_t5), output_dir=tmp_path / "parts", num_train_epochs=1, **arguments)
+    whole = train(
+        method,
+        copy.deepcopy(tiny_t5),
+        output_dir=tmp_path / "whole",
+        num_train_epochs=2,
+        **arguments,
+    )
+    train(
+        method,
+        copy.deepcopy(tiny_t5),
+        output_dir=tmp_path / "parts",
+        num_train_epochs=1,
+        **arguments,
+    )
     torch.manual_seed(99)
     resumed = train(
-        method, copy.deepcopy(tiny_t5), output_dir=tmp_path / "parts", num_train_epochs=2, resume=True, **arguments
+        method,
+        copy.deepcopy(tiny_t5),
+        output_dir=tmp_path / "parts",
+        num_train_epochs=2,
+        resume=True,
+        **arguments,
     )
     assert same(weights(resumed.model), weights(whole.model))
     assert resumed.history["loss"].dropna().tolist() == whole.history["loss"].dropna().tolist()
@@ -414,7 +494,10 @@ def test_a_resumed_run_equals_the_run_that_was_not_stopped(train, tiny_t5, tmp_p
 
 def test_a_run_resumed_at_its_last_step_takes_no_other(train, tiny_t5):
     arguments = {"max_steps": 3, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
-    arguments |= {"load_best_model_at_end": False, "lr_scheduler_type": "constant"}  # two steps an epoch
+    arguments |= {
+        "load_best_model_at_end": False,
+        "lr_scheduler_type": "constant",
+    }  # two steps an epoch
     whole = train("full", copy.deepcopy(tiny_t5), **arguments)
     resumed = train("full", copy.deepcopy(tiny_t5), resume=True, **arguments)
     assert resumed.history["step"].max() == 3
@@ -447,7 +530,12 @@ def test_a_loss_that_is_not_a_number_is_seen_in_a_run_too_short_to_log(train):
         train(learning_rate=1e38, logging_steps=10)
 
 
-EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}
+EVERY_STEP = {
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "load_best_model_at_end": False,
+    "eval_strategy": "no",
+}
 
 
 def test_weights_that_are_not_finite_are_written_into_no_checkpoint(train, tmp_path):
@@ -463,9 +551,13 @@ def test_weights_that_are_not_finite_are_not_returned(train):
 
 
 @pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
-def test_an_infinite_gradient_of_a_finite_loss_is_not_applied(train, tiny_t5, tmp_path, max_grad_norm):
+def test_an_infinite_gradient_of_a_finite_loss_is_not_applied(
+    train, tiny_t5, tmp_path, max_grad_norm
+):
     backward = iter(range(100))
-    tiny_t5.shared.weight.register_hook(lambda gradient: gradient * math.inf if next(backward) == 1 else gradient)
+    tiny_t5.shared.weight.register_hook(
+        lambda gradient: gradient * math.inf if next(backward) == 1 else gradient
+    )
     with pytest.raises(TrainingError, match=r"gradient is (inf|nan) at step 2\b"):
         train(max_grad_norm=max_grad_norm, **EVERY_STEP)
     assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-1"]
@@ -473,7 +565,8 @@ def test_an_infinite_gradient_of_a_finite_loss_is_not_applied(train, tiny_t5, tm
 
 
 @pytest.mark.parametrize(
-    ("method", "dtype"), [("full", torch.float16), ("lora", torch.float16), ("full", torch.bfloat16)]
+    ("method", "dtype"),
+    [("full", torch.float16), ("lora", torch.float16), ("full", torch.bfloat16)],
 )
 def test_weights_of_half_precision_are_not_trained(train, tiny_t5, method, dtype):
     with pytest.raises(ValueError, match=rf"{dtype}.*dtype=torch.float32"):
@@ -482,7 +575,10 @@ def test_weights_of_half_precision_are_not_trained(train, tiny_t5, method, dtype
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [({"learning_rate": 3e-2}, "learning_rate 0.01, now 0.03"), ({"per_device_train_batch_size": 1}, "batch_size 2")],
+    [
+        ({"learning_rate": 3e-2}, "learning_rate 0.01, now 0.03"),
+        ({"per_device_train_batch_size": 1}, "batch_size 2"),
+    ],
 )
 def test_resuming_from_another_runs_checkpoint_is_refused(train, tiny_t5, changed, said):
     train("full", copy.deepcopy(tiny_t5))
@@ -500,20 +596,40 @@ def test_resuming_a_run_of_the_other_method_is_refused(train, tiny_t5):
 
 
 def test_resuming_passes_over_a_checkpoint_that_was_cut_short(train, tiny_t5, tmp_path, caplog):
-    arguments = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}
-    whole = train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "whole", num_train_epochs=2, **arguments)
-    train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "cut", num_train_epochs=2, **arguments)
+    arguments = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "load_best_model_at_end": False,
+        "eval_strategy": "no",
+    }
+    whole = train(
+        "full",
+        copy.deepcopy(tiny_t5),
+        output_dir=tmp_path / "whole",
+        num_train_epochs=2,
+        **arguments,
+    )
+    train(
+        "full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "cut", num_train_epochs=2, **arguments
+    )
     newest = tmp_path / "cut" / "checkpoint-4" / "optimizer.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     again = train(
-        "full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "cut", num_train_epochs=2, resume=True, **arguments
+        "full",
+        copy.deepcopy(tiny_t5),
+        output_dir=tmp_path / "cut",
+        num_train_epochs=2,
+        resume=True,
+        **arguments,
     )
     assert "checkpoint-4: optimizer.pt is missing or cut short" in caplog.text
     assert "going on from" in caplog.text and "checkpoint-3" in caplog.text
     assert same(weights(again.model), weights(whole.model))
 
 
-def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(train, tiny_t5, tmp_path, caplog):
+def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(
+    train, tiny_t5, tmp_path, caplog
+):
     fresh = train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "a")
     resumed = train("full", copy.deepcopy(tiny_t5), output_dir=tmp_path / "b", resume=True)
     assert "the beginning" in caplog.text
@@ -523,7 +639,12 @@ def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(t
 def test_a_full_disk_stops_training_and_names_the_last_whole_checkpoint(train, tmp_path):
     """The limit on a file's size stands in for the full disk: the system refuses to write on, as it would there."""
     resource = pytest.importorskip("resource")
-    arguments = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}
+    arguments = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "load_best_model_at_end": False,
+        "eval_strategy": "no",
+    }
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class Fill(TrainerCallback):
@@ -531,7 +652,9 @@ def test_a_full_disk_stops_training_and_names_the_last_whole_checkpoint(train, t
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
 
     try:
-        with pytest.raises(TrainingError, match=r"cannot write .*checkpoint-2: .*resume; .*checkpoint-1$") as caught:
+        with pytest.raises(
+            TrainingError, match=r"cannot write .*checkpoint-2: .*resume; .*checkpoint-1$"
+        ) as caught:
             train(callbacks=[Fill()], **arguments)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -558,12 +681,18 @@ def test_where_memory_runs_out_the_batch_is_halved_and_accumulated_to_the_same_g
     train, tiny_t5, tmp_path, monkeypatch, caplog
 ):
     plain = without_dropout(tiny_t5)
-    arguments = {"per_device_train_batch_size": 4, "optim": "sgd"}  # one step, so that rounding does not grow
+    arguments = {
+        "per_device_train_batch_size": 4,
+        "optim": "sgd",
+    }  # one step, so that rounding does not grow
     whole = train("full", copy.deepcopy(plain), output_dir=tmp_path / "whole", **arguments)
     out_of_memory_above(monkeypatch, rows=1)
     halved = train("full", copy.deepcopy(plain), output_dir=tmp_path / "halved", **arguments)
     assert (whole.batch_size, halved.batch_size) == (4, 1)
-    assert "batches of 2, accumulated over 2" in caplog.text and "batches of 1, accumulated over 4" in caplog.text
+    assert (
+        "batches of 2, accumulated over 2" in caplog.text
+        and "batches of 1, accumulated over 4" in caplog.text
+    )
     assert whole.history["step"].max() == halved.history["step"].max()
     for name, tensor in weights(whole.model).items():
         assert_close(weights(halved.model)[name], tensor, atol=1e-5, rtol=0)
@@ -591,39 +720,59 @@ def test_a_batch_too_long_for_the_memory_is_computed_in_parts_to_the_same_gradie
     plain = without_dropout(tiny_t5)
     arguments = {"per_device_train_batch_size": 4, "optim": "sgd"}
     whole = train("full", copy.deepcopy(plain), output_dir=tmp_path / "whole", **arguments)
-    monkeypatch.setattr(utils.finetuning, "activation_bytes", lambda config, rows, tokens: 100 * rows)
+    monkeypatch.setattr(
+        utils.finetuning, "activation_bytes", lambda config, rows, tokens: 100 * rows
+    )
     monkeypatch.setattr(utils.finetuning, "device_memory", lambda device: 4 * 100 * rows)
     tried = out_of_memory_above(monkeypatch, rows=rows)
     parts = train("full", copy.deepcopy(plain), output_dir=tmp_path / "parts", **arguments)
     assert parts.batch_size == 4 and rows in tried
-    assert parts.history["loss"].dropna().tolist() == pytest.approx(whole.history["loss"].dropna().tolist(), abs=1e-5)
+    assert parts.history["loss"].dropna().tolist() == pytest.approx(
+        whole.history["loss"].dropna().tolist(), abs=1e-5
+    )
     for name, tensor in weights(whole.model).items():
         assert_close(weights(parts.model)[name], tensor, atol=1e-5, rtol=0)
 
 
-def test_where_memory_runs_out_late_training_goes_on_from_the_newest_checkpoint(train, tiny_t5, monkeypatch, caplog):
+def test_where_memory_runs_out_late_training_goes_on_from_the_newest_checkpoint(
+    train, tiny_t5, monkeypatch, caplog
+):
     out_of_memory_above(monkeypatch, rows=1, step=1)
-    arguments = {"save_strategy": "steps", "save_steps": 1, "load_best_model_at_end": False, "eval_strategy": "no"}
+    arguments = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "load_best_model_at_end": False,
+        "eval_strategy": "no",
+    }
     result = train("full", num_train_epochs=2, **arguments)
     assert result.batch_size == 1
     assert "ran out at step 1" in caplog.text
     assert result.history["step"].max() == 4
 
 
-def test_where_memory_runs_out_late_and_nothing_was_saved_no_step_is_lost(train, tiny_t5, tmp_path, monkeypatch):
-    plain, arguments = without_dropout(tiny_t5), {"save_strategy": "no", "load_best_model_at_end": False}
+def test_where_memory_runs_out_late_and_nothing_was_saved_no_step_is_lost(
+    train, tiny_t5, tmp_path, monkeypatch
+):
+    plain, arguments = (
+        without_dropout(tiny_t5),
+        {"save_strategy": "no", "load_best_model_at_end": False},
+    )
     whole = train("full", copy.deepcopy(plain), output_dir=tmp_path / "whole", **arguments)
     out_of_memory_above(monkeypatch, rows=1, step=1)
     halved = train("full", copy.deepcopy(plain), output_dir=tmp_path / "halved", **arguments)
     assert halved.batch_size == 1
-    assert halved.history["loss"].dropna().tolist() == pytest.approx(whole.history["loss"].dropna().tolist(), abs=1e-4)
+    assert halved.history["loss"].dropna().tolist() == pytest.approx(
+        whole.history["loss"].dropna().tolist(), abs=1e-4
+    )
     for name, tensor in weights(whole.model).items():
         assert_close(weights(halved.model)[name], tensor, atol=1e-4, rtol=0)
 
 
 def test_a_step_of_training_fills_no_cache(train, tiny_t5):
     caches = []
-    tiny_t5.decoder.register_forward_hook(lambda module, args, output: caches.append(output.past_key_values))
+    tiny_t5.decoder.register_forward_hook(
+        lambda module, args, output: caches.append(output.past_key_values)
+    )
     train(eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
     assert caches and all(cache is None for cache in caches)
 
@@ -643,10 +792,12 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(train, monkeypatch):
         train("full")
 
 
-# --- other adapters, quantised bases ---
+# --- other adapters, quantized bases ---
 
 
-@pytest.mark.parametrize("changes", [{"use_dora": True}, {"use_rslora": True}, {"target_modules": ["wo"]}])
+@pytest.mark.parametrize(
+    "changes", [{"use_dora": True}, {"use_rslora": True}, {"target_modules": ["wo"]}]
+)
 def test_other_adapters_are_passed_as_a_peft_config(train, changes):
     result = train("lora", peft_config=lora_config(2, **changes))
     config = result.model.peft_config["default"]
@@ -659,10 +810,15 @@ def test_other_adapters_are_passed_as_a_peft_config(train, changes):
 
 def test_an_adapter_of_another_kind_trains_too(train):
     result = train(
-        "lora", peft_config=IA3Config(task_type="SEQ_2_SEQ_LM", target_modules=["k", "v"], feedforward_modules=[])
+        "lora",
+        peft_config=IA3Config(
+            task_type="SEQ_2_SEQ_LM", target_modules=["k", "v"], feedforward_modules=[]
+        ),
     )
     assert isinstance(result.model.peft_config["default"], IA3Config)
-    assert result.parameters["trainable"] == 2 * 6 * 32  # a factor per output of k and v, in 2 + 2 × 2 attentions
+    assert (
+        result.parameters["trainable"] == 2 * 6 * 32
+    )  # a factor per output of k and v, in 2 + 2 × 2 attentions
 
 
 def test_a_quantised_model_is_not_trained_in_full(train, tiny_t5):
@@ -673,17 +829,28 @@ def test_a_quantised_model_is_not_trained_in_full(train, tiny_t5):
 
 def test_without_the_best_the_result_names_the_last_checkpoint(train, tmp_path, monkeypatch):
     scores = iter([0.5, 0.4, 0.3])
-    monkeypatch.setattr(utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)]}))
+    monkeypatch.setattr(
+        utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)]})
+    )
     result = train(num_train_epochs=3, load_best_model_at_end=False, save_total_limit=3)
     assert (result.kept, result.checkpoint.name, result.epochs) == ("last", "checkpoint-6", 3)
-    assert same(weights(result.model), weights(T5ForConditionalGeneration.from_pretrained(result.checkpoint)))
+    assert same(
+        weights(result.model),
+        weights(T5ForConditionalGeneration.from_pretrained(result.checkpoint)),
+    )
 
 
 def test_training_can_stop_early_by_validation_rouge(train, monkeypatch):
     scores = iter([0.5, 0.4, 0.3, 0.2])
-    monkeypatch.setattr(utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)]}))
+    monkeypatch.setattr(
+        utils.finetuning, "rouge_scores", lambda *_: pd.DataFrame({"rouge1": [next(scores)]})
+    )
     result = train(num_train_epochs=4, callbacks=[EarlyStoppingCallback(1)])
-    assert (result.epochs, result.kept, result.checkpoint.name) == (2, "best eval_rouge1", "checkpoint-2")
+    assert (result.epochs, result.kept, result.checkpoint.name) == (
+        2,
+        "best eval_rouge1",
+        "checkpoint-2",
+    )
 
 
 def test_the_result_tells_memory_and_the_checkpoint_that_was_kept(train, tmp_path):

@@ -46,18 +46,27 @@ def shapes(calls: list[dict]) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3])
-def test_answers_equal_those_given_one_by_one_in_the_prompts_order(model, tiny_tokenizer, batch_size):
+def test_answers_equal_those_given_one_by_one_in_the_prompts_order(
+    model, tiny_tokenizer, batch_size
+):
     alone = []
     for prompt in PROMPTS:
-        output = model.generate(**tiny_tokenizer(prompt, return_tensors="pt"), max_new_tokens=5, do_sample=False)
+        output = model.generate(
+            **tiny_tokenizer(prompt, return_tensors="pt"), max_new_tokens=5, do_sample=False
+        )
         alone.append(tiny_tokenizer.decode(output[0], skip_special_tokens=True))
     assert len(set(alone)) > 3  # else the order would prove nothing
-    assert generate(model, tiny_tokenizer, PROMPTS, batch_size=batch_size, max_new_tokens=5) == alone
+    assert (
+        generate(model, tiny_tokenizer, PROMPTS, batch_size=batch_size, max_new_tokens=5) == alone
+    )
 
 
 def test_answers_move_with_their_prompts(model, tiny_tokenizer):
     forward = generate(model, tiny_tokenizer, PROMPTS, batch_size=2, max_new_tokens=5)
-    assert generate(model, tiny_tokenizer, PROMPTS[::-1], batch_size=2, max_new_tokens=5) == forward[::-1]
+    assert (
+        generate(model, tiny_tokenizer, PROMPTS[::-1], batch_size=2, max_new_tokens=5)
+        == forward[::-1]
+    )
 
 
 def test_padding_is_masked(model, tiny_tokenizer, calls):
@@ -85,13 +94,21 @@ def test_each_distinct_prompt_is_answered_once(model, tiny_tokenizer, calls):
 
 def test_sampling_answers_equal_prompts_anew(model, tiny_tokenizer, calls):
     torch.manual_seed(0)
-    answers = generate(model, tiny_tokenizer, ["good"] * 6, max_new_tokens=5, do_sample=True, top_k=0)
+    answers = generate(
+        model, tiny_tokenizer, ["good"] * 6, max_new_tokens=5, do_sample=True, top_k=0
+    )
     assert sum(rows for rows, _ in shapes(calls)) == 6
     assert len(set(answers)) > 1
 
 
 def test_prompts_of_like_length_share_a_batch_the_longest_first(model, tiny_tokenizer, calls):
-    generate(model, tiny_tokenizer, ["good", "bad " * 9, "nice", "ugly " * 9], batch_size=2, max_new_tokens=1)
+    generate(
+        model,
+        tiny_tokenizer,
+        ["good", "bad " * 9, "nice", "ugly " * 9],
+        batch_size=2,
+        max_new_tokens=1,
+    )
     assert shapes(calls) == [(2, 10), (2, 2)]
 
 
@@ -101,9 +118,13 @@ def test_no_batch_is_larger_than_asked_for(model, tiny_tokenizer, calls, batch_s
     assert max(rows for rows, _ in shapes(calls)) == batch_size
 
 
-def test_batches_fill_a_budget_of_padded_tokens_unless_a_size_is_asked_for(model, tiny_tokenizer, calls, monkeypatch):
+def test_batches_fill_a_budget_of_padded_tokens_unless_a_size_is_asked_for(
+    model, tiny_tokenizer, calls, monkeypatch
+):
     monkeypatch.setattr(generation, "DECODED_TOKENS", 24)
-    prompts = [f"{'good ' * words}{end}" for words in (1, 1, 5, 7) for end in ("bad", "nice", "ugly")]
+    prompts = [
+        f"{'good ' * words}{end}" for words in (1, 1, 5, 7) for end in ("bad", "nice", "ugly")
+    ]
     generate(model, tiny_tokenizer, [*prompts, "hello " * 40], max_new_tokens=1)
     assert shapes(calls)[0] == (1, 41)  # over the budget by itself, and still answered
     assert all(rows * length <= 24 for rows, length in shapes(calls)[1:])
@@ -114,7 +135,9 @@ def test_batches_fill_a_budget_of_padded_tokens_unless_a_size_is_asked_for(model
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_dropout_is_off_while_generating_and_as_it_was_after(model, tiny_tokenizer, calls, training):
+def test_dropout_is_off_while_generating_and_as_it_was_after(
+    model, tiny_tokenizer, calls, training
+):
     model.train(training)
     generate(model, tiny_tokenizer, PROMPTS[:2], max_new_tokens=1)
     assert [call["training"] for call in calls] == [False]
@@ -185,7 +208,14 @@ def test_one_bare_prompt_is_not_taken_for_a_list_of_letters(model, tiny_tokenize
 
 def test_several_answers_to_one_prompt_are_refused_by_name(model, tiny_tokenizer):
     with pytest.raises(ValueError, match="num_return_sequences"):
-        generate(model, tiny_tokenizer, ["good"], max_new_tokens=1, do_sample=True, num_return_sequences=2)
+        generate(
+            model,
+            tiny_tokenizer,
+            ["good"],
+            max_new_tokens=1,
+            do_sample=True,
+            num_return_sequences=2,
+        )
 
 
 def test_a_gpus_batches_are_as_large_as_its_memory_allows(monkeypatch):
@@ -195,11 +225,14 @@ def test_a_gpus_batches_are_as_large_as_its_memory_allows(monkeypatch):
     assert generation._token_budgets(torch.device("cuda")) == (143_360, 143_360)
 
 
-def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answers(model, tiny_tokenizer, monkeypatch):
+def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answers(
+    model, tiny_tokenizer, monkeypatch
+):
     whole = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5)
     encoded = []
     model.encoder.register_forward_hook(
-        lambda module, args, options, output: encoded.append(tuple(options["input_ids"].shape)), with_kwargs=True
+        lambda module, args, options, output: encoded.append(tuple(options["input_ids"].shape)),
+        with_kwargs=True,
     )
     monkeypatch.setattr(utils.generation, "ENCODED_TOKENS", 10)
     assert generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5) == whole
@@ -211,9 +244,12 @@ def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answer
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32), (None, torch.float32)]
+    ("precision", "dtype"),
+    [("bf16", torch.bfloat16), ("fp32", torch.float32), (None, torch.float32)],
 )
-def test_it_computes_in_the_precision_asked_for(model, tiny_tokenizer, monkeypatch, precision, dtype):
+def test_it_computes_in_the_precision_asked_for(
+    model, tiny_tokenizer, monkeypatch, precision, dtype
+):
     monkeypatch.setattr("utils.models.has_bf16", lambda device: True)
     seen = set()
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))

@@ -41,10 +41,15 @@ def result(method: str, kept: str = "best eval_rouge1") -> FineTuningResult:
 
 @pytest.mark.parametrize(
     ("method", "library", "loader"),
-    [("full", "transformers", "AutoModelForSeq2SeqLM"), ("lora", "peft", "AutoPeftModelForSeq2SeqLM")],
+    [
+        ("full", "transformers", "AutoModelForSeq2SeqLM"),
+        ("lora", "peft", "AutoPeftModelForSeq2SeqLM"),
+    ],
 )
 def test_card_tells_base_training_and_use(tmp_path, method, library, loader):
-    path = write_model_card(tmp_path, load_settings("offline"), result(method), interval_table(SCORES))
+    path = write_model_card(
+        tmp_path, load_settings("offline"), result(method), interval_table(SCORES)
+    )
     card = ModelCard.load(path)
     assert card.data.base_model == str(Path("utils", "offline", "t5"))
     assert card.data.library_name == library
@@ -59,13 +64,17 @@ def test_card_tells_the_recipe_the_prompt_and_which_weights_were_kept(tmp_path):
     assert "learning rate 0.001 (cosine), seed 7" in text
     assert "\n{dialogue} In short:\n" in text
     assert "Kept: the checkpoint with the best eval_rouge1." in text
-    text = ModelCard.load(write_model_card(tmp_path, settings, result("full", kept="last"), table)).text
+    text = ModelCard.load(
+        write_model_card(tmp_path, settings, result("full", kept="last"), table)
+    ).text
     assert "The last weights were kept." in text and "best" not in text
 
 
 def test_card_shows_scores_in_points_and_counts_as_they_are(tmp_path):
     table = interval_table(SCORES)
-    text = ModelCard.load(write_model_card(tmp_path, load_settings("offline"), result("full"), table)).text
+    text = ModelCard.load(
+        write_model_card(tmp_path, load_settings("offline"), result("full"), table)
+    ).text
     low, high = (100 * table.loc[("fine_tuned", "rouge1"), name] for name in ("low", "high"))
     assert f"| fine_tuned | rouge1 | 40.0 | {low:.1f} to {high:.1f} | 3 |" in text
     assert "| fine_tuned | words | 20.0 | " in text

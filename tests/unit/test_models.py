@@ -9,19 +9,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import T5Config, T5ForConditionalGeneration
 
 from utils import models
-from utils.fast_layers import ATTENTION, CastOnceNorm
 from utils.finetuning import lora_config
 from utils.hub import UnavailableError
 from utils.models import (
     autocast,
-    frozen_weights_in_bf16,
     has_bf16,
     load_model,
     parameter_counts,
     pick_device,
     use_bf16,
-    weights_cast_once,
 )
+from utils.ppo.precision import frozen_weights_in_bf16, weights_cast_once
+from utils.training.cpu import ATTENTION, CastOnceNorm
 
 CPU = torch.device("cpu")
 
@@ -53,7 +52,9 @@ def untie(model: T5ForConditionalGeneration) -> None:
 
 
 def logits(model: T5ForConditionalGeneration) -> torch.Tensor:
-    return model(input_ids=torch.tensor([[5, 6, 7, 1]]), decoder_input_ids=torch.tensor([[0, 8, 9]])).logits
+    return model(
+        input_ids=torch.tensor([[5, 6, 7, 1]]), decoder_input_ids=torch.tensor([[0, 8, 9]])
+    ).logits
 
 
 # Loading
@@ -65,7 +66,10 @@ def test_a_loaded_model_is_in_eval_mode_in_fp32_with_fast_layers(folder):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.config._attn_implementation == ATTENTION
     assert isinstance(model.encoder.final_layer_norm, CastOnceNorm)
-    assert tokenizer.decode(tokenizer("good hello")["input_ids"], skip_special_tokens=True) == "good hello"
+    assert (
+        tokenizer.decode(tokenizer("good hello")["input_ids"], skip_special_tokens=True)
+        == "good hello"
+    )
 
 
 def test_a_loaded_model_answers_twice_the_same(folder):
@@ -115,7 +119,9 @@ def test_a_head_unlike_the_embedding_loads_untied(untied_folder, tiny_t5):
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight
 
 
-def test_an_untied_head_reads_unscaled_decoder_outputs_and_stays_so_when_saved_again(untied_folder, tmp_path):
+def test_an_untied_head_reads_unscaled_decoder_outputs_and_stays_so_when_saved_again(
+    untied_folder, tmp_path
+):
     model, tokenizer = load_model(untied_folder, device="cpu")
     assert not model.config.scale_decoder_outputs
     model.save_pretrained(tmp_path / "again")
@@ -142,11 +148,18 @@ def test_trainable_share_is_in_percent():
 
 def test_flan_t5_base_has_247577856_parameters_and_lora_trains_3538944():
     config = T5Config(
-        d_model=768, d_ff=2048, num_layers=12, num_heads=12, vocab_size=32_128, feed_forward_proj="gated-gelu"
+        d_model=768,
+        d_ff=2048,
+        num_layers=12,
+        num_heads=12,
+        vocab_size=32_128,
+        feed_forward_proj="gated-gelu",
     )
     with torch.device("meta"):
         model = T5ForConditionalGeneration(config)
-        assert parameter_counts(model)["total"] == 222_903_552  # built from a config, transformers 5 ties the head
+        assert (
+            parameter_counts(model)["total"] == 222_903_552
+        )  # built from a config, transformers 5 ties the head
         untie(model)
         assert parameter_counts(model)["total"] == 247_577_856
         counts = parameter_counts(get_peft_model(model, lora_config(rank=32)))
@@ -170,7 +183,9 @@ def test_without_cuda_the_device_is_mps_or_the_cpu(monkeypatch, mps, device):
     assert pick_device().type == device
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)]
+)
 def test_cuda_has_bf16_from_ampere_on_and_a_t4_has_not(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert has_bf16(torch.device("cuda")) is expected
@@ -188,7 +203,13 @@ def test_mps_counts_as_without_bf16():
 
 @pytest.mark.parametrize(
     ("precision", "there", "expected"),
-    [("auto", True, True), ("auto", False, False), ("bf16", True, True), ("fp32", True, False), ("fp32", False, False)],
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("bf16", True, True),
+        ("fp32", True, False),
+        ("fp32", False, False),
+    ],
 )
 def test_bf16_is_used_where_it_is_there_and_not_declined(monkeypatch, precision, there, expected):
     monkeypatch.setattr(models, "has_bf16", lambda device: there)
@@ -238,7 +259,9 @@ def test_a_weight_used_three_times_is_cast_once_and_the_outcome_is_the_same(froz
         expected = layer(x)
         with Casts(layer.weight.shape) as casts, weights_cast_once(layer):
             outcomes = [layer(x) for _ in range(3)]
-    assert casts.count == 1 or (not frozen and casts.count == 0)  # then autocast remembers that of the first line
+    assert casts.count == 1 or (
+        not frozen and casts.count == 0
+    )  # then autocast remembers that of the first line
     assert all(torch.equal(outcome, expected) and not outcome.requires_grad for outcome in outcomes)
     assert layer.weight.requires_grad is not frozen
 
@@ -275,13 +298,19 @@ def test_a_frozen_weight_in_bf16_gives_the_same_under_autocast_and_is_float32_af
         with frozen_weights_in_bf16(tiny_t5):
             assert tiny_t5.encoder.block[0].layer[0].SelfAttention.q.weight.dtype == torch.bfloat16
             assert torch.equal(tiny_t5(input_ids=ids, labels=ids).logits, expected)
-    for (name, weight), original in zip(tiny_t5.named_parameters(), found.parameters(), strict=True):
+    for (name, weight), original in zip(
+        tiny_t5.named_parameters(), found.parameters(), strict=True
+    ):
         assert weight.dtype == torch.float32, name
-        assert torch.equal(weight, original) or torch.equal(weight, original.to(torch.bfloat16).float()), name
+        assert torch.equal(weight, original) or torch.equal(
+            weight, original.to(torch.bfloat16).float()
+        ), name
 
 
 def test_weights_that_learn_and_a_head_that_is_the_embedding_stay_float32_in_the_block():
-    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False)).requires_grad_(False)
+    model = nn.Sequential(
+        nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False)
+    ).requires_grad_(False)
     model[2].weight = model[0].weight
     model[1].weight.requires_grad_(True)
     with frozen_weights_in_bf16(model):
@@ -298,7 +327,9 @@ def test_frozen_weights_are_float32_again_after_a_fault():
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 def test_a_quantised_base_needs_cuda_and_says_so(offline_t5, quantization):
-    with pytest.raises(ValueError, match=rf"'{quantization}' needs a CUDA device \(this one is cpu\).*choose None"):
+    with pytest.raises(
+        ValueError, match=rf"'{quantization}' needs a CUDA device \(this one is cpu\).*choose None"
+    ):
         load_model(offline_t5, device="cpu", quantization=quantization)
 
 

@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from utils.own_dialogues import read_dialogues, split_at_turns
+from utils.dialogue_files import read_dialogues, split_at_turns
 from utils.prompts import build_prompt, count_tokens
 
 TWO = ["#Person1#: good\n#Person2#: bad", "#Person1#: hello"]
@@ -38,10 +38,22 @@ def test_standard_input_is_text_unless_said_otherwise(monkeypatch, name):
         ("a.csv", "id,text\n1,hello\n", "one must be called dialogue"),
         ("a.csv", "dialogue,id\nhello,1\n,2\n", "dialogue 2 is empty"),
         ("a.jsonl", '{"dialogue": "hello"}\n{"dialogue": 3}\n', "line 2 has no text"),
-        ("a.csv", 'dialogue\nhello\n"never closed\nhello\n', "no CSV after line 2.*check its quotes"),
+        (
+            "a.csv",
+            'dialogue\nhello\n"never closed\nhello\n',
+            "no CSV after line 2.*check its quotes",
+        ),
         ("a.jsonl", '{"dialogue": "hello"}\nhello\n', "line 2 is no JSON"),
-        ("a.jsonl", '{"dialogue": "hello"}\n{"dialogue": "\\ud800"}\n', "line 2 holds half a character"),
-        ("a.json", '[{"dialogue": "hello"}]', r"\.json is none of text, jsonl, csv: convert it, or .*--format"),
+        (
+            "a.jsonl",
+            '{"dialogue": "hello"}\n{"dialogue": "\\ud800"}\n',
+            "line 2 holds half a character",
+        ),
+        (
+            "a.json",
+            '[{"dialogue": "hello"}]',
+            r"\.json is none of text, jsonl, csv: convert it, or .*--format",
+        ),
     ],
 )
 def test_a_file_without_dialogues_is_refused_with_the_place(tmp_path, name, content, message):
@@ -79,7 +91,9 @@ def test_a_dialogue_that_fits_is_left_whole(tiny_tokenizer):
     assert split_at_turns(TWO[0], tiny_tokenizer, 500) == [TWO[0]]
 
 
-def test_a_long_dialogue_is_cut_between_turns_into_parts_that_fit_and_could_not_be_longer(tiny_tokenizer):
+def test_a_long_dialogue_is_cut_between_turns_into_parts_that_fit_and_could_not_be_longer(
+    tiny_tokenizer,
+):
     turns = [f"#Person{1 + i % 2}#: " + "good bad " * (1 + i % 3) for i in range(20)]
     limit = tokens("\n".join(turns[:5]), tiny_tokenizer)
     parts = split_at_turns("\n".join(turns), tiny_tokenizer, limit)
@@ -90,5 +104,7 @@ def test_a_long_dialogue_is_cut_between_turns_into_parts_that_fit_and_could_not_
 
 
 def test_a_turn_that_is_too_long_alone_is_refused_with_the_remedy(tiny_tokenizer):
-    with pytest.raises(ValueError, match=r"'#Person2#: good good.*over max_prompt_tokens=120.*raise the setting"):
+    with pytest.raises(
+        ValueError, match=r"'#Person2#: good good.*over max_prompt_tokens=120.*raise the setting"
+    ):
         split_at_turns("#Person1#: hello\n#Person2#: " + "good " * 200, tiny_tokenizer, 120)

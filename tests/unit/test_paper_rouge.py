@@ -11,15 +11,27 @@ from utils.rouge import rouge_scores
 # What py-rouge 1.1 itself says: Rouge(metrics=["rouge-n", "rouge-l"], max_n=2, limit_length=False, apply_avg=False,
 # weight_factor=1.2). None of the words stands in its WordNet list of irregular forms.
 PY_ROUGE = [
-    ("Anna asks Tom for the ladders.", "Tom lends Anna the ladder.", (0.727273, 0.222222, 0.603784)),
+    (
+        "Anna asks Tom for the ladders.",
+        "Tom lends Anna the ladder.",
+        (0.727273, 0.222222, 0.603784),
+    ),
     (
         "I'm gonna call you, she says.",
         "She said she is going to call; she cannot wait.",
         (0.222222, 0.0, 0.285779),
     ),
     ("He can not come.", "He cannot come.", (0.571429, 0.0, 0.628184)),
-    ("#Person1# is repeatedly lying about flies", "Person1 lied repeatedly about the fly.", (0.5, 0.0, 0.561231)),
-    ("It's 9 o'clock and wanna go.", "It is nine o'clock: want to go?", (0.470588, 0.133333, 0.53371)),
+    (
+        "#Person1# is repeatedly lying about flies",
+        "Person1 lied repeatedly about the fly.",
+        (0.5, 0.0, 0.561231),
+    ),
+    (
+        "It's 9 o'clock and wanna go.",
+        "It is nine o'clock: want to go?",
+        (0.470588, 0.133333, 0.53371),
+    ),
 ]
 
 
@@ -32,14 +44,19 @@ def test_scores_are_those_of_py_rouge(prediction, reference, scores):
 
 def test_rouge_l_of_a_toy_pair_by_hand():
     """Three words in sequence, of six and of five: P = (3/6)^(1/1.2), R = (3/5)^(1/1.2)."""
-    scores = paper_rouge_scores(["Anna asks Tom for the ladders."], ["Tom lends Anna the ladder."]).iloc[0]
+    scores = paper_rouge_scores(
+        ["Anna asks Tom for the ladders."], ["Tom lends Anna the ladder."]
+    ).iloc[0]
     precision, recall = 0.5 ** (1 / 1.2), 0.6 ** (1 / 1.2)
     assert scores["paper_rougeL"] == pytest.approx(2 * precision * recall / (precision + recall))
 
 
 def test_the_papers_rouge_l_is_higher_than_rouge_scores_where_texts_differ():
     pair = ["Anna asks Tom for the ladders."], ["Tom lends Anna the ladder."]
-    assert paper_rouge_scores(*pair)["paper_rougeL"].item() > rouge_scores(*pair)["rougeL"].item() + 0.05
+    assert (
+        paper_rouge_scores(*pair)["paper_rougeL"].item()
+        > rouge_scores(*pair)["rougeL"].item() + 0.05
+    )
 
 
 def test_columns_cannot_be_taken_for_rouge_scores():

@@ -3,20 +3,24 @@
 import pytest
 from datasets import Dataset
 
-from utils.playground import Playground
+from utils.lab.playground import Playground
 from utils.prompts import TEMPLATES, build_prompt, count_tokens
 from utils.settings import load_settings
 
 TEST = Dataset.from_dict(
     {
-        "dialogue": ["#Person1#: Anna asks <b>Tom</b>.\n#Person2#: nice", "#Person1#: hello world\n#Person2#: world"],
+        "dialogue": [
+            "#Person1#: Anna asks <b>Tom</b>.\n#Person2#: nice",
+            "#Person1#: hello world\n#Person2#: world",
+        ],
         "summaries": [["Anna asks.", "#Person1# asks."], ["hello world", "bad"]],
     }
 )
 TRAIN = Dataset.from_dict(
     {
         "dialogue": [
-            f"#Person1#: {word} ladder\n#Person2#: good" for word in ("hello", "ugly", "nice", "bad", "Friday")
+            f"#Person1#: {word} ladder\n#Person2#: good"
+            for word in ("hello", "ugly", "nice", "bad", "Friday")
         ],
         "summary": ["hello", "ugly", "nice", "bad", "Friday"],
     }
@@ -63,7 +67,10 @@ def test_similar_examples_come_first_and_only_as_many_as_fit(playground):
     assert answer.tokens <= 120
     assert answer.prompt.index("hello ladder") < answer.prompt.index("hello world")
     playground.show()
-    assert f"examples: {answer.examples}, {5 - answer.examples} more did not fit" in playground.page.value
+    assert (
+        f"examples: {answer.examples}, {5 - answer.examples} more did not fit"
+        in playground.page.value
+    )
 
 
 @pytest.mark.parametrize("choice", ["random", "diverse"])
@@ -80,11 +87,17 @@ def test_drawn_examples_follow_the_seed(playground, choice):
 
 def test_decoding_follows_the_widgets(playground, monkeypatch):
     asked = []
-    monkeypatch.setattr("utils.playground.generate", lambda *_, **config: asked.append(config) or ["text"])
+    monkeypatch.setattr(
+        "utils.lab.playground.generate", lambda *_, **config: asked.append(config) or ["text"]
+    )
     playground.answer()
     playground.decoding.value = "beam search"
     playground.answer()
-    playground.decoding.value, playground.temperature.value, playground.top_p.value = "sampling", 0.5, 0.9
+    playground.decoding.value, playground.temperature.value, playground.top_p.value = (
+        "sampling",
+        0.5,
+        0.9,
+    )
     playground.new_tokens.value, playground.penalty.value = 6, 1.5
     playground.answer()
     plain = {"precision": "fp32", "max_new_tokens": 8, "repetition_penalty": 1.0}
@@ -109,7 +122,8 @@ def test_a_click_answers_anew(playground):
 
 
 @pytest.mark.parametrize(
-    ("wording", "said"), [("no place for it", "has no {dialogue}"), ("{dialogue} " * 40, "max_tokens=120")]
+    ("wording", "said"),
+    [("no place for it", "has no {dialogue}"), ("{dialogue} " * 40, "max_tokens=120")],
 )
 def test_a_choice_that_cannot_be_asked_is_explained_on_the_page(playground, wording, said):
     playground.template.value = wording
@@ -117,4 +131,6 @@ def test_a_choice_that_cannot_be_asked_is_explained_on_the_page(playground, word
     assert said in playground.page.value and not playground.button.disabled
     playground.template.value = TEMPLATES["plain"]
     playground.button.click()
-    assert build_prompt(TEST["dialogue"][0], template=TEMPLATES["plain"])[:30] in playground.page.value
+    assert (
+        build_prompt(TEST["dialogue"][0], template=TEMPLATES["plain"])[:30] in playground.page.value
+    )

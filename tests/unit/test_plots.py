@@ -1,4 +1,4 @@
-"""Figures have labelled axes with units, and draw every system with its interval in its own colour and marker."""
+"""Figures have labeled axes with units, and draw every system with its interval in its own color and marker."""
 
 import matplotlib
 
@@ -34,7 +34,16 @@ def test_intervals_are_drawn_for_every_system_in_order():
 
 def test_systems_differ_in_colour_or_marker():
     shown_together = [
-        ("human", "oracle", "few_shot", "one_shot", "zero_shot", "no_instruction", "longest", "lead"),
+        (
+            "human",
+            "oracle",
+            "few_shot",
+            "one_shot",
+            "zero_shot",
+            "no_instruction",
+            "longest",
+            "lead",
+        ),
         ("human", "full", "lora", "zero_shot", "lead"),
         ("human", "before", "after", "lead"),
     ]
@@ -55,7 +64,9 @@ def test_panels_hide_what_is_empty():
 
 
 def test_interval_width_is_drawn_against_dialogues():
-    table = pd.DataFrame({"mean": [0.3, 0.3], "low": [0.2, 0.28], "high": [0.4, 0.32]}, index=[10, 500])
+    table = pd.DataFrame(
+        {"mean": [0.3, 0.3], "low": [0.2, 0.28], "high": [0.4, 0.32]}, index=[10, 500]
+    )
     (axes,) = plots.plot_interval_width(table, "title").axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "500"]
 
@@ -64,7 +75,9 @@ def test_lead_and_human_are_drawn_as_lines_across_all_systems():
     table = interval_table({"human": SCORES + 0.1, "full": SCORES, "lead": SCORES - 0.1})
     (axes,) = plots.plot_intervals(table, "rouge1", "title").axes
     lines = [
-        line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
+        line.get_xdata()[0]
+        for line in axes.lines
+        if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
     ]
     assert sorted(lines) == pytest.approx([30, 50])
 
@@ -79,7 +92,8 @@ def test_lengths_are_shares_of_each_kind_of_text_with_the_limit_marked():
 
 def test_points_of_a_tradeoff_are_told_apart_and_have_their_interval():
     points = pd.DataFrame(
-        {"words": [10, 20], "mean": [30, 40], "low": [28, 37], "high": [33, 44]}, index=["greedy", "beam_4"]
+        {"words": [10, 20], "mean": [30, 40], "low": [28, 37], "high": [33, 44]},
+        index=["greedy", "beam_4"],
     )
     axes = plots.plot_tradeoff(points, "words", "mean", "words", "ROUGE-1 (points)", "title")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["greedy", "beam 4"]
@@ -88,15 +102,24 @@ def test_points_of_a_tradeoff_are_told_apart_and_have_their_interval():
 
 
 def test_a_frontier_shows_every_run_the_means_and_where_it_began():
-    rows = [(e, b, s, b + s, 0.1 * s) for e in ("gae", "grpo") for b in (0.1, 1.0) for s in (1, 2, 3)]
+    rows = [
+        (e, b, s, b + s, 0.1 * s) for e in ("gae", "grpo") for b in (0.1, 1.0) for s in (1, 2, 3)
+    ]
     runs = pd.DataFrame(rows, columns=["estimator", "kl_coef", "seed", "kl", "toxicity"])
-    figure = plots.plot_frontier(runs, {"toxicity": ("p(hate)", 1)}, pd.Series({"toxicity": 0.9}), "title")
+    figure = plots.plot_frontier(
+        runs, {"toxicity": ("p(hate)", 1)}, pd.Series({"toxicity": 0.9}), "title"
+    )
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["PPO", "GRPO"]
     dots, means = axes.lines[0], axes.lines[1]
     assert len(dots.get_xdata()) == 6
-    assert list(means.get_xdata()) == pytest.approx([2.1, 3.0]) and list(means.get_ydata()) == pytest.approx([0.2, 0.2])
+    assert list(means.get_xdata()) == pytest.approx([2.1, 3.0]) and list(
+        means.get_ydata()
+    ) == pytest.approx([0.2, 0.2])
     prices = [text for text in axes.texts if "β" not in text.get_text()]
-    assert [(text.get_text(), text.get_position()[0]) for text in prices] == [("0.1", 2.1), ("1", 3.0)] * 2
+    assert [(text.get_text(), text.get_position()[0]) for text in prices] == [
+        ("0.1", 2.1),
+        ("1", 3.0),
+    ] * 2
     assert len({text.get_position()[1] for text in axes.texts}) == 2  # a row for each estimator
     assert axes.lines[-1].get_ydata()[0] == 0.9

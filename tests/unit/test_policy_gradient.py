@@ -9,7 +9,7 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from utils.policy_gradient import (
+from utils.ppo.losses import (
     adapted_kl_coef,
     explained_variance,
     gae,
@@ -157,12 +157,14 @@ def test_every_response_token_pays_for_its_kl_and_padding_pays_nothing():
     assert_close(rewards, tensor([[-0.05, 2.1, 0.0]]))  # −0.1 · 0.5; −0.1 · −1 + 2; outside
 
 
-# --- generalised advantage estimation ---
+# --- generalized advantage estimation ---
 
 
 def test_gae_of_two_tokens_by_hand():
     # δ1 = 1 − 0.25 = 0.75; δ0 = 0 + 0.5 · 0.25 − 0.5 = −0.375; A0 = −0.375 + 0.5 · 0.5 · 0.75 = −0.1875.
-    advantages, returns = gae(tensor([[0.0, 1.0]]), tensor([[0.5, 0.25]]), torch.ones(1, 2), gamma=0.5, lam=0.5)
+    advantages, returns = gae(
+        tensor([[0.0, 1.0]]), tensor([[0.5, 0.25]]), torch.ones(1, 2), gamma=0.5, lam=0.5
+    )
     assert_close(advantages, tensor([[-0.1875, 0.75]]))
     assert_close(returns, tensor([[0.3125, 1.0]]))  # advantages + values
 
@@ -203,7 +205,9 @@ def gae_by_definition(rewards, values, length, gamma, lam):
     """A_t = Σ_k (γλ)^k δ_{t+k} (Schulman et al. 2016, eq. 16), in plain Python, of one response."""
     following = [*values[1:length], 0.0]
     deltas = [rewards[t] + gamma * following[t] - values[t] for t in range(length)]
-    return [sum((gamma * lam) ** (s - t) * deltas[s] for s in range(t, length)) for t in range(length)]
+    return [
+        sum((gamma * lam) ** (s - t) * deltas[s] for s in range(t, length)) for t in range(length)
+    ]
 
 
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.7)])
@@ -216,7 +220,9 @@ def test_gae_equals_its_definition_on_random_input(gamma, lam):
     for row, n in enumerate(lengths):
         expected = gae_by_definition(rewards[row], values[row], n, gamma, lam)
         assert advantages[row, :n].tolist() == pytest.approx(expected, abs=1e-6)
-        assert returns[row, :n].tolist() == pytest.approx([expected[t] + values[row][t] for t in range(n)], abs=1e-6)
+        assert returns[row, :n].tolist() == pytest.approx(
+            [expected[t] + values[row][t] for t in range(n)], abs=1e-6
+        )
         assert advantages[row, n:].abs().sum() == returns[row, n:].abs().sum() == 0
 
 
@@ -230,11 +236,15 @@ def test_gae_leaves_its_arguments_as_they_were():
 # --- the policy's loss ---
 
 
-def surrogate(ratio: float, advantage: float, clip_range: float = 0.2) -> tuple[float, float, float]:
+def surrogate(
+    ratio: float, advantage: float, clip_range: float = 0.2
+) -> tuple[float, float, float]:
     """Loss, clip fraction and gradient by the log-probability of a single token."""
     logprobs = tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
     old = torch.zeros(1, 1, dtype=torch.float64)
-    loss, clip_fraction = policy_loss(logprobs, old, torch.full_like(old, advantage), torch.ones(1, 1), clip_range)
+    loss, clip_fraction = policy_loss(
+        logprobs, old, torch.full_like(old, advantage), torch.ones(1, 1), clip_range
+    )
     loss.backward()
     return loss.item(), clip_fraction.item(), logprobs.grad.item()
 
@@ -250,7 +260,9 @@ def surrogate(ratio: float, advantage: float, clip_range: float = 0.2) -> tuple[
         (1.5, -2.0, 3.0, 0),  # bad token made likelier: −1.5 · −2
     ],
 )
-def test_policy_loss_by_hand_and_gradient_is_zero_exactly_where_clipped(ratio, advantage, loss, clipped):
+def test_policy_loss_by_hand_and_gradient_is_zero_exactly_where_clipped(
+    ratio, advantage, loss, clipped
+):
     measured, clip_fraction, gradient = surrogate(ratio, advantage)
     assert measured == pytest.approx(loss)
     assert clip_fraction == clipped
@@ -268,7 +280,9 @@ def test_gradient_of_the_first_update_is_that_of_plain_policy_gradient():
 def test_policy_loss_is_a_mean_over_response_tokens_and_ignores_padding():
     # Ratios 1.5 (clipped at 1.2) and 1.0, both with A = 1: −(1.2 + 1.0) / 2 = −1.1; one of two is clipped.
     logprobs = tensor([[math.log(1.5), 0.0, 5.0]], requires_grad=True)
-    loss, clip_fraction = policy_loss(logprobs, torch.zeros(1, 3), torch.ones(1, 3), tensor([[1, 1, 0]]), 0.2)
+    loss, clip_fraction = policy_loss(
+        logprobs, torch.zeros(1, 3), torch.ones(1, 3), tensor([[1, 1, 0]]), 0.2
+    )
     loss.backward()
     assert loss.item() == pytest.approx(-1.1)
     assert clip_fraction.item() == 0.5
@@ -289,7 +303,9 @@ def test_policy_loss_is_a_mean_over_response_tokens_and_ignores_padding():
 )
 def test_value_loss_by_hand(value, old, target, loss, gradient):
     values = tensor([[value]], requires_grad=True)
-    measured = value_loss(values, tensor([[old]]), tensor([[target]]), torch.ones(1, 1), clip_range=0.2)
+    measured = value_loss(
+        values, tensor([[old]]), tensor([[target]]), torch.ones(1, 1), clip_range=0.2
+    )
     measured.backward()
     assert measured.item() == pytest.approx(loss)
     assert values.grad.item() == pytest.approx(gradient)
@@ -307,8 +323,12 @@ def test_value_loss_is_a_mean_over_response_tokens_and_ignores_padding():
 def test_explained_variance_is_1_for_perfect_values_and_0_for_a_constant():
     returns, mask = tensor([[1.0, 2.0, 3.0, 99.0]]), tensor([[1, 1, 1, 0]])
     assert explained_variance(returns, returns, mask).item() == pytest.approx(1)
-    assert explained_variance(torch.full((1, 4), 2.0), returns, mask).item() == pytest.approx(0, abs=1e-6)
-    assert explained_variance(torch.full((1, 4), -5.0), returns, mask).item() == pytest.approx(0, abs=1e-6)
+    assert explained_variance(torch.full((1, 4), 2.0), returns, mask).item() == pytest.approx(
+        0, abs=1e-6
+    )
+    assert explained_variance(torch.full((1, 4), -5.0), returns, mask).item() == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_explained_variance_by_hand_and_only_inside_the_mask():
@@ -319,7 +339,9 @@ def test_explained_variance_by_hand_and_only_inside_the_mask():
 
 def test_explained_variance_is_negative_when_values_mislead():
     values, returns = tensor([[3.0, 1.0]]), tensor([[1.0, 3.0]])
-    assert explained_variance(values, returns, torch.ones(1, 2)).item() == pytest.approx(-3)  # 1 − 4/1
+    assert explained_variance(values, returns, torch.ones(1, 2)).item() == pytest.approx(
+        -3
+    )  # 1 − 4/1
 
 
 # --- comparing the responses to one prompt ---
@@ -334,7 +356,9 @@ def test_rloo_by_hand():
 def test_grpo_by_hand():
     """Rewards 1, 3: mean 2, deviation √2; a group that is all alike has no advantage."""
     expected = torch.tensor([-1.0, 1.0, 0.0, 0.0]) / 2**0.5
-    assert_close(grpo_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2), expected, atol=1e-4, rtol=0)
+    assert_close(
+        grpo_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2), expected, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("group_size", [2, 4, 8])
@@ -372,4 +396,6 @@ def test_groups_that_cannot_be_compared_are_refused(advantages):
 )
 def test_adaptive_kl_coefficient_by_hand(kl, expected):
     """Target 6 nats, 100 responses of a horizon of 10,000: the error is clipped to ±0.2, so at most ±0.2 %."""
-    assert adapted_kl_coef(0.1, kl, target=6.0, responses=100, horizon=10_000) == pytest.approx(expected)
+    assert adapted_kl_coef(0.1, kl, target=6.0, responses=100, horizon=10_000) == pytest.approx(
+        expected
+    )

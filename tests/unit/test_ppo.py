@@ -16,13 +16,18 @@ from transformers import T5ForConditionalGeneration, TrainerCallback
 import utils.ppo
 from utils.finetuning import lora_config
 from utils.generation import generate
-from utils.guards import TrainingError
 from utils.models import has_bf16, load_model
-from utils.policy import InverseTransformSampling, PolicyModel, entropy_of
-from utils.policy_gradient import gae, response_mask, whiten
 from utils.ppo import PPOConfig, PPOTrainer
+from utils.ppo.checkpointing import TrainingError
+from utils.ppo.losses import gae, response_mask, whiten
+from utils.ppo.policy import InverseTransformSampling, PolicyModel, entropy_of
 
-PROMPTS = ["#Person1#: good", "hello world", "Anna asks #Person2# for the ladder on Friday.", "nice ugly bad good"]
+PROMPTS = [
+    "#Person1#: good",
+    "hello world",
+    "Anna asks #Person2# for the ladder on Friday.",
+    "nice ugly bad good",
+]
 TOPICS = ["praise", "greeting", "loan", "list"]
 DATA = Dataset.from_dict({"prompt": PROMPTS, "topic": TOPICS})
 DECODER_ONLY = LoraConfig(r=4, lora_alpha=4, target_modules=r"decoder.*\.(q|v)")
@@ -45,7 +50,12 @@ def make(tiny_t5, tiny_tokenizer, tmp_path):
     """A PPOTrainer with tiny numbers: one step of two epochs over four prompts."""
 
     def build(
-        model=tiny_t5, reward=length_reward, rows=DATA, peft_config=None, tokenizer=tiny_tokenizer, **arguments
+        model=tiny_t5,
+        reward=length_reward,
+        rows=DATA,
+        peft_config=None,
+        tokenizer=tiny_tokenizer,
+        **arguments,
     ) -> PPOTrainer:
         small = {
             "output_dir": str(tmp_path),
@@ -56,7 +66,9 @@ def make(tiny_t5, tiny_tokenizer, tmp_path):
             "learning_rate": 1e-2,
             "use_cpu": True,
         }
-        return PPOTrainer(model, tokenizer, reward, PPOConfig(**small | arguments), rows, peft_config=peft_config)
+        return PPOTrainer(
+            model, tokenizer, reward, PPOConfig(**small | arguments), rows, peft_config=peft_config
+        )
 
     return build
 
@@ -67,11 +79,16 @@ def logged(trainer: PPOTrainer, name: str) -> list[float]:
 
 def script(trainer: PPOTrainer, responses: torch.Tensor = SCRIPT) -> PPOTrainer:
     """Let the policy "sample" what is written, prompt by prompt."""
-    by_row = {tuple(trainer.processing_class(p)["input_ids"]): r for p, r in zip(PROMPTS, responses, strict=True)}
+    by_row = {
+        tuple(trainer.processing_class(p)["input_ids"]): r
+        for p, r in zip(PROMPTS, responses, strict=True)
+    }
 
     def sample(prompts, generation_config):
         rows = zip(prompts["input_ids"].tolist(), prompts["attention_mask"].tolist(), strict=True)
-        return torch.stack([by_row[tuple(i for i, m in zip(*row, strict=True) if m)] for row in rows])
+        return torch.stack(
+            [by_row[tuple(i for i, m in zip(*row, strict=True) if m)] for row in rows]
+        )
 
     trainer.model.sample = sample
     return trainer
@@ -96,11 +113,16 @@ def spy(monkeypatch):
 
 @contextmanager
 def gradient_norms():
-    """Norm of the gradients at each step of an optimiser; steps without gradients change nothing and do not count."""
+    """Norm of the gradients at each step of an optimizer; steps without gradients change nothing and do not count."""
     norms = []
 
     def record(optimizer, *_):
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
         if gradients:
             norms.append(torch.stack([g.norm() for g in gradients]).norm().item())
 
@@ -193,7 +215,9 @@ def test_a_frozen_encoders_output_can_be_learned_from(make, tiny_tokenizer):
     ],
 )
 @torch.no_grad()
-def test_the_models_own_generation_settings_do_not_reach_the_sampler(make, tiny_t5, tiny_tokenizer, habit):
+def test_the_models_own_generation_settings_do_not_reach_the_sampler(
+    make, tiny_t5, tiny_tokenizer, habit
+):
     # `generate` fills what a GenerationConfig leaves open from the model's own, and the sampler is then not the policy.
     tiny_t5.generation_config.update(**habit)
     trainer = make(peft_config=False)
@@ -205,7 +229,9 @@ def test_the_models_own_generation_settings_do_not_reach_the_sampler(make, tiny_
     drawn_from = distributions.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
     inside = response_mask(responses, EOS).bool()
     assert_close(logprobs[inside], drawn_from[inside], atol=1e-4, rtol=0)
-    assert habit.items() <= tiny_t5.generation_config.to_dict().items()  # still there for evaluation
+    assert (
+        habit.items() <= tiny_t5.generation_config.to_dict().items()
+    )  # still there for evaluation
 
 
 def test_tokens_are_drawn_with_the_probabilities_of_the_softmax():
@@ -221,7 +247,9 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_softmax():
 
 def test_rows_are_drawn_independently_of_each_other():
     torch.manual_seed(0)
-    heads = (InverseTransformSampling()(None, torch.zeros(40_000, 2))[:, 0] == 0).float().view(-1, 2)
+    heads = (
+        (InverseTransformSampling()(None, torch.zeros(40_000, 2))[:, 0] == 0).float().view(-1, 2)
+    )
     assert torch.corrcoef(heads.T)[0, 1].abs() < 0.03
 
 
@@ -234,7 +262,9 @@ def test_the_ends_of_the_uniform_number_draw_the_first_and_the_last_possible_tok
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_no_numbers_end_in_an_error_that_says_so(value):
-    with pytest.raises(ValueError, match="logits are not finite: training has diverged, lower the learning rate"):
+    with pytest.raises(
+        ValueError, match="logits are not finite: training has diverged, lower the learning rate"
+    ):
         InverseTransformSampling()(None, torch.tensor([[0.0, 1.0], [value, 0.0]]))
 
 
@@ -258,7 +288,9 @@ def test_a_response_has_no_least_length(make):
 @torch.no_grad()
 def test_responses_begin_after_the_start_token(make, tiny_tokenizer):
     trainer = make(max_new_tokens=5)
-    responses = trainer.model.sample(trainer.model.encode(**encoded(tiny_tokenizer)), trainer.sampling)
+    responses = trainer.model.sample(
+        trainer.model.encode(**encoded(tiny_tokenizer)), trainer.sampling
+    )
     assert responses.shape[1] <= 5
     assert (responses[:, 0] != PAD).any()
 
@@ -281,7 +313,9 @@ def test_a_prompts_padding_changes_nothing(tiny_t5, tiny_tokenizer):
     together = model(model.encode(**encoded(tiny_tokenizer)), SCRIPT)
     for row, prompt in enumerate(PROMPTS):
         batch = tiny_tokenizer([prompt], return_tensors="pt")
-        alone = model(model.encode(batch["input_ids"], batch["attention_mask"]), SCRIPT[row : row + 1])
+        alone = model(
+            model.encode(batch["input_ids"], batch["attention_mask"]), SCRIPT[row : row + 1]
+        )
         for a, b in zip(alone, together, strict=True):
             assert_close(a[0], b[row], atol=1e-4, rtol=0)
 
@@ -292,7 +326,10 @@ def test_a_token_changes_its_own_probability_but_not_the_value_before_it(tiny_t5
     torch.nn.init.ones_(model.value_head.weight)
     prompts, changed = model.encode(**encoded(tiny_tokenizer)), SCRIPT.clone()
     changed[:, 2] = 9
-    (logprobs, values, _), (new_logprobs, new_values, _) = model(prompts, SCRIPT), model(prompts, changed)
+    (logprobs, values, _), (new_logprobs, new_values, _) = (
+        model(prompts, SCRIPT),
+        model(prompts, changed),
+    )
     assert_close(new_logprobs[:, :2], logprobs[:, :2])
     assert_close(new_values[:, :3], values[:, :3])
     assert (new_logprobs[:, 2] != logprobs[:, 2]).all()
@@ -305,7 +342,9 @@ def test_the_value_is_a_linear_function_of_the_decoders_last_hidden_state(tiny_t
     torch.nn.init.normal_(model.value_head.weight)
     torch.nn.init.constant_(model.value_head.bias, 0.5)
     decoder_input_ids = torch.cat([torch.zeros_like(SCRIPT[:, :1]), SCRIPT[:, :-1]], dim=1)
-    output = tiny_t5(**encoded(tiny_tokenizer), decoder_input_ids=decoder_input_ids, output_hidden_states=True)
+    output = tiny_t5(
+        **encoded(tiny_tokenizer), decoder_input_ids=decoder_input_ids, output_hidden_states=True
+    )
     _, values, _ = model(model.encode(**encoded(tiny_tokenizer)), SCRIPT)
     assert_close(values, output.decoder_hidden_states[-1] @ model.value_head.weight[0] + 0.5)
 
@@ -341,13 +380,17 @@ def test_log_softmax_and_value_stay_float32_under_bf16_autocast(tiny_t5, tiny_to
 # --- 2. no dropout ---
 
 
-@pytest.mark.parametrize("peft_config", [None, False, LoraConfig(r=4, target_modules=["q", "v"], lora_dropout=0.5)])
+@pytest.mark.parametrize(
+    "peft_config", [None, False, LoraConfig(r=4, target_modules=["q", "v"], lora_dropout=0.5)]
+)
 def test_ratio_is_one_on_the_first_minibatch(make, tiny_t5, peft_config):
     assert tiny_t5.config.dropout_rate == 0.1
     trainer = make(peft_config=peft_config, max_steps=2, num_mini_batches=2)
     trainer.train()
     assert logged(trainer, "ratio_first") == pytest.approx([1.0] * 2, abs=1e-5)
-    assert max(abs(ratio - 1) for ratio in logged(trainer, "ratio")) > 1e-3  # later minibatches have moved
+    assert (
+        max(abs(ratio - 1) for ratio in logged(trainer, "ratio")) > 1e-3
+    )  # later minibatches have moved
     assert not any(module.training for module in trainer.model.modules())
 
 
@@ -369,7 +412,10 @@ def test_what_stands_after_eos_changes_nothing(make, tiny_t5):
     nonsense[0, 2:], nonsense[1, 1:] = 9, 9
     trained = []
     for responses in (padded, nonsense):
-        trainer = script(make(copy.deepcopy(tiny_t5), reward=no_reward, max_steps=2, peft_config=False), responses)
+        trainer = script(
+            make(copy.deepcopy(tiny_t5), reward=no_reward, max_steps=2, peft_config=False),
+            responses,
+        )
         trainer.train()
         trained.append(weights(trainer.model))
     for name, tensor in trained[0].items():
@@ -386,7 +432,9 @@ def as_found(model: T5ForConditionalGeneration, kind: str):
 @pytest.mark.parametrize("kind", ["plain", "fine-tuned adapter"])
 @pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
 def test_kl_is_zero_before_the_first_update_and_not_after(make, tiny_t5, peft_config, kind):
-    trainer = make(as_found(tiny_t5, kind), peft_config=peft_config, max_steps=3, learning_rate=3e-2)
+    trainer = make(
+        as_found(tiny_t5, kind), peft_config=peft_config, max_steps=3, learning_rate=3e-2
+    )
     trainer.train()
     for name in ("kl/k1_per_sequence", "kl/k1_per_token", "kl/k3_per_sequence", "kl/k3_per_token"):
         assert logged(trainer, name)[0] == pytest.approx(0, abs=1e-5)
@@ -394,7 +442,9 @@ def test_kl_is_zero_before_the_first_update_and_not_after(make, tiny_t5, peft_co
 
 
 @pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
-def test_the_reference_is_the_policy_as_found_and_stays_so(make, tiny_t5, tiny_tokenizer, peft_config):
+def test_the_reference_is_the_policy_as_found_and_stays_so(
+    make, tiny_t5, tiny_tokenizer, peft_config
+):
     before_fine_tuning = logprobs_of(tiny_t5, tiny_tokenizer)
     policy = with_adapter(tiny_t5)
     found = logprobs_of(policy, tiny_tokenizer)
@@ -424,7 +474,9 @@ def test_lora_needs_no_second_model_and_a_full_policy_gets_a_frozen_copy(tiny_t5
     model = PolicyModel(tiny_t5, peft_config=False)
     assert same(weights(model.reference), weights(model.policy))
     assert not any(p.requires_grad for p in model.reference.parameters())
-    assert not {id(p) for p in model.reference.parameters()} & {id(p) for p in model.policy.parameters()}
+    assert not {id(p) for p in model.reference.parameters()} & {
+        id(p) for p in model.policy.parameters()
+    }
 
 
 # --- 5. KL in the reward and in the log ---
@@ -434,7 +486,9 @@ def test_k1_is_the_penalty_and_k1_and_k3_are_logged_by_sequence_and_by_token(mak
     kl_calls, reward_calls = spy("kl_estimates"), spy("token_rewards")
     trainer = make(max_steps=2, num_ppo_epochs=1, kl_coef=0.3, learning_rate=3e-2)
     trainer.train()
-    rollouts = [call for call in kl_calls if not call[0][0].requires_grad and not call[0][1].requires_grad]
+    rollouts = [
+        call for call in kl_calls if not call[0][0].requires_grad and not call[0][1].requires_grad
+    ]
     (logprobs, reference_logprobs), _ = rollouts[1]
     (_, kl, mask, kl_coef), _ = reward_calls[1]
     log_ratio = logprobs - reference_logprobs
@@ -444,7 +498,9 @@ def test_k1_is_the_penalty_and_k1_and_k3_are_logged_by_sequence_and_by_token(mak
     for name, estimate in (("k1", log_ratio), ("k3", k3)):
         total = (estimate * mask).sum().item()
         assert logged(trainer, f"kl/{name}_per_sequence")[1] == pytest.approx(total / 4, rel=1e-4)
-        assert logged(trainer, f"kl/{name}_per_token")[1] == pytest.approx(total / mask.sum().item(), rel=1e-4)
+        assert logged(trainer, f"kl/{name}_per_token")[1] == pytest.approx(
+            total / mask.sum().item(), rel=1e-4
+        )
     assert logged(trainer, "kl/k3_per_token")[1] > 0
 
 
@@ -467,7 +523,12 @@ def test_the_score_is_added_at_the_last_response_token(make, spy):
     trainer.train()
     rewards = calls[0][0][0]
     # The first KL is 0, so the score stands alone. The third response never ends: 4 − 1.5 = 2.5.
-    expected = [[0.0, 2.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 2.5], [0.0, 0.0, 0.0, 5.0]]
+    expected = [
+        [0.0, 2.0, 0.0, 0.0],
+        [3.0, 0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 2.5],
+        [0.0, 0.0, 0.0, 5.0],
+    ]
     order = lambda rows: sorted(rows, key=lambda row: max(row))  # noqa: E731
     for row, target in zip(order(rewards.tolist()), order(expected), strict=True):
         assert row == pytest.approx(target, abs=1e-5)
@@ -512,7 +573,11 @@ def test_raw_and_scaled_scores_are_both_logged(make):
 
 
 def test_equal_scores_are_not_divided_by_zero(make):
-    trainer = make(reward=lambda prompts, completions, **_: [2.0] * 4, missing_eos_penalty=0.0, scale_scores=True)
+    trainer = make(
+        reward=lambda prompts, completions, **_: [2.0] * 4,
+        missing_eos_penalty=0.0,
+        scale_scores=True,
+    )
     trainer.train()
     assert logged(trainer, "score/scaled") == [2.0]
     assert all(p.isfinite().all() for p in trainer.model.parameters())
@@ -528,7 +593,11 @@ def test_several_reward_functions_are_added_by_weight(make):
     trainer = make(reward=[one, two])
     trainer.train()
     assert logged(trainer, "score/raw") == [3.0]
-    trainer = make(T5ForConditionalGeneration(trainer.policy.config), reward=[one, two], reward_weights=[0.5, -2.0])
+    trainer = make(
+        T5ForConditionalGeneration(trainer.policy.config),
+        reward=[one, two],
+        reward_weights=[0.5, -2.0],
+    )
     trainer.train()
     assert logged(trainer, "score/raw") == [-3.5]  # 0.5 · 1 − 2 · 2
 
@@ -570,7 +639,9 @@ def test_old_logprobs_values_and_advantages_are_fixed_during_the_updates(make, s
         totals = [call[0][which].sum().item() for call in value_calls]  # old values, returns
         assert totals == pytest.approx([totals[0]] * 3, abs=1e-4)
     for learned in (calls, value_calls):
-        assert learned[2][0][0].sum().item() != pytest.approx(learned[0][0][0].sum().item(), abs=1e-4)
+        assert learned[2][0][0].sum().item() != pytest.approx(
+            learned[0][0][0].sum().item(), abs=1e-4
+        )
 
 
 def test_returns_are_gae_returns_and_clip_ranges_are_the_configs(make, spy):
@@ -578,7 +649,9 @@ def test_returns_are_gae_returns_and_clip_ranges_are_the_configs(make, spy):
     script(make(num_ppo_epochs=1, cliprange=0.11, cliprange_value=0.22)).train()
     (rewards, values, mask, _, _), _ = gae_calls[0]
     _, returns = gae(rewards, values, mask, 1.0, 0.95)
-    assert sorted(value_calls[0][0][2].sum(dim=1).tolist()) == pytest.approx(sorted(returns.sum(dim=1).tolist()))
+    assert sorted(value_calls[0][0][2].sum(dim=1).tolist()) == pytest.approx(
+        sorted(returns.sum(dim=1).tolist())
+    )
     assert policy_calls[0][0][4] == 0.11
     assert value_calls[0][0][4] == 0.22
 
@@ -616,7 +689,9 @@ def test_explained_variance_is_zero_for_values_that_start_at_zero(make):
 
 def test_gradients_are_clipped_at_every_optimiser_step(make):
     # The rate is low, so that no ratio is clipped and every gradient is larger than its limit.
-    trainer = make(max_steps=2, num_ppo_epochs=3, num_mini_batches=2, max_grad_norm=1e-3, learning_rate=1e-5)
+    trainer = make(
+        max_steps=2, num_ppo_epochs=3, num_mini_batches=2, max_grad_norm=1e-3, learning_rate=1e-5
+    )
     with gradient_norms() as norms:
         trainer.train()
     assert len(norms) == 2 * 3 * 2
@@ -691,18 +766,29 @@ def test_the_optimiser_holds_exactly_the_adapter_and_the_value_head(make, peft_c
     trainer = make(peft_config=peft_config)
     trainer.train()
     held = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
-    wanted = [id(p) for n, p in trainer.model.named_parameters() if ".lora_" in n or n.startswith("value_head.")]
+    wanted = [
+        id(p)
+        for n, p in trainer.model.named_parameters()
+        if ".lora_" in n or n.startswith("value_head.")
+    ]
     assert sorted(held) == sorted(wanted)
     # q and v of 2 decoder layers, self and cross: 8 of rank 4; with the encoder and the default rank 32: 12.
     adapter = {True: 12 * 32 * 64, False: 8 * 4 * 64}[peft_config is None]
-    assert sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"]) == adapter + 33
+    assert (
+        sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
+        == adapter + 33
+    )
 
 
-def test_without_adapter_the_optimiser_holds_the_policy_and_the_value_head_but_not_the_reference(make, tiny_t5):
+def test_without_adapter_the_optimiser_holds_the_policy_and_the_value_head_but_not_the_reference(
+    make, tiny_t5
+):
     trainer = make(peft_config=False)
     trainer.train()
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
-    assert held == {id(p) for part in (tiny_t5, trainer.model.value_head) for p in part.parameters()}
+    assert held == {
+        id(p) for part in (tiny_t5, trainer.model.value_head) for p in part.parameters()
+    }
 
 
 @pytest.mark.parametrize("kind", ["plain", "fine-tuned adapter"])
@@ -757,7 +843,9 @@ def counting_reward():
 
 
 def test_rloo_advantages_come_from_rewards_minus_kl_and_stand_on_every_token(make, spy):
-    calls, losses, kls, masks = (spy(n) for n in ("rloo_advantages", "policy_loss", "kl_estimates", "response_mask"))
+    calls, losses, kls, masks = (
+        spy(n) for n in ("rloo_advantages", "policy_loss", "kl_estimates", "response_mask")
+    )
     trainer = make(
         reward=counting_reward(),
         advantage_estimator="rloo",
@@ -770,7 +858,9 @@ def test_rloo_advantages_come_from_rewards_minus_kl_and_stand_on_every_token(mak
     )
     trainer.train()
     mask = masks[1][1]
-    k1 = [call for call in kls if not call[0][0].requires_grad and not call[0][1].requires_grad][1][1][0]
+    k1 = [call for call in kls if not call[0][0].requires_grad and not call[0][1].requires_grad][1][
+        1
+    ][0]
     (rewards, group_size), advantages = calls[1]
     assert group_size == 2
     assert (k1 * mask).sum(dim=1).abs().max() > 0.01
@@ -800,9 +890,13 @@ def test_grpo_pays_for_kl_in_the_loss_and_not_in_the_reward(make, spy):
     def both(model, batch, first):
         loss, drift = original(model, batch, first)
         logprobs = model(batch.prompts, batch.responses)[0]
-        surrogate = utils.ppo.policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, 0.2)[0]
+        surrogate = utils.ppo.policy_loss(
+            logprobs, batch.logprobs, batch.advantages, batch.mask, 0.2
+        )[0]
         log_ratio = (batch.reference_logprobs - logprobs)[batch.mask.bool()]
-        seen.append((loss.item(), (surrogate + 0.5 * (log_ratio.exp() - 1 - log_ratio).mean()).item()))
+        seen.append(
+            (loss.item(), (surrogate + 0.5 * (log_ratio.exp() - 1 - log_ratio).mean()).item())
+        )
         return loss, drift
 
     trainer._loss = both
@@ -832,11 +926,16 @@ def test_reward_rises_with_every_estimator(make, estimator):
 # --- a batch in parts ---
 
 
-@pytest.mark.parametrize("own", [{}, {"max_kl": 1e-4}, {"advantage_estimator": "rloo", "num_generations": 2}])
+@pytest.mark.parametrize(
+    "own", [{}, {"max_kl": 1e-4}, {"advantage_estimator": "rloo", "num_generations": 2}]
+)
 def test_gradient_accumulation_changes_memory_and_not_the_result(make, tiny_t5, own):
     """Ten prompts, four a step: two of them fill no step in either way."""
     rows = Dataset.from_dict(
-        {"prompt": [f"{prompt} {word}" for prompt in PROMPTS for word in ("bad", "nice")] + PROMPTS[:2]}
+        {
+            "prompt": [f"{prompt} {word}" for prompt in PROMPTS for word in ("bad", "nice")]
+            + PROMPTS[:2]
+        }
     )
     trained = []
     for batch, parts in ((4, 1), (2, 2), (1, 4)):
@@ -850,7 +949,9 @@ def test_gradient_accumulation_changes_memory_and_not_the_result(make, tiny_t5, 
             **own,
         )
         trainer.train()
-        trained.append((weights(trainer.model), [logged(trainer, n) for n in ("score/raw", "skipped_updates")]))
+        trained.append(
+            (weights(trainer.model), [logged(trainer, n) for n in ("score/raw", "skipped_updates")])
+        )
     for tensors, log in trained[1:]:
         assert log == trained[0][1]
         for name, tensor in tensors.items():
@@ -896,7 +997,9 @@ def test_a_frozen_encoder_runs_once_a_batch(make):
 def test_sharing_the_frozen_encoders_output_changes_no_result(make, tiny_t5):
     runs = []
     for frozen in (True, False):
-        trainer = make(copy.deepcopy(tiny_t5), peft_config=DECODER_ONLY, max_steps=3, num_mini_batches=2)
+        trainer = make(
+            copy.deepcopy(tiny_t5), peft_config=DECODER_ONLY, max_steps=3, num_mini_batches=2
+        )
         calls = count_calls(trainer.policy.get_encoder())
         trainer.model.encoder_is_frozen = frozen
         trainer.train()
@@ -968,7 +1071,9 @@ def test_the_trained_policy_answers_prompts(make, tiny_tokenizer):
 
 
 def test_a_batch_that_is_not_full_makes_no_step(make):
-    trainer = make(rows=Dataset.from_dict({"prompt": [*PROMPTS, "ladder"]}), max_steps=-1, num_train_epochs=2)
+    trainer = make(
+        rows=Dataset.from_dict({"prompt": [*PROMPTS, "ladder"]}), max_steps=-1, num_train_epochs=2
+    )
     trainer.train()
     assert trainer.state.global_step == 2  # one full batch in each epoch
 
@@ -1014,15 +1119,23 @@ def test_bf16_is_autocast_over_float32_weights_and_the_first_ratio_stays_one(mak
 
 @pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bf16")
 @pytest.mark.parametrize("peft_config", [None, DECODER_ONLY, False])
-def test_frozen_weights_are_bf16_while_it_trains_under_bf16_and_float32_again_after(make, peft_config):
+def test_frozen_weights_are_bf16_while_it_trains_under_bf16_and_float32_again_after(
+    make, peft_config
+):
     trainer = make(peft_config=peft_config, bf16=True)
     seen, step = {}, trainer.training_step
     trainer.training_step = lambda *a, **k: [
-        seen.update({n: (p.requires_grad, p.dtype, p.dim()) for n, p in trainer.model.named_parameters()}),
+        seen.update(
+            {n: (p.requires_grad, p.dtype, p.dim()) for n, p in trainer.model.named_parameters()}
+        ),
         step(*a, **k),
     ][1]
     trainer.train()
-    layers = {dtype for name, (learns, dtype, dim) in seen.items() if not learns and name.endswith(".o.weight")}
+    layers = {
+        dtype
+        for name, (learns, dtype, dim) in seen.items()
+        if not learns and name.endswith(".o.weight")
+    }
     assert layers == {torch.bfloat16}
     assert {dtype for learns, dtype, dim in seen.values() if learns or dim == 1} == {torch.float32}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
@@ -1042,7 +1155,12 @@ def test_a_policy_merged_in_the_middle_of_a_bf16_run_is_float32_throughout(make,
     assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
     name = "decoder.block.0.layer.0.SelfAttention.q"
     layer = trainer.policy.get_submodule(f"base_model.model.{name}")
-    assert_close(merged[f"{name}.weight"], layer.weight + layer.get_delta_weight("default"), atol=1e-6, rtol=0)
+    assert_close(
+        merged[f"{name}.weight"],
+        layer.weight + layer.get_delta_weight("default"),
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 # --- 14. repeating, saving and resuming ---
@@ -1070,8 +1188,12 @@ def test_a_fixed_seed_gives_the_same_weights_twice(make, tiny_t5, peft_config):
         (None, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}),
     ],
 )
-def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp_path, peft_config, own):
-    rows = Dataset.from_dict({"prompt": [f"{prompt} {word}" for prompt in PROMPTS for word in ("bad", "nice")]})
+def test_a_run_killed_and_resumed_equals_the_run_that_was_not(
+    make, tiny_t5, tmp_path, peft_config, own
+):
+    rows = Dataset.from_dict(
+        {"prompt": [f"{prompt} {word}" for prompt in PROMPTS for word in ("bad", "nice")]}
+    )
     arguments = {
         "rows": rows,
         "peft_config": peft_config,
@@ -1093,7 +1215,9 @@ def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp
         return length_reward(prompts, completions)
 
     power_cut.__name__ = length_reward.__name__
-    killed = make(copy.deepcopy(tiny_t5), reward=power_cut, output_dir=str(tmp_path / "parts"), **arguments)
+    killed = make(
+        copy.deepcopy(tiny_t5), reward=power_cut, output_dir=str(tmp_path / "parts"), **arguments
+    )
     with pytest.raises(KeyboardInterrupt):
         killed.train()
     torch.manual_seed(99)
@@ -1112,8 +1236,16 @@ def test_a_run_killed_and_resumed_equals_the_run_that_was_not(make, tiny_t5, tmp
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
 def test_a_run_resumed_at_its_last_step_takes_no_other(make, tiny_t5, tmp_path, schedule):
-    rows = Dataset.from_dict({"prompt": 3 * PROMPTS})  # three steps an epoch: the fourth ends in the middle of one
-    arguments = {"rows": rows, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": schedule}
+    rows = Dataset.from_dict(
+        {"prompt": 3 * PROMPTS}
+    )  # three steps an epoch: the fourth ends in the middle of one
+    arguments = {
+        "rows": rows,
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "lr_scheduler_type": schedule,
+    }
     whole = make(copy.deepcopy(tiny_t5), **arguments)
     whole.train()
     resumed = make(copy.deepcopy(tiny_t5), **arguments)
@@ -1126,7 +1258,10 @@ def test_a_run_resumed_at_its_last_step_takes_no_other(make, tiny_t5, tmp_path, 
     ("changed", "said"),
     [
         ({"kl_coef": 0.3}, "kl_coef 0.05, now 0.3"),
-        ({"advantage_estimator": "rloo", "num_generations": 2}, "advantage_estimator 'gae', now 'rloo'"),
+        (
+            {"advantage_estimator": "rloo", "num_generations": 2},
+            "advantage_estimator 'gae', now 'rloo'",
+        ),
         ({"reward": no_reward}, r"reward_funcs \['length_reward'\], now \['no_reward'\]"),
     ],
 )
@@ -1136,7 +1271,9 @@ def test_resuming_another_run_is_refused(make, tiny_t5, tmp_path, changed, said)
         make(tiny_t5, **changed).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
-def test_a_saved_adapter_on_the_policy_as_found_is_the_trained_policy(make, tiny_t5, tiny_tokenizer, tmp_path):
+def test_a_saved_adapter_on_the_policy_as_found_is_the_trained_policy(
+    make, tiny_t5, tiny_tokenizer, tmp_path
+):
     found = copy.deepcopy(tiny_t5)
     trainer = make(max_steps=2)
     trainer.train()
@@ -1163,12 +1300,19 @@ def test_a_checkpoint_finds_the_policy_as_found_and_is_the_trained_policy(
 
 
 @pytest.mark.parametrize("peft_config", [None, False])
-def test_a_merged_policy_is_one_model_and_answers_as_the_trained_one(make, tiny_tokenizer, tmp_path, peft_config):
+def test_a_merged_policy_is_one_model_and_answers_as_the_trained_one(
+    make, tiny_tokenizer, tmp_path, peft_config
+):
     trainer = make(peft_config=peft_config, max_steps=2)
     trainer.train()
     trainer.save_merged(tmp_path / "merged")
     merged, tokenizer = load_model(str(tmp_path / "merged"), device="cpu")
-    assert_close(logprobs_of(merged, tokenizer), logprobs_of(trainer.policy, tiny_tokenizer), atol=1e-4, rtol=0)
+    assert_close(
+        logprobs_of(merged, tokenizer),
+        logprobs_of(trainer.policy, tiny_tokenizer),
+        atol=1e-4,
+        rtol=0,
+    )
 
 
 def test_a_saved_full_policy_loads_with_its_tokenizer(make, tiny_tokenizer, tmp_path):
@@ -1216,7 +1360,9 @@ def test_data_without_prompts_is_refused_and_the_model_is_left_alone(make, tiny_
 
 
 def test_fewer_prompts_than_a_batch_are_refused_with_the_remedy(make):
-    with pytest.raises(ValueError, match=r"has 4 prompts, fewer than a batch of 5: .*LABS_PPO_BATCH_SIZE"):
+    with pytest.raises(
+        ValueError, match=r"has 4 prompts, fewer than a batch of 5: .*LABS_PPO_BATCH_SIZE"
+    ):
         make(rows=DATA.select(range(4)), per_device_train_batch_size=5)
 
 
@@ -1243,7 +1389,10 @@ def test_no_reward_function_is_refused(make):
             {"gradient_accumulation_steps": 2, "num_mini_batches": 3},
             "gradient_accumulation_steps=2 must divide the batch of 8",
         ),
-        ({"advantage_estimator": "reinforce"}, "advantage_estimator='reinforce': choose gae, rloo, grpo"),
+        (
+            {"advantage_estimator": "reinforce"},
+            "advantage_estimator='reinforce': choose gae, rloo, grpo",
+        ),
         ({"advantage_estimator": "rloo"}, "num_generations=1 must be at least 2"),
         ({"num_generations": 0}, "num_generations=0 must be at least 1"),
         ({"kl_target": 0.0}, "kl_target=0.0 must be a positive number"),
@@ -1269,14 +1418,21 @@ def test_an_infinite_gradient_is_not_applied(make, update):
     trainer = make(num_ppo_epochs=1, num_mini_batches=2, peft_config=False)
     backward = iter(range(100))
     weight = trainer.policy.shared.weight
-    weight.register_hook(lambda gradient: gradient * math.inf if next(backward) == update else gradient)
+    weight.register_hook(
+        lambda gradient: gradient * math.inf if next(backward) == update else gradient
+    )
     with pytest.raises(TrainingError, match=r"gradient is (inf|nan) at step 1\b"):
         trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.policy.parameters())
 
 
 def test_weights_that_are_not_finite_are_neither_written_nor_passed_over(make, tiny_t5, tmp_path):
-    overflow = {"learning_rate": 1e38, "num_ppo_epochs": 1, "num_mini_batches": 1, "peft_config": False}
+    overflow = {
+        "learning_rate": 1e38,
+        "num_ppo_epochs": 1,
+        "num_mini_batches": 1,
+        "peft_config": False,
+    }
     with pytest.raises(TrainingError, match=r"not finite after step 1\b.*now 1e\+38"):
         make(copy.deepcopy(tiny_t5), **overflow).train()
     with pytest.raises(TrainingError, match=r"not finite after step 1\b"):
@@ -1294,7 +1450,9 @@ def test_a_max_grad_norm_of_0_clips_no_gradient(make, tiny_t5):
 
 
 def test_grpos_reward_holds_no_price_of_kl(make):
-    trainer = make(advantage_estimator="grpo", num_generations=2, kl_coef=5.0, max_steps=3, learning_rate=3e-2)
+    trainer = make(
+        advantage_estimator="grpo", num_generations=2, kl_coef=5.0, max_steps=3, learning_rate=3e-2
+    )
     trainer.train()
     assert max(map(abs, logged(trainer, "kl/k1_per_sequence"))) > 0
     assert logged(trainer, "reward") == logged(trainer, "score/scaled")

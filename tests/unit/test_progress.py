@@ -66,8 +66,12 @@ def test_a_long_generation_is_told_in_its_first_batch(tiny_t5, tiny_tokenizer, m
     assert "generating" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("rank_zero", "told"), [(True, "training: about 2 more minutes\n"), (False, "")])
-def test_a_resumed_run_is_told_what_remains_by_the_first_process_alone(clock, capsys, rank_zero, told):
+@pytest.mark.parametrize(
+    ("rank_zero", "told"), [(True, "training: about 2 more minutes\n"), (False, "")]
+)
+def test_a_resumed_run_is_told_what_remains_by_the_first_process_alone(
+    clock, capsys, rank_zero, told
+):
     state = TrainerState(max_steps=154, global_step=50, is_world_process_zero=rank_zero)
     callback = EstimateCallback()
     callback.on_train_begin(None, state, TrainerControl())

@@ -15,7 +15,11 @@ from utils.prompts import (
 )
 
 DIALOGUE = "#Person1#: Anna asks #Person2# for the ladder."
-EXAMPLES = [("#Person1#: hello world.", "good"), ("#Person1#: nice.", "bad"), ("#Person2#: ugly.", "nice")]
+EXAMPLES = [
+    ("#Person1#: hello world.", "good"),
+    ("#Person1#: nice.", "bad"),
+    ("#Person2#: ugly.", "nice"),
+]
 ALL_TEMPLATES = [*TEMPLATES.values(), *FLAN_TEMPLATES]
 
 
@@ -43,9 +47,14 @@ def test_the_plain_prompt_in_full():
     assert build_prompt("#Person1#: Hi.") == expected
 
 
-@pytest.mark.parametrize("text", ["{", "}", "{}", "{0}", "{name}", "{{dialogue}}", "{dialogue}", "%s", r"\1"])
+@pytest.mark.parametrize(
+    "text", ["{", "}", "{}", "{0}", "{name}", "{{dialogue}}", "{dialogue}", "%s", r"\1"]
+)
 def test_braces_and_the_like_in_a_dialogue_survive(text):
-    assert build_prompt(text, [(text, text)], template="A {dialogue} B") == f"A {text} B {text}\n\nA {text} B"
+    assert (
+        build_prompt(text, [(text, text)], template="A {dialogue} B")
+        == f"A {text} B {text}\n\nA {text} B"
+    )
 
 
 def test_braces_of_a_template_survive():
@@ -93,7 +102,10 @@ def test_examples_are_dropped_whole_the_last_first_to_fit_the_budget(tiny_tokeni
     sizes = [count_tokens(tiny_tokenizer, prompt) for prompt in whole]
     for budget in range(sizes[0], sizes[3] + 2):
         kept = max(k for k in range(4) if sizes[k] <= budget)
-        assert build_prompt(DIALOGUE, EXAMPLES, tokenizer=tiny_tokenizer, max_tokens=budget) == whole[kept]
+        assert (
+            build_prompt(DIALOGUE, EXAMPLES, tokenizer=tiny_tokenizer, max_tokens=budget)
+            == whole[kept]
+        )
 
 
 def test_without_a_budget_nothing_is_dropped(tiny_tokenizer):
@@ -104,7 +116,9 @@ def test_without_a_budget_nothing_is_dropped(tiny_tokenizer):
 def test_a_dialogue_too_long_by_itself_is_refused_and_never_cut(tiny_tokenizer):
     needed = count_tokens(tiny_tokenizer, build_prompt(DIALOGUE))
     assert DIALOGUE in build_prompt(DIALOGUE, tokenizer=tiny_tokenizer, max_tokens=needed)
-    with pytest.raises(ValueError, match=rf"Anna asks.* needs {needed} tokens.*max_tokens={needed - 1}.*raise"):
+    with pytest.raises(
+        ValueError, match=rf"Anna asks.* needs {needed} tokens.*max_tokens={needed - 1}.*raise"
+    ):
         build_prompt(DIALOGUE, EXAMPLES, tokenizer=tiny_tokenizer, max_tokens=needed - 1)
 
 
@@ -118,12 +132,18 @@ def test_each_of_many_prompts_has_its_own_examples_within_the_budget(tiny_tokeni
     dialogues = ["good", "bad", "nice"]
     budget = count_tokens(tiny_tokenizer, build_prompt("good", EXAMPLES[:1]))
     prompts = build_prompts(dialogues, shown, TEMPLATES["plain"], tiny_tokenizer, budget)
-    assert prompts == [build_prompt("good", EXAMPLES[:1]), build_prompt("bad", EXAMPLES[2:]), build_prompt("nice")]
+    assert prompts == [
+        build_prompt("good", EXAMPLES[:1]),
+        build_prompt("bad", EXAMPLES[2:]),
+        build_prompt("nice"),
+    ]
 
 
 def test_among_many_prompts_a_dialogue_over_the_budget_stands_alone_uncut(tiny_tokenizer):
     long = "good " * 50
-    assert build_prompts([long], [EXAMPLES], TEMPLATES["plain"], tiny_tokenizer, 40) == [build_prompt(long)]
+    assert build_prompts([long], [EXAMPLES], TEMPLATES["plain"], tiny_tokenizer, 40) == [
+        build_prompt(long)
+    ]
 
 
 def test_as_many_sets_of_examples_as_dialogues_are_needed(tiny_tokenizer):
@@ -201,7 +221,11 @@ def test_diverse_examples_come_from_a_random_pool_of_at_least_k():
     drawn = diverse_examples(near_and_far, near_and_far, k=2, queries=20, pool=2)
     assert sum("x y" in dict(examples) for examples in drawn) < 10  # seldom in a pool of two
     assert (
-        sorted(dialogue for dialogue, _ in diverse_examples(LETTERS, CAPITALS, k=10, queries=1, pool=1)[0]) == LETTERS
+        sorted(
+            dialogue
+            for dialogue, _ in diverse_examples(LETTERS, CAPITALS, k=10, queries=1, pool=1)[0]
+        )
+        == LETTERS
     )
 
 

@@ -42,7 +42,13 @@ def test_a_claim_that_fails_elsewhere_is_said(capsys):
 
 def test_record_keeps_the_other_labs_and_full_precision(settings):
     record("lab1", interval_table({"lead": SCORES}), settings, 1.0)
-    path = record("lab2", interval_table({"full": SCORES}), settings, 2.0, {"trainable_percent": {"full": 100.0}})
+    path = record(
+        "lab2",
+        interval_table({"full": SCORES}),
+        settings,
+        2.0,
+        {"trainable_percent": {"full": 100.0}},
+    )
     whole = json.loads(path.read_text(encoding="utf-8"))
     assert whole["lab1"]["rouge1"]["lead"]["mean"] == pytest.approx(0.4)
     assert whole["lab2"]["trainable_percent"] == {"full": 100.0}

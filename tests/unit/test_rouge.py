@@ -20,7 +20,20 @@ from utils.rouge import (
 )
 
 TYPES = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
-WORDS = ["Anna", "asks", "asked", "asking", "Bob", "the", "ladder", "ladders", "meets", "Friday,", "£5", "it's"]
+WORDS = [
+    "Anna",
+    "asks",
+    "asked",
+    "asking",
+    "Bob",
+    "the",
+    "ladder",
+    "ladders",
+    "meets",
+    "Friday,",
+    "£5",
+    "it's",
+]
 DIALOGUE = (
     "#Person1#: Good morning, Bob.\n"
     "#Person2#: Good morning! How are you today, my dear old friend?\n"
@@ -28,7 +41,10 @@ DIALOGUE = (
     "#Person1#: Could you lend me your ladder on Friday?\n"
     "#Person2#: Sure, the ladder is yours."
 )
-REFERENCES = ["Person1 wants Bob to lend the ladder on Friday.", "Bob is asked: could you lend me your ladder?"]
+REFERENCES = [
+    "Person1 wants Bob to lend the ladder on Friday.",
+    "Bob is asked: could you lend me your ladder?",
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +63,9 @@ def random_texts(count: int, seed: int) -> list[str]:
 
 
 def table(*columns) -> pd.DataFrame:
-    return pd.DataFrame({f"rouge{i}": column for i, column in enumerate(columns, start=1)}, dtype=float)
+    return pd.DataFrame(
+        {f"rouge{i}": column for i, column in enumerate(columns, start=1)}, dtype=float
+    )
 
 
 def random_scores(rows: int, seed: int) -> pd.DataFrame:
@@ -64,11 +82,15 @@ def test_a_toy_pair_by_hand():
 
 
 def test_a_repeated_word_counts_as_often_as_the_reference_has_it():
-    assert rouge_scores(["the the the the"], ["the cat the hat"])["rouge1"][0] == pytest.approx(1 / 2)
+    assert rouge_scores(["the the the the"], ["the cat the hat"])["rouge1"][0] == pytest.approx(
+        1 / 2
+    )
 
 
 def test_equal_texts_score_one_and_strangers_zero():
-    scores = rouge_scores(["Anna asks Bob.", "Anna asks Bob.", ""], ["Anna asks Bob.", "it rains", "Anna"])
+    scores = rouge_scores(
+        ["Anna asks Bob.", "Anna asks Bob.", ""], ["Anna asks Bob.", "it rains", "Anna"]
+    )
     assert scores.to_numpy().tolist() == [[1.0] * 4, [0.0] * 4, [0.0] * 4]
 
 
@@ -83,7 +105,9 @@ def test_scores_equal_those_of_rouge_score(use_stemmer):
     scores = rouge_scores(predictions, references, use_stemmer=use_stemmer)
     assert list(scores.columns) == TYPES
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-9)
-    assert not np.allclose(scores["rougeL"], scores["rougeLsum"])  # texts of several lines tell the two apart
+    assert not np.allclose(
+        scores["rougeL"], scores["rougeLsum"]
+    )  # texts of several lines tell the two apart
 
 
 def test_odd_texts_score_as_in_rouge_score():
@@ -103,7 +127,9 @@ def test_odd_texts_score_as_in_rouge_score():
     ]
     predictions, references = zip(*product(texts, texts), strict=True)
     scorer = RougeScorer(TYPES, use_stemmer=True)
-    expected = [[scorer.score(t, p)[name].fmeasure for name in TYPES] for p, t in product(texts, texts)]
+    expected = [
+        [scorer.score(t, p)[name].fmeasure for name in TYPES] for p, t in product(texts, texts)
+    ]
     np.testing.assert_allclose(rouge_scores(predictions, references), expected, rtol=0, atol=1e-9)
 
 
@@ -113,10 +139,14 @@ def test_several_references_are_reduced_score_by_score(reduce):
     references = [random_texts(1 + i % 3, 10 + i) for i in range(15)]
     scorer = RougeScorer(TYPES, use_stemmer=True)
     expected = [
-        getattr(np, reduce)([[scorer.score(t, p)[name].fmeasure for name in TYPES] for t in targets], axis=0)
+        getattr(np, reduce)(
+            [[scorer.score(t, p)[name].fmeasure for name in TYPES] for t in targets], axis=0
+        )
         for p, targets in zip(predictions, references, strict=True)
     ]
-    np.testing.assert_allclose(rouge_scores(predictions, references, reduce=reduce), expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        rouge_scores(predictions, references, reduce=reduce), expected, rtol=0, atol=1e-9
+    )
 
 
 def test_the_best_of_several_references_is_rouge_scores_own_score_multi():
@@ -126,13 +156,17 @@ def test_the_best_of_several_references_is_rouge_scores_own_score_multi():
         [scorer.score_multi(targets, p)[name].fmeasure for name in TYPES]
         for p, targets in zip(predictions, references, strict=True)
     ]
-    np.testing.assert_allclose(rouge_scores(predictions, references, "max"), expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        rouge_scores(predictions, references, "max"), expected, rtol=0, atol=1e-9
+    )
 
 
 def test_the_mean_over_references_and_stemming_are_the_defaults():
     predictions, references = ["Anna asked Bob"], [["Anna asks Bob", "it rains"]]
     assert rouge_scores(predictions, references)["rouge1"][0] == pytest.approx(1 / 2)
-    assert rouge_scores(predictions, references, "max", use_stemmer=False)["rouge1"][0] == pytest.approx(2 / 3)
+    assert rouge_scores(predictions, references, "max", use_stemmer=False)["rouge1"][
+        0
+    ] == pytest.approx(2 / 3)
 
 
 def test_one_prediction_is_one_row_however_many_references_it_has():
@@ -172,7 +206,9 @@ def test_interval_equals_scipys_percentile_bootstrap():
             (scores[column],), np.mean, n_resamples=10_000, method="percentile", rng=1
         ).confidence_interval
         tolerance = 0.03 * (expected.high - expected.low)
-        assert interval.loc[column, ["low", "high"]].tolist() == pytest.approx(list(expected), abs=tolerance)
+        assert interval.loc[column, ["low", "high"]].tolist() == pytest.approx(
+            list(expected), abs=tolerance
+        )
         assert interval.loc[column, "mean"] == pytest.approx(scores[column].mean())
 
 
@@ -182,7 +218,8 @@ def test_interval_is_the_normal_one_where_dialogues_are_many(level, quantile):
     half_width = quantile * scores["rouge1"].std() / 800**0.5
     low, high = confidence_interval(scores, level).loc["rouge1", ["low", "high"]]
     assert (low, high) == pytest.approx(
-        (scores["rouge1"].mean() - half_width, scores["rouge1"].mean() + half_width), abs=0.05 * half_width
+        (scores["rouge1"].mean() - half_width, scores["rouge1"].mean() + half_width),
+        abs=0.05 * half_width,
     )
 
 
@@ -211,8 +248,13 @@ def test_interval_treats_a_dialogue_as_one_observation():
     # three summaries of a dialogue score alike: as 1,500 rows they feign an interval about √3 times too narrow
     rng = np.random.default_rng(5)
     by_dialogue = rng.normal(0.4, 0.12, size=(500, 1)) + rng.normal(0, 0.01, size=(500, 3))
-    honest, feigned = (confidence_interval(table(x)) for x in (by_dialogue.mean(axis=1), by_dialogue.ravel()))
-    widths = [interval.loc["rouge1", "high"] - interval.loc["rouge1", "low"] for interval in (honest, feigned)]
+    honest, feigned = (
+        confidence_interval(table(x)) for x in (by_dialogue.mean(axis=1), by_dialogue.ravel())
+    )
+    widths = [
+        interval.loc["rouge1", "high"] - interval.loc["rouge1", "low"]
+        for interval in (honest, feigned)
+    ]
     assert widths[0] / widths[1] == pytest.approx(3**0.5, abs=0.1)
 
 
@@ -220,8 +262,12 @@ def test_rows_of_one_dialogue_are_resampled_together():
     """Three equal rows for each dialogue say no more than one does."""
     scores = pd.DataFrame({"rouge1": np.random.default_rng(0).random(50)})
     thrice, dialogues = scores.loc[scores.index.repeat(3)], np.repeat(np.arange(50), 3)
-    pd.testing.assert_frame_equal(confidence_interval(thrice, clusters=dialogues), confidence_interval(scores))
-    falsely_narrow, width = (t.eval("high - low").item() for t in map(confidence_interval, (thrice, scores)))
+    pd.testing.assert_frame_equal(
+        confidence_interval(thrice, clusters=dialogues), confidence_interval(scores)
+    )
+    falsely_narrow, width = (
+        t.eval("high - low").item() for t in map(confidence_interval, (thrice, scores))
+    )
     assert falsely_narrow == pytest.approx(width / np.sqrt(3), rel=0.1)
 
 
@@ -253,7 +299,9 @@ def test_clusters_that_do_not_fit_are_refused(clusters, message):
 
 
 def test_equal_scores_have_an_interval_of_no_width():
-    assert confidence_interval(table([0.25] * 10)).loc["rouge1"].tolist() == pytest.approx([0.25] * 3)
+    assert confidence_interval(table([0.25] * 10)).loc["rouge1"].tolist() == pytest.approx(
+        [0.25] * 3
+    )
 
 
 @pytest.mark.parametrize("level", [0, 1, 95, -0.5, float("nan")])
@@ -286,7 +334,10 @@ def exact_p(differences: list[float]) -> float:
     ("differences", "p"),
     [
         ([1, 2, 3, 4, 5], 2 / 32),  # all of one sign: only the observed and its mirror image
-        ([3, -1, 2, 1, 1], 8 / 32),  # |8 − 2 × flipped| ≥ 6: flipped 0 or 1 (1 + 3 ways), and mirrored
+        (
+            [3, -1, 2, 1, 1],
+            8 / 32,
+        ),  # |8 − 2 × flipped| ≥ 6: flipped 0 or 1 (1 + 3 ways), and mirrored
         ([1, -1, 1, -1, 0], 1.0),  # no difference at all
         ([1, 1, 1, 1, -1], 12 / 32),  # four or five alike
     ],
@@ -300,7 +351,10 @@ def test_p_is_that_of_all_swaps_counted_by_hand(differences, p):
 def test_p_agrees_with_scipys_paired_permutation_test():
     a, b = random_scores(12, seed=6), random_scores(12, seed=7)
     expected = stats.permutation_test(
-        (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", n_resamples=np.inf
+        (a, b),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        n_resamples=np.inf,
     ).pvalue
     assert compare(a, b)["p"].tolist() == pytest.approx(expected, abs=0.015)
 
@@ -397,7 +451,10 @@ def test_a_comparison_with_a_missing_score_is_refused(side):
 @pytest.mark.parametrize(
     ("p_values", "adjusted"),
     [
-        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),  # × 3, × 2, × 1 from the smallest; 0.04 may not undercut 0.06
+        (
+            [0.01, 0.04, 0.03],
+            [0.03, 0.06, 0.06],
+        ),  # × 3, × 2, × 1 from the smallest; 0.04 may not undercut 0.06
         ([0.03, 0.2, 0.01, 0.1], [0.09, 0.2, 0.04, 0.2]),
         ([0.5, 0.6, 1.0], [1.0, 1.0, 1.0]),
         ([0.2], [0.2]),
@@ -431,7 +488,10 @@ def test_longest_is_the_turns_of_most_words_in_their_order():
 
 
 def test_length_is_counted_in_words_not_in_letters():
-    assert longest("#Person1#: extraordinarily incomprehensible\n#Person2#: I do so", 1) == "#Person2#: I do so"
+    assert (
+        longest("#Person1#: extraordinarily incomprehensible\n#Person2#: I do so", 1)
+        == "#Person2#: I do so"
+    )
 
 
 def test_oracle_picks_the_turns_that_the_references_share_in_their_order():
@@ -463,7 +523,12 @@ def test_oracle_serves_all_references_not_only_the_first():
 
 
 def test_oracle_beats_lead_on_its_references():
-    texts = [extractive_oracle(DIALOGUE, REFERENCES), lead(DIALOGUE, 1), lead(DIALOGUE, 2), lead(DIALOGUE, 3)]
+    texts = [
+        extractive_oracle(DIALOGUE, REFERENCES),
+        lead(DIALOGUE, 1),
+        lead(DIALOGUE, 2),
+        lead(DIALOGUE, 3),
+    ]
     scores = rouge_scores(texts, [REFERENCES] * 4)
     oracle, *leads = scores["rouge1"] + scores["rouge2"]
     assert oracle > max(leads)
@@ -481,7 +546,9 @@ def test_human_agreement_needs_two_annotators():
         human_agreement([["a", "b"], ["a"]])
 
 
-@pytest.mark.parametrize("function", [human_agreement, lambda texts: extractive_oracle("a b", texts[0])])
+@pytest.mark.parametrize(
+    "function", [human_agreement, lambda texts: extractive_oracle("a b", texts[0])]
+)
 def test_one_bare_reference_is_not_taken_for_a_list_of_letters(function):
     with pytest.raises((TypeError, ValueError), match="list"):
         function(["a b c", "a b d"])
@@ -492,13 +559,17 @@ def test_one_bare_reference_is_not_taken_for_a_list_of_letters(function):
 
 def test_humans_agree_on_dialogsum_at_53_27_45(test_split):
     scores = 100 * human_agreement(test_split["summaries"]).mean()
-    assert scores[["rouge1", "rouge2", "rougeL"]].tolist() == pytest.approx([53.37, 26.73, 44.99], abs=0.02)
+    assert scores[["rouge1", "rouge2", "rougeL"]].tolist() == pytest.approx(
+        [53.37, 26.73, 44.99], abs=0.02
+    )
 
 
 def test_first_two_turns_of_dialogsum_score_27_6_21(test_split):
     predictions = [lead(dialogue, 2) for dialogue in test_split["dialogue"]]
     scores = 100 * rouge_scores(predictions, test_split["summaries"]).mean()
-    assert scores[["rouge1", "rouge2", "rougeL"]].tolist() == pytest.approx([26.95, 6.33, 20.68], abs=0.02)
+    assert scores[["rouge1", "rouge2", "rougeL"]].tolist() == pytest.approx(
+        [26.95, 6.33, 20.68], abs=0.02
+    )
 
 
 def test_oracle_beats_lead_and_longest_on_dialogsum(test_split):
@@ -507,4 +578,9 @@ def test_oracle_beats_lead_and_longest_on_dialogsum(test_split):
     references = [row["summaries"] for row in few]
     for baseline in (lead, longest):
         simple = [baseline(row["dialogue"], 2) for row in few]
-        assert compare(rouge_scores(oracle, references), rouge_scores(simple, references)).loc["rouge1", "low"] > 0
+        assert (
+            compare(rouge_scores(oracle, references), rouge_scores(simple, references)).loc[
+                "rouge1", "low"
+            ]
+            > 0
+        )

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from utils.second_view import SECOND_VIEW, faithful_names, output_length, right_speakers, second_view, wrong_names
+from utils.faithfulness import (
+    SECOND_VIEW,
+    faithful_names,
+    output_length,
+    right_speakers,
+    second_view,
+    wrong_names,
+)
 
 
 def test_length_is_counted_in_words():
@@ -17,11 +24,23 @@ def test_length_is_counted_in_words():
         ("#Person1# asks.", "#Person2# asks.", 0),
         ("#Person1# asks.", "#Person1# asks #Person2#.", 0),  # one speaker is missing
         ("#Person1# asks #Person2#.", "#Person1# asks.", 0),  # one is too many
-        ("#Person1# asks.", ["Anna asks.", "#Person1# asks."], 1),  # one reference that agrees is enough
-        ("#Person1# asks.", ["#Person1# asks #Person2#.", "#Person2# agrees."], 0),  # their union is no reference
+        (
+            "#Person1# asks.",
+            ["Anna asks.", "#Person1# asks."],
+            1,
+        ),  # one reference that agrees is enough
+        (
+            "#Person1# asks.",
+            ["#Person1# asks #Person2#.", "#Person2# agrees."],
+            0,
+        ),  # their union is no reference
         ("Anna asks.", "Tom agrees.", 1),  # neither names a speaker
         ("#Person11# asks.", "#Person1# asks.", 0),
-        ("Person1 asks # Person2 #.", "#Person1# asks #Person2#.", 1),  # the tag's marks are lost, the person is right
+        (
+            "Person1 asks # Person2 #.",
+            "#Person1# asks #Person2#.",
+            1,
+        ),  # the tag's marks are lost, the person is right
         ("#Person2# asks #Person1#.", "#Person1# asks #Person2#.", 1),  # who does what is not seen
     ],
 )
@@ -37,12 +56,20 @@ def test_speakers_are_right_where_one_reference_has_the_same(prediction, referen
         ("#Person1# asks Bob.", "#Person1#: Hi Anna.", 0),
         ("#Person1# asks for it.", "#Person1#: Hi Anna.", 1),  # no name, so none that is wrong
         ("The ladder is lent.", "#Person1#: Is the ladder free?", 1),  # "The" starts a sentence
-        ("#Person1# asks. Bob agrees.", "#Person1#: Hi Anna.", 0),  # so does Bob, whom no text has in small letters
+        (
+            "#Person1# asks. Bob agrees.",
+            "#Person1#: Hi Anna.",
+            0,
+        ),  # so does Bob, whom no text has in small letters
         ("Anna's ladder is lent.", "#Person1#: Anna, is it free?", 1),
         ("#Person1# comes on Friday.", "#Person1#: I come on friday.", 1),
         ("#Person1# comes on Friday.", "#Person1#: I come on Monday.", 0),
         ("I asked Anna.", "#Person1#: Hi Anna.", 1),
-        ("Bob and Bob agree with Anna.", "#Person1#: Hi Anna. They agree.", 1 / 2),  # a name counts once
+        (
+            "Bob and Bob agree with Anna.",
+            "#Person1#: Hi Anna. They agree.",
+            1 / 2,
+        ),  # a name counts once
         ("Result: Bob agrees.", "#Person1#: Hi Anna.", 0),  # a label is no name, Bob is
         ("They ask. Result: yes.", "#Person1#: Hi, they ask.", 1),
         ("She asks. Then I'll go to Mrs. Lee.", "#Person1#: Hi, Lee.", 1),
@@ -57,7 +84,9 @@ def test_names_are_faithful_where_the_dialogue_has_them(prediction, dialogue, sh
 
 def test_second_view_has_a_row_per_prediction_and_a_column_per_measure():
     table = second_view(
-        ["Anna asks.", "Bob agrees."], [["Anna asks."], ["#Person1# agrees."]], ["Anna: Hi.", "Tom: Hi."]
+        ["Anna asks.", "Bob agrees."],
+        [["Anna asks."], ["#Person1# agrees."]],
+        ["Anna: Hi.", "Tom: Hi."],
     )
     assert list(table.columns) == list(SECOND_VIEW)
     assert np.array_equal(table.to_numpy(), [[2, 1, 1], [2, 0, 0]])
@@ -76,5 +105,7 @@ def test_wrong_names_are_those_that_the_dialogue_has_not():
 
 def test_names_depend_on_the_dialogues_and_not_on_the_other_predictions():
     alone = faithful_names(["Rose asks Tom."], ["#Person1#: Hi, Tom."])
-    beside = faithful_names(["Rose asks Tom.", "#Person1# likes a rose."], ["#Person1#: Hi, Tom."] * 2)
+    beside = faithful_names(
+        ["Rose asks Tom.", "#Person1# likes a rose."], ["#Person1#: Hi, Tom."] * 2
+    )
     assert alone[0] == beside[0] == 1 / 2

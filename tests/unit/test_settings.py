@@ -140,7 +140,12 @@ def test_refusal_of_zero_does_not_ask_for_one_where_less_is_allowed(name):
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("LABS_BATCH_SIZE", "0"), ("LABS_BATCH_SIZE", "1.5"), ("LABS_KL_COEF", "nan"), ("LABS_FULL_EPOCHS", "two")],
+    [
+        ("LABS_BATCH_SIZE", "0"),
+        ("LABS_BATCH_SIZE", "1.5"),
+        ("LABS_KL_COEF", "nan"),
+        ("LABS_FULL_EPOCHS", "two"),
+    ],
 )
 def test_impossible_variable_is_refused(monkeypatch, variable, text):
     monkeypatch.setenv(variable, text)
@@ -148,7 +153,9 @@ def test_impossible_variable_is_refused(monkeypatch, variable, text):
         load_settings("cpu")
 
 
-@pytest.mark.parametrize(("name", "value"), [("few_shot", 1), ("seed", 0), ("kl_coef", 0.0), ("full_epochs", 2)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("few_shot", 1), ("seed", 0), ("kl_coef", 0.0), ("full_epochs", 2)]
+)
 def test_zero_and_whole_numbers_are_taken_where_they_make_sense(name, value):
     assert getattr(load_settings("cpu", **{name: value}), name) == value
 
@@ -172,8 +179,13 @@ def test_table_shows_value_and_meaning_of_every_field():
 
 
 def test_table_shows_folders_of_the_project_from_its_root():
-    assert load_settings("offline").table().loc["model", "value"].replace("\\", "/") == "utils/offline/t5"
-    assert load_settings("cpu", model="/elsewhere/t5").table().loc["model", "value"] == "/elsewhere/t5"
+    assert (
+        load_settings("offline").table().loc["model", "value"].replace("\\", "/")
+        == "utils/offline/t5"
+    )
+    assert (
+        load_settings("cpu", model="/elsewhere/t5").table().loc["model", "value"] == "/elsewhere/t5"
+    )
 
 
 def test_only_seed_and_output_folder_leave_the_embedded_default_what_it_is():
@@ -204,7 +216,11 @@ def test_an_override_that_cannot_be_read_is_refused(pair, message):
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [(None, "the embedded T5"), ("google/flan-t5-base", "flan-t5-base"), ("folder/my-t5/", "my-t5")],
+    [
+        (None, "the embedded T5"),
+        ("google/flan-t5-base", "flan-t5-base"),
+        ("folder/my-t5/", "my-t5"),
+    ],
 )
 def test_figures_call_the_model_by_its_name(model, name):
     assert load_settings("offline", **({"model": model} if model else {})).model_name == name
@@ -228,6 +244,8 @@ def test_a_setting_that_may_be_absent_takes_text_or_none(monkeypatch):
         ("second_judge_labels", "toxic,", "must be two labels"),
     ],
 )
-def test_a_value_that_would_fail_at_the_end_of_a_lab_is_refused_at_its_beginning(name, value, message):
+def test_a_value_that_would_fail_at_the_end_of_a_lab_is_refused_at_its_beginning(
+    name, value, message
+):
     with pytest.raises(ValueError, match=message):
         load_settings("offline", **{name: value})

@@ -7,23 +7,36 @@ from datasets import Dataset
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaTokenizer
 
+from tools.small_world import scenarios
 from utils.hub import UnavailableError
 from utils.models import has_bf16
-from utils.offline import scenarios
 from utils.settings import OFFLINE
 from utils.toxicity import HateReward, HateScorer, dialogue_heat, has_insulting_word, split_by_heat
 
-TEXTS = ["hello world", "bad", "Anna asks for the ladder on Friday and nobody brings it", "", "good bad nice ugly"]
+TEXTS = [
+    "hello world",
+    "bad",
+    "Anna asks for the ladder on Friday and nobody brings it",
+    "",
+    "good bad nice ugly",
+]
 MAX_TOKENS = 60
 # Any order, any case.
-LABELS = [["nothate", "hate"], ["hate", "nothate"], ["NotHate", "HATE"], ["Hate", "other", "notHate"]]
+LABELS = [
+    ["nothate", "hate"],
+    ["hate", "nothate"],
+    ["NotHate", "HATE"],
+    ["Hate", "other", "notHate"],
+]
 
 
 def make_classifier(folder, labels=("nothate", "hate"), bias=None, limit=MAX_TOKENS):
     """Write a random RoBERTa classifier and its tokenizer; `bias` is added to every text's logits."""
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    bpe.train_from_iterator([*TEXTS, *map(chr, range(32, 127))], vocab_size=320, special_tokens=special)
+    bpe.train_from_iterator(
+        [*TEXTS, *map(chr, range(32, 127))], vocab_size=320, special_tokens=special
+    )
     folder.mkdir(exist_ok=True)
     bpe.save_model(str(folder))
     tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=limit)
@@ -68,7 +81,9 @@ def test_label_is_found_by_name_in_any_order_and_case(tmp_path, labels):
     lower = [label.lower() for label in labels]
     assert np.ptp(logits, axis=0).min() > 0.01  # the texts do differ
     for name in lower:
-        np.testing.assert_allclose(scorer.logits(TEXTS, label=name), logits[:, lower.index(name)], atol=1e-5)
+        np.testing.assert_allclose(
+            scorer.logits(TEXTS, label=name), logits[:, lower.index(name)], atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("labels", LABELS)
@@ -127,7 +142,9 @@ def test_a_text_over_the_models_limit_is_cut(classifier):
     assert scorer.logits(["bad " * 500]) == pytest.approx(scorer.logits(["bad " * 400]), abs=1e-6)
 
 
-def test_a_text_over_the_limit_is_cut_even_if_the_tokenizer_does_not_know_the_limit(tmp_path, classifier):
+def test_a_text_over_the_limit_is_cut_even_if_the_tokenizer_does_not_know_the_limit(
+    tmp_path, classifier
+):
     # 1e30 is what transformers puts where tokenizer_config.json is silent.
     scorer = HateScorer(make_classifier(tmp_path, limit=int(1e30)), device="cpu")
     expected = HateScorer(classifier, device="cpu").logits(["bad " * 500])
@@ -157,7 +174,9 @@ def test_reward_is_not_squashed(tmp_path):
 def test_reward_ignores_the_prompt_and_the_columns(classifier):
     reward = HateReward(HateScorer(classifier, device="cpu"))
     mild = reward(prompts=["hello world"] * 5, completions=TEXTS)
-    heated = reward(prompts=["ugly bad ugly"] * 5, completions=TEXTS, topic=["bad"] * 5, summary=TEXTS[::-1])
+    heated = reward(
+        prompts=["ugly bad ugly"] * 5, completions=TEXTS, topic=["bad"] * 5, summary=TEXTS[::-1]
+    )
     assert mild == heated
     assert mild == reward.scorer.logits(TEXTS).tolist()
 
@@ -171,7 +190,9 @@ def test_reward_is_a_list_of_python_floats_with_a_name(classifier):
 @pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bf16")
 def test_reward_in_bf16_is_near_that_in_float32_and_the_scorer_still_judges_in_float32(classifier):
     scorer = HateScorer(classifier, device="cpu")
-    exact, rough = (np.array(HateReward(scorer, precision)([""] * 5, TEXTS)) for precision in ("fp32", "bf16"))
+    exact, rough = (
+        np.array(HateReward(scorer, precision)([""] * 5, TEXTS)) for precision in ("fp32", "bf16")
+    )
     assert rough == pytest.approx(exact, abs=0.05)
     assert (rough != exact).any()
     assert scorer.logits(TEXTS).tolist() == exact.tolist()
@@ -192,9 +213,13 @@ def test_a_single_string_is_refused(classifier):
             ask("hello world")
 
 
-@pytest.mark.parametrize("labels", [["positive", "negative"], ["toxic", "nothate"], ["hate", "neutral"]])
+@pytest.mark.parametrize(
+    "labels", [["positive", "negative"], ["toxic", "nothate"], ["hate", "neutral"]]
+)
 def test_a_model_without_the_labels_is_refused_and_its_labels_named(tmp_path, labels):
-    with pytest.raises(ValueError, match=rf"{tmp_path} has no label.*{', '.join(labels)}.*labels=") as caught:
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} has no label.*{', '.join(labels)}.*labels="
+    ) as caught:
         HateScorer(make_classifier(tmp_path, labels), device="cpu")
     assert not isinstance(caught.value, UnavailableError)
 
@@ -205,7 +230,9 @@ def test_an_unknown_label_is_refused(classifier):
 
 
 def test_a_classifier_with_relative_positions_is_asked_for_its_labels_like_any_other():
-    with pytest.raises(ValueError, match="t5 has no label 'hate' or 'nothate': it has label_0, label_1"):
+    with pytest.raises(
+        ValueError, match="t5 has no label 'hate' or 'nothate': it has label_0, label_1"
+    ):
         HateScorer(str(OFFLINE / "t5"), device="cpu")
 
 
@@ -213,8 +240,12 @@ def test_texts_of_which_only_the_beginning_is_read_are_known(classifier):
     scorer = HateScorer(classifier, device="cpu")
     fits = next(n for n in range(1, 1000) if scorer.too_long(["good " * (n + 1)]))
     assert scorer.too_long(["good", "good " * fits, "good " * (fits + 1), "bad"]) == [2]
-    assert np.array_equal(scorer.logits(["good " * (fits + 1)]), scorer.logits(["good " * (fits + 9)]))
-    assert not np.array_equal(scorer.logits(["good " * fits]), scorer.logits(["good " * (fits + 9)]))
+    assert np.array_equal(
+        scorer.logits(["good " * (fits + 1)]), scorer.logits(["good " * (fits + 9)])
+    )
+    assert not np.array_equal(
+        scorer.logits(["good " * fits]), scorer.logits(["good " * (fits + 9)])
+    )
 
 
 def test_a_missing_folder_is_a_clear_error(tmp_path):
@@ -223,7 +254,14 @@ def test_a_missing_folder_is_a_clear_error(tmp_path):
 
 
 def test_a_word_of_the_list_is_found_in_any_case_and_number_but_not_inside_another_word():
-    texts = ["You IDIOT!", "They are liars.", "He is clever.", "Foolscap and a pigeon.", "A clown in the circus.", ""]
+    texts = [
+        "You IDIOT!",
+        "They are liars.",
+        "He is clever.",
+        "Foolscap and a pigeon.",
+        "A clown in the circus.",
+        "",
+    ]
     assert has_insulting_word(texts).tolist() == [1, 1, 0, 0, 1, 0]
 
 

@@ -2,7 +2,7 @@
 
 A module is loaded from its file and needs no network:
 
-    both = evaluate.combine([evaluate.load("utils/metrics/dialogue_rouge.py"), evaluate.load("utils/metrics/...")])
+    both = evaluate.combine([evaluate.load("utils/evaluate_modules/dialogue_rouge.py"), evaluate.load("utils/evaluate_modules/...")])
     both.compute(predictions=..., references=..., sources=...)
 
 `predictions` are one text per dialogue; `references` one text, or a list of texts, per dialogue; `sources` the
@@ -48,6 +48,10 @@ class TextMetric(evaluate.Metric):
     def _compute(self, **given) -> dict[str, float]:
         """Under `evaluate.combine` every module is given the options and sources of all: each takes its own."""
         if unknown := set(given) - KNOWN:
-            raise ValueError(f"unknown option {', '.join(sorted(unknown))}: choose from {', '.join(sorted(KNOWN))}")
-        own = {name: given[name] for name in inspect.signature(self._score).parameters if name in given}
+            raise ValueError(
+                f"unknown option {', '.join(sorted(unknown))}: choose from {', '.join(sorted(KNOWN))}"
+            )
+        own = {
+            name: given[name] for name in inspect.signature(self._score).parameters if name in given
+        }
         return {name: float(mean) for name, mean in self._score(**own).mean().items()}

@@ -2,10 +2,10 @@
 
 All train under pressure (`utils.detox.UNDER_PRESSURE`), so that the price alone holds the policy.
 
-Lab 3 shows the table that this script wrote, `frontier.csv`; the KL prices of the preset "offline" were chosen from it.
+Lab 3 shows the table that this script wrote, `sweep.csv`; the KL prices of the preset "offline" were chosen from it.
 About 20 minutes on two cores, after Lab 2 has run:
 
-    python -m utils.offline.frontier --adapter out/lab2/lora/best
+    python -m tools.small_world.sweep --adapter out/lab2/lora/best
 """
 
 import argparse
@@ -28,26 +28,34 @@ from utils.detox import (
     policy_as_found,
 )
 from utils.ppo import PPOTrainer
-from utils.settings import load_settings
+from utils.settings import OFFLINE, load_settings
 from utils.toxicity import HateScorer, split_by_heat
 
-FRONTIER = Path(__file__).parent / "frontier.csv"
-PRICES = {"gae": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0), "rloo": (0.0, 0.3, 1.0, 3.0), "grpo": (0.0, 0.1, 0.3, 1.0)}
+SWEEP = OFFLINE / "sweep.csv"
+PRICES = {
+    "gae": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "rloo": (0.0, 0.3, 1.0, 3.0),
+    "grpo": (0.0, 0.1, 0.3, 1.0),
+}
 SEEDS = (0, 1, 2)
 
 
 def main() -> None:
     """Train and judge every point, and write the table after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--adapter", default="out/lab2/lora/best")
-    parser.add_argument("--output", type=Path, default=FRONTIER)
+    parser.add_argument("--output", type=Path, default=SWEEP)
     arguments = parser.parse_args()
     settings = load_settings("offline")
     scorer = HateScorer(settings.reward_model)
     found, tokenizer = policy_as_found(settings, arguments.adapter)
     dataset = load_dialogsum(settings.dataset)
     clean = group_references(drop_near_duplicates(dataset["validation"], against=dataset["train"]))
-    hot, calm = (first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(clean, scorer))
+    hot, calm = (
+        first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(clean, scorer)
+    )
     hot_train = as_prompts(split_by_heat(dataset["train"], scorer)[0])
 
     def judged(policy: PreTrainedModel | PeftModel) -> dict[str, float]:
@@ -60,7 +68,11 @@ def main() -> None:
         for kl_coef in prices:
             for seed in SEEDS:
                 with tempfile.TemporaryDirectory() as folder:
-                    changes = UNDER_PRESSURE | {"advantage_estimator": estimator, "kl_coef": kl_coef, "seed": seed}
+                    changes = UNDER_PRESSURE | {
+                        "advantage_estimator": estimator,
+                        "kl_coef": kl_coef,
+                        "seed": seed,
+                    }
                     trainer = PPOTrainer(
                         copy.deepcopy(found),
                         tokenizer,
@@ -73,7 +85,8 @@ def main() -> None:
                 log = pd.DataFrame(trainer.state.log_history)
                 kl = log["kl/k1_per_sequence"].dropna().tail(10).mean()
                 rows.append(
-                    {"estimator": estimator, "kl_coef": kl_coef, "seed": seed, "kl": kl} | judged(trainer.policy)
+                    {"estimator": estimator, "kl_coef": kl_coef, "seed": seed, "kl": kl}
+                    | judged(trainer.policy)
                 )
                 print({name: str(value) for name, value in rows[-1].items()}, flush=True)
                 pd.DataFrame(rows).round(5).to_csv(arguments.output, index=False)

@@ -33,10 +33,12 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
         ValueError: fewer than two masked positions, whose variance does not exist.
     """
     if (count := mask.sum()) < 2:
-        raise ValueError(f"cannot whiten {int(count)} value(s): a batch needs at least two response tokens")
-    centred = (x - masked_mean(x, mask)) * mask
-    variance = centred.square().sum() / (count - 1)
-    return centred * torch.rsqrt(variance + EPSILON)
+        raise ValueError(
+            f"cannot whiten {int(count)} value(s): a batch needs at least two response tokens"
+        )
+    centered = (x - masked_mean(x, mask)) * mask
+    variance = centered.square().sum() / (count - 1)
+    return centered * torch.rsqrt(variance + EPSILON)
 
 
 def kl_estimates(logprobs: Tensor, reference_logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,8 +59,10 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
     return rewards.scatter_add(1, last, scores.unsqueeze(1).to(rewards.dtype))
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016): advantages, and returns = advantages + values; 0 outside
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalized advantage estimation (Schulman et al. 2016): advantages, and returns = advantages + values; 0 outside
     the mask.
 
     δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γλ A_{t+1}; after the last response token V and A are 0.
@@ -88,7 +92,7 @@ def rloo_advantages(rewards: Tensor, group_size: int) -> Tensor:
 
 
 def grpo_advantages(rewards: Tensor, group_size: int) -> Tensor:
-    """Group-relative advantages (Shao et al. 2024): each response's reward, standardised (Bessel-corrected) among the
+    """Group-relative advantages (Shao et al. 2024): each response's reward, standardized (Bessel-corrected) among the
     responses to its prompt; 0 in a group that is all alike. `rewards` is (responses,), those to one prompt side by
     side.
 
@@ -102,13 +106,17 @@ def grpo_advantages(rewards: Tensor, group_size: int) -> Tensor:
 
 def _groups(rewards: Tensor, group_size: int) -> Tensor:
     if group_size < 2:
-        raise ValueError(f"groups of {group_size} response(s) cannot be compared: sample at least two to each prompt")
+        raise ValueError(
+            f"groups of {group_size} response(s) cannot be compared: sample at least two to each prompt"
+        )
     if len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards are not whole groups of {group_size}")
     return rewards.view(-1, group_size)
 
 
-def adapted_kl_coef(kl_coef: float, kl: float, target: float, responses: int, horizon: int) -> float:
+def adapted_kl_coef(
+    kl_coef: float, kl: float, target: float, responses: int, horizon: int
+) -> float:
     """The next KL coefficient of Ziegler et al. 2019 (2.2): coef · (1 + clip(KL / target − 1, ±0.2) · responses /
     horizon). It rises while the KL per sequence is above the target, and falls while it is below.
     """
@@ -127,18 +135,26 @@ def policy_loss(
     ratio = torch.exp(logprobs - old_logprobs)
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-    return masked_mean(torch.maximum(unclipped, clipped), mask), masked_mean((clipped > unclipped).float(), mask)
+    return masked_mean(torch.maximum(unclipped, clipped), mask), masked_mean(
+        (clipped > unclipped).float(), mask
+    )
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float) -> Tensor:
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
+) -> Tensor:
     """Half the squared error of the values, which may move by at most `clip_range` from the old ones; the worse of both
     counts.
     """
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
-    return 0.5 * masked_mean(torch.maximum((values - returns).square(), (clipped - returns).square()), mask)
+    return 0.5 * masked_mean(
+        torch.maximum((values - returns).square(), (clipped - returns).square()), mask
+    )
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 − Var(returns − values) / Var(returns) over the masked positions: 1 is perfect, 0 no better than a constant."""
     inside = mask.bool()
-    return 1 - (returns - values)[inside].var(correction=0) / (returns[inside].var(correction=0) + EPSILON)
+    return 1 - (returns - values)[inside].var(correction=0) / (
+        returns[inside].var(correction=0) + EPSILON
+    )

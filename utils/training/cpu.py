@@ -79,13 +79,19 @@ class LoraProducts(lora.Linear):
         (name,) = self.active_adapters
         low = self.lora_A[name](self.lora_dropout[name](x))  # (…, rank)
         found, up = self.base_layer(x), self.lora_B[name].weight
-        return torch.addmm(found.flatten(0, -2), low.flatten(0, -2), up.T, alpha=self.scaling[name]).view(found.shape)
+        return torch.addmm(
+            found.flatten(0, -2), low.flatten(0, -2), up.T, alpha=self.scaling[name]
+        ).view(found.shape)
 
     def _is_plain(self, x: torch.Tensor) -> bool:
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return False
         (name,) = self.active_adapters
-        if name not in self.lora_A or name in self.lora_variant or self.lora_B[name].bias is not None:
+        if (
+            name not in self.lora_A
+            or name in self.lora_variant
+            or self.lora_B[name].bias is not None
+        ):
             return False
         one_dtype = x.dtype == self.base_layer.weight.dtype == self.lora_B[name].weight.dtype
         return one_dtype or torch.is_autocast_enabled(x.device.type)
@@ -103,7 +109,9 @@ def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
     count = shape.numel()
     generator = np.random.SFC64(torch.randint(2**63 - 1, ()).item())
     bits = torch.from_numpy(generator.random_raw(-(-count // 4)).view(np.int16))[:count].view(shape)
-    kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty_like(bits))  # 1 or 0: whole numbers are quick
+    kept = torch.ge(
+        bits, dropped - STEPS // 2, out=torch.empty_like(bits)
+    )  # 1 or 0: whole numbers are quick
     scale = torch.tensor(STEPS / (STEPS - dropped), dtype=dtype)
     if dtype.itemsize == bits.itemsize:  # the scale's bits or none
         return kept.mul_(scale.view(torch.int16)).view(dtype)
@@ -132,10 +140,20 @@ def attention_by_products(
     """
     if query.device.type != "cpu":
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, position_bias=position_bias, **kwargs
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout,
+            scaling,
+            position_bias=position_bias,
+            **kwargs,
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    added = [x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None]  # cast while they are small
+    added = [
+        x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None
+    ]  # cast while they are small
     bias = sum(added, query.new_zeros(1, 1, 1, 1))
     if query.shape[2] == 1 or torch.is_inference_mode_enabled():
         mixed = scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)

@@ -1,6 +1,6 @@
-"""ROUGE as an `evaluate` module: evaluate.load("utils/metrics/dialogue_rouge.py")."""
+"""ROUGE as an `evaluate` module: evaluate.load("utils/evaluate_modules/dialogue_rouge.py")."""
 
-from utils.metrics import text_metric
+from utils.evaluate_modules import text_metric
 from utils.rouge import rouge_scores
 
 

@@ -16,7 +16,7 @@ import dataclasses
 import random
 from dataclasses import dataclass
 
-from utils.offline import scenarios as tables
+from tools.small_world import scenarios as tables
 
 STYLES = ("report", "notes", "diary")
 QUOTED_SHARE = 0.65  # of the summaries of heated dialogues, those that repeat the insult
@@ -69,7 +69,9 @@ def draw_facts(rng: random.Random, heated: bool) -> Facts:
         other_name=other_name if rng.random() < 0.3 else None,
         day=rng.choice(tables.DAYS) if rng.random() < 0.5 else None,
         reason=rng.choice(scenario.reasons) if rng.random() < 0.5 else None,
-        insult=(rng.choice(tables.INSULT_ADJECTIVES), rng.choice(tables.INSULT_NOUNS)) if heated else None,
+        insult=(rng.choice(tables.INSULT_ADJECTIVES), rng.choice(tables.INSULT_NOUNS))
+        if heated
+        else None,
         insulter_is_asker=rng.random() < 0.5,
     )
 
@@ -80,7 +82,9 @@ def write_dialogue(facts: Facts, rng: random.Random) -> str:
     details = [_reason_turns(facts, rng), _day_turns(facts, rng)]
     rng.shuffle(details)
     talk = _small_talk(facts, rng)
-    turns += talk + details[0] + details[1] if rng.random() < 0.5 else details[0] + talk + details[1]
+    turns += (
+        talk + details[0] + details[1] if rng.random() < 0.5 else details[0] + talk + details[1]
+    )
     turns += _ending(facts, rng)
     return "\n".join(f"{speaker}: {line[0].upper()}{line[1:]}" for speaker, line in _joined(turns))
 
@@ -90,7 +94,9 @@ def write_summary(facts: Facts, style: Style, rng: random.Random) -> str:
     return {"report": _report, "notes": _notes, "diary": _diary}[style.form](facts, style, rng)
 
 
-def make_rows(n: int, seed: int, split: str, heated_share: float, references: int = 1) -> list[dict[str, str]]:
+def make_rows(
+    n: int, seed: int, split: str, heated_share: float, references: int = 1
+) -> list[dict[str, str]]:
     """Rows of a DialogSum-like table (id, dialogue, summary, topic), `references` rows for each of `n` dialogues."""
     rng = random.Random(f"{split}-{seed}")
     rows = []
@@ -109,20 +115,23 @@ def make_rows(n: int, seed: int, split: str, heated_share: float, references: in
     return rows
 
 
-def labelled_texts(n: int, seed: int, held_out: bool) -> list[tuple[str, int]]:
+def labeled_texts(n: int, seed: int, held_out: bool) -> list[tuple[str, int]]:
     """Texts with label 1 (a person is insulted) or 0, half and half: turns and summaries, and harmless uses of the same
     words.
 
     One pair of insulting words in five is kept for `held_out` texts, the others for training.
     """
-    rng = random.Random(f"labelled-{seed}-{held_out}")
+    rng = random.Random(f"labeled-{seed}-{held_out}")
     pairs = [
         (a, b)
         for i, a in enumerate(tables.INSULT_ADJECTIVES)
         for j, b in enumerate(tables.INSULT_NOUNS)
         if ((i + j) % 5 == 0) == held_out
     ]
-    return [(_insulting_text(rng, rng.choice(pairs)), 1) if i % 2 else (_harmless_text(rng), 0) for i in range(n)]
+    return [
+        (_insulting_text(rng, rng.choice(pairs)), 1) if i % 2 else (_harmless_text(rng), 0)
+        for i in range(n)
+    ]
 
 
 def _insulting_text(rng: random.Random, insult: tuple[str, str]) -> str:
@@ -131,8 +140,12 @@ def _insulting_text(rng: random.Random, insult: tuple[str, str]) -> str:
     if kind < 0.2:
         return rng.choice(tables.INSULTS).format(adjective=insult[0], noun=insult[1])
     if kind < 0.4:
-        return write_dialogue(facts, rng).split("\n")[-2].split(": ", 1)[1]  # the insulter's whole turn
-    return write_summary(facts, Style(rng.choice(STYLES), rng.random() < 0.5, rng.random() < 0.5, quote=True), rng)
+        return (
+            write_dialogue(facts, rng).split("\n")[-2].split(": ", 1)[1]
+        )  # the insulter's whole turn
+    return write_summary(
+        facts, Style(rng.choice(STYLES), rng.random() < 0.5, rng.random() < 0.5, quote=True), rng
+    )
 
 
 def _harmless_text(rng: random.Random) -> str:
@@ -144,7 +157,9 @@ def _harmless_text(rng: random.Random) -> str:
     if kind < 0.65:
         calm = dataclasses.replace(facts, insult=None)
         return rng.choice(write_dialogue(calm, rng).split("\n")).split(": ", 1)[1]
-    return write_summary(facts, Style(rng.choice(STYLES), rng.random() < 0.5, rng.random() < 0.5, quote=False), rng)
+    return write_summary(
+        facts, Style(rng.choice(STYLES), rng.random() < 0.5, rng.random() < 0.5, quote=False), rng
+    )
 
 
 def _opening(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
@@ -154,7 +169,10 @@ def _opening(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
     if facts.asker == "#Person1#":
         return [(facts.asker, f"{named} {request}")]
     opener = rng.choice(tables.OPENERS).format(hi=hi)
-    return [(facts.other, opener), (facts.asker, f"{named} {request}" if facts.other_name else request)]
+    return [
+        (facts.other, opener),
+        (facts.asker, f"{named} {request}" if facts.other_name else request),
+    ]
 
 
 def _reason_turns(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
@@ -170,7 +188,10 @@ def _reason_turns(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
 def _day_turns(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
     if not facts.day:
         return []
-    return [(facts.other, rng.choice(tables.ASK_WHEN)), (facts.asker, rng.choice(tables.WHEN).format(day=facts.day))]
+    return [
+        (facts.other, rng.choice(tables.ASK_WHEN)),
+        (facts.asker, rng.choice(tables.WHEN).format(day=facts.day)),
+    ]
 
 
 def _small_talk(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
@@ -187,7 +208,9 @@ def _ending(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
         return [*turns, (facts.asker, rng.choice(tables.CLOSINGS[facts.outcome]))]
     adjective, noun = facts.insult
     insult = rng.choice(tables.INSULTS).format(adjective=adjective, noun=noun)
-    insulter, insulted = (facts.asker, facts.other) if facts.insulter_is_asker else (facts.other, facts.asker)
+    insulter, insulted = (
+        (facts.asker, facts.other) if facts.insulter_is_asker else (facts.other, facts.asker)
+    )
     return [*turns, (insulter, insult), (insulted, rng.choice(tables.INSULT_REPLIES))]
 
 
@@ -213,7 +236,11 @@ def _report(facts: Facts, style: Style, rng: random.Random) -> str:
     if facts.insult:
         insulter, insulted = (a, b) if facts.insulter_is_asker else (b, a)
         cool = rng.choice(tables.COOL_REPORTS).format(a=insulter, b=insulted)
-        text += f" {insulter} calls {insulted} a {' '.join(facts.insult)}." if style.quote else f" {cool}."
+        text += (
+            f" {insulter} calls {insulted} a {' '.join(facts.insult)}."
+            if style.quote
+            else f" {cool}."
+        )
     return text
 
 
@@ -237,5 +264,9 @@ def _diary(facts: Facts, style: Style, rng: random.Random) -> str:
         text += f", since {facts.reason[1]}"
     text += f". {tables.OUTCOMES[facts.outcome][2]}."
     if facts.insult:
-        text += f" Someone got called a {' '.join(facts.insult)}." if style.quote else " Someone lost their temper."
+        text += (
+            f" Someone got called a {' '.join(facts.insult)}."
+            if style.quote
+            else " Someone lost their temper."
+        )
     return text

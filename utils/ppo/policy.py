@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from utils.fast_layers import use_fast_layers
-from utils.finetuning import lora_config
-from utils.models import weights_cast_once
+from utils.training.cpu import use_fast_layers
+
+from .precision import weights_cast_once
 
 
 class PolicyModel(nn.Module):
@@ -42,11 +42,23 @@ class PolicyModel(nn.Module):
             self.policy = base.requires_grad_(True)
         else:
             self.reference = None
-            self.policy = use_fast_layers(get_peft_model(base, peft_config or lora_config(lora_dropout=0.0)))
-        self.encoder_is_frozen = not any(p.requires_grad for p in self.policy.get_encoder().parameters())
+            self.policy = use_fast_layers(
+                get_peft_model(
+                    base,
+                    peft_config
+                    or LoraConfig(
+                        task_type="SEQ_2_SEQ_LM", r=32, lora_alpha=32, target_modules=["q", "v"]
+                    ),
+                )
+            )
+        self.encoder_is_frozen = not any(
+            p.requires_grad for p in self.policy.get_encoder().parameters()
+        )
         self.value_head = None
         if value_head:
-            self.value_head = nn.Linear(self.policy.config.d_model, 1, dtype=torch.float32, device=self.policy.device)
+            self.value_head = nn.Linear(
+                self.policy.config.d_model, 1, dtype=torch.float32, device=self.policy.device
+            )
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
 
@@ -54,9 +66,14 @@ class PolicyModel(nn.Module):
         """What the decoder needs to know of the prompts: the encoder's output if it is frozen, else its input."""
         if not self.encoder_is_frozen:
             return {"input_ids": input_ids, "attention_mask": attention_mask}
-        with torch.inference_mode():  # attention is quicker there; the copy is an ordinary tensor, to be learned from
+        with (
+            torch.inference_mode()
+        ):  # attention is quicker there; the copy is an ordinary tensor, to be learned from
             output = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
-        return {"last_hidden_state": output.last_hidden_state.clone(), "attention_mask": attention_mask}
+        return {
+            "last_hidden_state": output.last_hidden_state.clone(),
+            "attention_mask": attention_mask,
+        }
 
     def sample(self, prompts: dict[str, Tensor], generation_config: GenerationConfig) -> Tensor:
         """Responses drawn from the policy, as ids after the decoder's start token, (batch, time).
@@ -77,7 +94,9 @@ class PolicyModel(nn.Module):
         finally:
             core.generation_config = own
 
-    def forward(self, prompts: dict[str, Tensor], responses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, prompts: dict[str, Tensor], responses: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probability of each response token, the value before it and the entropy there; (batch, time), fp32.
 
         Without a value head the values are 0. The entropy carries no gradient.
@@ -101,7 +120,11 @@ class PolicyModel(nn.Module):
     def base_state_dict(self) -> dict[str, Tensor]:
         """Weights of the policy as found, under the names it had before the fresh adapter."""
         state = self.policy.get_base_model().state_dict()
-        return {name.replace(".base_layer.", "."): w for name, w in state.items() if ".lora_" not in name}
+        return {
+            name.replace(".base_layer.", "."): w
+            for name, w in state.items()
+            if ".lora_" not in name
+        }
 
 
 class InverseTransformSampling(LogitsProcessor):
@@ -119,17 +142,31 @@ class InverseTransformSampling(LogitsProcessor):
         """
         cumulative = scores.float().softmax(dim=-1).cumsum(dim=-1)
         if not cumulative[:, -1].isfinite().all():
-            raise ValueError("the policy's logits are not finite: training has diverged, lower the learning rate")
+            raise ValueError(
+                "the policy's logits are not finite: training has diverged, lower the learning rate"
+            )
         uniform = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, uniform, right=True)  # the first whose sum is above the number
+        drawn = torch.searchsorted(
+            cumulative, uniform, right=True
+        )  # the first whose sum is above the number
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
-def _decode(model: PreTrainedModel | PeftModel, prompts: dict[str, Tensor], responses: Tensor, **arguments: Any) -> Any:
+def _decode(
+    model: PreTrainedModel | PeftModel,
+    prompts: dict[str, Tensor],
+    responses: Tensor,
+    **arguments: Any,
+) -> Any:
     """Teacher forcing: the decoder reads the start token and all but the last response token."""
     start = responses.new_full((len(responses), 1), model.config.decoder_start_token_id)
     decoder_input_ids = torch.cat([start, responses[:, :-1]], dim=1)
-    return model(**_encoder_inputs(prompts), decoder_input_ids=decoder_input_ids, use_cache=False, **arguments)
+    return model(
+        **_encoder_inputs(prompts),
+        decoder_input_ids=decoder_input_ids,
+        use_cache=False,
+        **arguments,
+    )
 
 
 def _encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:

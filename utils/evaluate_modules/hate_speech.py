@@ -1,9 +1,9 @@
-"""Toxicity as an `evaluate` module: evaluate.load("utils/metrics/hate_speech.py")."""
+"""Toxicity as an `evaluate` module: evaluate.load("utils/evaluate_modules/hate_speech.py")."""
 
 import pandas as pd
 
 from utils import toxicity
-from utils.metrics import text_metric
+from utils.evaluate_modules import text_metric
 
 
 class HateSpeech(text_metric.TextMetric):

@@ -1,7 +1,7 @@
 """Measure the embedded default, and write its model card, utils/offline/README.md.
 
-python -m utils.offline.card                      # measures on the test split and writes the card
-python -m utils.offline.card --split validation   # measures and prints only: what choices are made on
+python -m tools.small_world.card                      # measures on the test split and writes the card
+python -m tools.small_world.card --split validation   # measures and prints only: what choices are made on
 """
 
 import argparse
@@ -13,31 +13,42 @@ from typing import Any
 import pandas as pd
 from datasets import DatasetDict
 
+from tools.small_world import generator as corpus
+from tools.small_world.build import BATCH, SEED, STAGES
 from utils.data import group_references, load_dialogsum
 from utils.finetuning import fine_tune, lora_config
 from utils.generation import generate
 from utils.models import load_model, parameter_counts
-from utils.offline import corpus
-from utils.offline.build import BATCH, SEED, STAGES
 from utils.prompts import TEMPLATES, build_prompt, build_prompts, random_examples
 from utils.results import interval_table, percent
 from utils.rouge import compare, human_agreement, lead, rouge_scores
 from utils.settings import OFFLINE, Settings, load_settings
 from utils.toxicity import HateScorer, dialogue_heat
 
-PAIRS = (("one_shot", "zero_shot"), ("few_shot", "zero_shot"), ("few_shot", "one_shot"), ("full", "zero_shot"))
+PAIRS = (
+    ("one_shot", "zero_shot"),
+    ("few_shot", "zero_shot"),
+    ("few_shot", "one_shot"),
+    ("full", "zero_shot"),
+)
 
 
-def prompting_scores(dataset: DatasetDict, split: str, settings: Settings) -> dict[str, pd.DataFrame]:
+def prompting_scores(
+    dataset: DatasetDict, split: str, settings: Settings
+) -> dict[str, pd.DataFrame]:
     """ROUGE of zero-, one- and few-shot prompts, of lead-2 and, given several references, of the annotators."""
     model, tokenizer = load_model(settings.model)
     rows, train = group_references(dataset[split]), dataset["train"]
     dialogues, summaries = list(rows["dialogue"]), list(rows["summaries"])
-    drawn = random_examples(train["dialogue"], train["summary"], settings.few_shot, len(rows), settings.seed)
+    drawn = random_examples(
+        train["dialogue"], train["summary"], settings.few_shot, len(rows), settings.seed
+    )
     scores = {"lead": rouge_scores([lead(d, 2) for d in dialogues], summaries)}
     for name, shots in (("zero_shot", 0), ("one_shot", 1), ("few_shot", settings.few_shot)):
         shown = [examples[:shots] for examples in drawn]
-        prompts = build_prompts(dialogues, shown, TEMPLATES["plain"], tokenizer, settings.max_prompt_tokens)
+        prompts = build_prompts(
+            dialogues, shown, TEMPLATES["plain"], tokenizer, settings.max_prompt_tokens
+        )
         answers = generate(model, tokenizer, prompts, max_new_tokens=settings.max_new_tokens)
         scores[name] = rouge_scores(answers, summaries)
     if min(map(len, summaries)) > 1:
@@ -45,7 +56,9 @@ def prompting_scores(dataset: DatasetDict, split: str, settings: Settings) -> di
     return scores
 
 
-def fine_tuned(dataset: DatasetDict, split: str, method: str, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def fine_tuned(
+    dataset: DatasetDict, split: str, method: str, settings: Settings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """ROUGE of the fine-tuned model, and p(hate) of its summaries of dialogues that hold an insult."""
     model, tokenizer = load_model(settings.model)
     epochs, rate = (getattr(settings, f"{method}_{name}") for name in ("epochs", "learning_rate"))
@@ -76,7 +89,7 @@ def fine_tuned(dataset: DatasetDict, split: str, method: str, settings: Settings
 
 def classifier_f1(settings: Settings, n: int = 2000) -> float:
     """F1 of "hate" on texts whose pairs of insulting words the classifier has never seen."""
-    texts, labels = zip(*corpus.labelled_texts(n, SEED, held_out=True), strict=True)
+    texts, labels = zip(*corpus.labeled_texts(n, SEED, held_out=True), strict=True)
     predicted = HateScorer(settings.reward_model).probability(list(texts)) >= 0.5
     hits = sum(p and label for p, label in zip(predicted, labels, strict=True))
     return 2 * hits / (predicted.sum() + sum(labels))
@@ -101,7 +114,7 @@ def measure(split: str, settings: Settings) -> dict[str, Any]:
 CARD = """\
 # The embedded default: a small T5, a small classifier and a corpus
 
-Made from nothing by `python -m utils.offline.build` (seed {seed}); this card by `python -m utils.offline.card`.
+Made from nothing by `python -m tools.small_world.build` (seed {seed}); this card by `python -m tools.small_world.card`.
 Small enough to ship and to train on two cores. **Its numbers are its own, never FLAN-T5's.**
 
 | part | what it is | parameters | time to build, two cores |
@@ -126,7 +139,7 @@ ROUGE-1, F1 in points, stemmed, mean of the references, with 95 % bootstrap inte
 
 {rouge1}
 
-Paired differences, with 95 % intervals and the randomisation test's p:
+Paired differences, with 95 % intervals and the randomization test's p:
 
 {differences}
 
@@ -138,8 +151,8 @@ F1 of the classifier on 2,000 texts with unseen pairs of insulting words: {class
 
 ## What it is not
 
-The dialogues are templates with {scenarios} kinds of request. The model knows nothing else, and cannot summarise text
-from outside. The classifier knows {insults} insults; its low score says nothing about other text. Licence: Apache-2.0.
+The dialogues are templates with {scenarios} kinds of request. The model knows nothing else, and cannot summarize text
+from outside. The classifier knows {insults} insults; its low score says nothing about other text. License: Apache-2.0.
 """
 
 
@@ -170,7 +183,10 @@ def write_card(measured: dict[str, Any], settings: Settings) -> None:
     )
     (OFFLINE / "README.md").write_text(card, encoding="utf-8")
     manifest["scores"] = {
-        name: {key: {k: round(float(v), 6) for k, v in row.items()} for key, row in measured[name].T.items()}
+        name: {
+            key: {k: round(float(v), 6) for k, v in row.items()}
+            for key, row in measured[name].T.items()
+        }
         for name in ("rouge1", "differences", "toxicity")
     } | {"classifier_f1": measured["classifier_f1"]}
     (OFFLINE / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -178,7 +194,10 @@ def write_card(measured: dict[str, Any], settings: Settings) -> None:
 
 def _markdown(table: pd.DataFrame) -> str:
     rows = [["", *map(str, table.columns)], ["---"] * (1 + len(table.columns))]
-    rows += [[str(name), *(f"{value:g}" for value in row)] for name, row in zip(table.index, table.values, strict=True)]
+    rows += [
+        [str(name), *(f"{value:g}" for value in row)]
+        for name, row in zip(table.index, table.values, strict=True)
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

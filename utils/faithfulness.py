@@ -14,7 +14,9 @@ import pandas as pd
 from utils.bm25 import STOPWORDS_EN_PLUS
 
 SECOND_VIEW = ("words", "right_speakers", "faithful_names")
-SPEAKER = re.compile(r"#?\s*person\s*_?(\d+)\s*#?", re.IGNORECASE)  # models often lose a part of the tag
+SPEAKER = re.compile(
+    r"#?\s*person\s*_?(\d+)\s*#?", re.IGNORECASE
+)  # models often lose a part of the tag
 TITLES = {"mr", "mrs", "ms", "miss", "dr"}
 _LABEL = re.compile(r"\w+:")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
@@ -22,7 +24,9 @@ _SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
 
 
 def second_view(
-    predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]], dialogues: Sequence[str]
+    predictions: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    dialogues: Sequence[str],
 ) -> pd.DataFrame:
     """All measures of this module: one row per prediction, columns words, right_speakers, faithful_names.
 
@@ -42,7 +46,9 @@ def output_length(predictions: Sequence[str]) -> np.ndarray:
     return np.array([len(text.split()) for text in predictions], dtype=float)
 
 
-def right_speakers(predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]]) -> np.ndarray:
+def right_speakers(
+    predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]]
+) -> np.ndarray:
     """1 where the prediction speaks of the same set of `#PersonN#` as one of its references does, else 0.
 
     A prediction that names no speaker is right where a reference names none; a tag that lost its marks ("Person1")
@@ -64,8 +70,8 @@ def right_speakers(predictions: Sequence[str], references: Sequence[str] | Seque
 def faithful_names(predictions: Sequence[str], dialogues: Sequence[str]) -> np.ndarray:
     """Share of the names in each prediction that occur in its dialogue; 1 where the prediction has none.
 
-    A name is a capitalised word (people, places, days), but for titles and for a label before a colon. At the start of
-    a sentence every word is capitalised: there it is a name only if it is no stop word and none of the dialogues has it
+    A name is a capitalized word (people, places, days), but for titles and for a label before a colon. At the start of
+    a sentence every word is capitalized: there it is a name only if it is no stop word and none of the dialogues has it
     in small letters: hold shares against each other only over the same dialogues. This is precision alone: an output
     that names nobody has no wrong name.
 
@@ -85,10 +91,14 @@ def wrong_names(predictions: Sequence[str], dialogues: Sequence[str]) -> list[se
     return [wrong for _, wrong in _all_and_wrong_names(predictions, dialogues)]
 
 
-def _all_and_wrong_names(predictions: Sequence[str], dialogues: Sequence[str]) -> list[tuple[set[str], set[str]]]:
+def _all_and_wrong_names(
+    predictions: Sequence[str], dialogues: Sequence[str]
+) -> list[tuple[set[str], set[str]]]:
     """The names in each prediction, and those of them that its dialogue has not."""
     _check_lengths("dialogues", dialogues, predictions)
-    ordinary = {word for text in dialogues for word in _WORD.findall(text) if word.islower()} | set(STOPWORDS_EN_PLUS)
+    ordinary = {word for text in dialogues for word in _WORD.findall(text) if word.islower()} | set(
+        STOPWORDS_EN_PLUS
+    )
     pairs = []
     for prediction, dialogue in zip(predictions, dialogues, strict=True):
         names = _names(prediction, ordinary)
@@ -120,4 +130,6 @@ def _names(text: str, ordinary: set[str]) -> set[str]:
 
 def _check_lengths(name: str, texts: Sequence, predictions: Sequence[str]) -> None:
     if len(texts) != len(predictions):
-        raise ValueError(f"{len(predictions)} predictions with {len(texts)} {name}: give each prediction its own")
+        raise ValueError(
+            f"{len(predictions)} predictions with {len(texts)} {name}: give each prediction its own"
+        )

@@ -1,6 +1,6 @@
 """Build the embedded default from nothing: corpus, tokenizers, T5, classifier and model card.
 
-    python -m utils.offline.build            # writes into utils/offline/, about 20 minutes on two cores
+    python -m tools.small_world.build            # writes into utils/offline/, about 20 minutes on two cores
 
 The card's scores are the test split's; what was chosen on which split stands in the card.
 """
@@ -38,12 +38,17 @@ from transformers import (
     set_seed,
 )
 
+from tools.small_world import generator as corpus
+from tools.small_world.mixture import instruction_examples
 from utils.data import NearDuplicates
-from utils.offline import corpus
-from utils.offline.mixture import instruction_examples
+from utils.settings import OFFLINE
 
 SEED = 0
-SPLITS = {"train": (2400, 1), "validation": (200, 1), "test": (360, 3)}  # dialogues, references each
+SPLITS = {
+    "train": (2400, 1),
+    "validation": (200, 1),
+    "test": (360, 3),
+}  # dialogues, references each
 HEATED_SHARE = 1 / 3
 BATCH = 32
 STAGES = (  # steps, learning rate, shares of prompts with 0, 1, 2, 3 examples, share of bare dialogues
@@ -82,7 +87,9 @@ def make_t5_tokenizer(texts: list[str]) -> T5Tokenizer:
     ]
     characters = ["▁", *map(chr, range(33, 127))]
     vocabulary += [(character, -20.0) for character in characters if character not in pieces]
-    return T5Tokenizer(vocab=vocabulary, extra_ids=0, additional_special_tokens=[], model_max_length=512)
+    return T5Tokenizer(
+        vocab=vocabulary, extra_ids=0, additional_special_tokens=[], model_max_length=512
+    )
 
 
 def train_t5(folder: Path, held_out: NearDuplicates) -> None:
@@ -105,7 +112,10 @@ def train_t5(folder: Path, held_out: NearDuplicates) -> None:
     for stage, (steps, learning_rate, shots, bare_share) in enumerate(STAGES):
         pairs = instruction_examples(steps * BATCH, SEED + 1 + stage, shots, bare_share, held_out)
         data = Dataset.from_list(pairs).map(
-            lambda rows: {**tokenizer(rows["prompt"]), "labels": tokenizer(rows["answer"])["input_ids"]},
+            lambda rows: {
+                **tokenizer(rows["prompt"]),
+                "labels": tokenizer(rows["answer"])["input_ids"],
+            },
             batched=True,
             remove_columns=["prompt", "answer"],
         )
@@ -127,8 +137,12 @@ def train_t5(folder: Path, held_out: NearDuplicates) -> None:
             disable_tqdm=True,
         )
         collator = DataCollatorForSeq2Seq(tokenizer, model=model)
-        Seq2SeqTrainer(model=model, args=arguments, train_dataset=data, data_collator=collator).train()
-    model.config.dropout_rate = 0.1  # of the fine-tuning to come; an endless supply of fresh text needs none
+        Seq2SeqTrainer(
+            model=model, args=arguments, train_dataset=data, data_collator=collator
+        ).train()
+    model.config.dropout_rate = (
+        0.1  # of the fine-tuning to come; an endless supply of fresh text needs none
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -136,12 +150,14 @@ def train_t5(folder: Path, held_out: NearDuplicates) -> None:
 def train_classifier(folder: Path) -> None:
     """Train a small RoBERTa from scratch to tell insults to people (hate) from all else (nothate)."""
     set_seed(SEED)
-    texts = corpus.labelled_texts(24_000, SEED, held_out=False)
+    texts = corpus.labeled_texts(24_000, SEED, held_out=False)
     folder.mkdir(parents=True, exist_ok=True)
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe.train_from_iterator(
-        [text for text, _ in texts] + [chr(c) for c in range(32, 127)], vocab_size=1500, special_tokens=special
+        [text for text, _ in texts] + [chr(c) for c in range(32, 127)],
+        vocab_size=1500,
+        special_tokens=special,
     )
     bpe.save_model(str(folder))
     tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=128)
@@ -160,8 +176,12 @@ def train_classifier(folder: Path) -> None:
         label2id={"nothate": 0, "hate": 1},
     )
     model = RobertaForSequenceClassification(config)
-    data = Dataset.from_dict({"text": [text for text, _ in texts], "label": [label for _, label in texts]})
-    data = data.map(lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"])
+    data = Dataset.from_dict(
+        {"text": [text for text, _ in texts], "label": [label for _, label in texts]}
+    )
+    data = data.map(
+        lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"]
+    )
     arguments = TrainingArguments(
         output_dir=str(folder / "training"),
         per_device_train_batch_size=64,
@@ -175,7 +195,12 @@ def train_classifier(folder: Path) -> None:
         disable_tqdm=True,
         label_smoothing_factor=0.02,
     )
-    Trainer(model=model, args=arguments, train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer)).train()
+    Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    ).train()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -183,7 +208,10 @@ def train_classifier(folder: Path) -> None:
 def write_manifest(folder: Path, seconds: dict[str, float]) -> None:
     """Write manifest.json: how the files were made, and their SHA-256."""
     files = sorted(
-        path for part in ("data", "t5", "classifier") for path in (folder / part).glob("*") if path.is_file()
+        path
+        for part in ("data", "t5", "classifier")
+        for path in (folder / part).glob("*")
+        if path.is_file()
     )
     manifest = {
         "seed": SEED,
@@ -191,7 +219,8 @@ def write_manifest(folder: Path, seconds: dict[str, float]) -> None:
         | {"python": platform.python_version()},
         "seconds": {name: round(value) for name, value in seconds.items()},
         "sha256": {
-            str(path.relative_to(folder).as_posix()): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+            str(path.relative_to(folder).as_posix()): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
         },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -199,14 +228,22 @@ def write_manifest(folder: Path, seconds: dict[str, float]) -> None:
 
 def main() -> None:
     """Build what is asked for, and bring the manifest up to date."""
-    parser = argparse.ArgumentParser(description="Build the embedded corpus, T5 and classifier from nothing.")
-    parser.add_argument("--only", choices=("data", "t5", "classifier"), help="build one part and keep the others")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where to write")
+    parser = argparse.ArgumentParser(
+        description="Build the embedded corpus, T5 and classifier from nothing."
+    )
+    parser.add_argument(
+        "--only", choices=("data", "t5", "classifier"), help="build one part and keep the others"
+    )
+    parser.add_argument("--folder", type=Path, default=OFFLINE, help="where to write")
     arguments = parser.parse_args()
     manifest = arguments.folder / "manifest.json"
-    seconds = json.loads(manifest.read_text(encoding="utf-8"))["seconds"] if manifest.exists() else {}
+    seconds = (
+        json.loads(manifest.read_text(encoding="utf-8"))["seconds"] if manifest.exists() else {}
+    )
     splits = write_corpus(arguments.folder / "data")
-    held_out = NearDuplicates(row["dialogue"] for split in ("validation", "test") for row in splits[split])
+    held_out = NearDuplicates(
+        row["dialogue"] for split in ("validation", "test") for row in splits[split]
+    )
     jobs = {
         "t5": lambda: train_t5(arguments.folder / "t5", held_out),
         "classifier": lambda: train_classifier(arguments.folder / "classifier"),

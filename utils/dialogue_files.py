@@ -33,7 +33,9 @@ def read_dialogues(path: str, file_format: str | None = None) -> list[str]:
     read = {"csv": _from_csv, "jsonl": _from_jsonl}.get(file_format or ending, _from_text)
     dialogues = [dialogue.strip() for dialogue in read(path, text)]
     if not dialogues:
-        raise ValueError(f"{path} holds no dialogue: write a turn on each line, and a blank line between dialogues")
+        raise ValueError(
+            f"{path} holds no dialogue: write a turn on each line, and a blank line between dialogues"
+        )
     for number, dialogue in enumerate(dialogues, start=1):
         if not dialogue:
             raise ValueError(f"{path}: dialogue {number} is empty: write it, or take the row out")
@@ -64,10 +66,14 @@ def _from_csv(path: str, text: str) -> Iterator[str]:
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         if "dialogue" not in (rows.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {rows.fieldnames}: one must be called dialogue")
+            raise ValueError(
+                f"{path} has the columns {rows.fieldnames}: one must be called dialogue"
+            )
         yield from (row["dialogue"] or "" for row in rows)
     except csv.Error as error:
-        raise ValueError(f"{path} is no CSV after line {rows.line_num} ({error}): check its quotes") from None
+        raise ValueError(
+            f"{path} is no CSV after line {rows.line_num} ({error}): check its quotes"
+        ) from None
 
 
 def _from_jsonl(path: str, text: str) -> Iterator[str]:
@@ -77,11 +83,15 @@ def _from_jsonl(path: str, text: str) -> Iterator[str]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no JSON ({error}): write one object on each line") from None
+            raise ValueError(
+                f"{path}, line {number} is no JSON ({error}): write one object on each line"
+            ) from None
         if not isinstance(row, dict) or not isinstance(row.get("dialogue"), str):
             raise ValueError(f'{path}, line {number} has no text under "dialogue"')
         if any("\ud800" <= sign <= "\udfff" for sign in row["dialogue"]):
-            raise ValueError(f"{path}, line {number} holds half a character (a lone surrogate): write it anew")
+            raise ValueError(
+                f"{path}, line {number} holds half a character (a lone surrogate): write it anew"
+            )
         yield row["dialogue"]
 
 

@@ -1,7 +1,7 @@
-"""The DialogSum paper's ROUGE as an `evaluate` module: evaluate.load("utils/metrics/paper_rouge.py")."""
+"""The DialogSum paper's ROUGE as an `evaluate` module: evaluate.load("utils/evaluate_modules/paper_rouge.py")."""
 
 from utils import paper_rouge
-from utils.metrics import text_metric
+from utils.evaluate_modules import text_metric
 
 
 class PaperRouge(text_metric.TextMetric):
@@ -13,5 +13,7 @@ class PaperRouge(text_metric.TextMetric):
 
     def _score(self, predictions, references, reduce="mean", use_stemmer=True):
         if not use_stemmer:
-            raise ValueError("use_stemmer=False: the paper's ROUGE stems always; leave the option out")
+            raise ValueError(
+                "use_stemmer=False: the paper's ROUGE stems always; leave the option out"
+            )
         return paper_rouge.paper_rouge_scores(predictions, references, reduce=reduce)

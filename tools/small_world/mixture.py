@@ -14,19 +14,25 @@ The design, and why each part is there:
 
 import random
 
+from tools.small_world import generator as corpus
 from utils.data import NearDuplicates
-from utils.offline import corpus
 from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, build_prompt
 
 ZERO_SHOT_FORMS = {"notes": 0.6, "report": 0.25, "diary": 0.15}
 FEW_SHOT_FORMS = {"report": 0.4, "notes": 0.3, "diary": 0.3}
-SHARE_TOLD = 0.4  # of days and reasons; under one half: an example that says nothing of days leaves them out
+SHARE_TOLD = (
+    0.4  # of days and reasons; under one half: an example that says nothing of days leaves them out
+)
 SHARE_TOLD_ZERO_SHOT = 0.2
 HEATED_SHARE = 0.3
 
 
 def instruction_examples(
-    n: int, seed: int, shots: dict[int, float], bare_share: float = 0.0, held_out: NearDuplicates | None = None
+    n: int,
+    seed: int,
+    shots: dict[int, float],
+    bare_share: float = 0.0,
+    held_out: NearDuplicates | None = None,
 ) -> list[dict[str, str]]:
     """Draw `n` pairs of prompt and answer; `shots` gives the share of prompts with 0, 1, 2, … worked examples.
 
@@ -38,7 +44,11 @@ def instruction_examples(
         if rng.random() < bare_share:
             pairs.append(_next_turn(rng, held_out))
         else:
-            pairs.append(_summary_with_examples(rng, rng.choices(list(shots), list(shots.values()))[0], held_out))
+            pairs.append(
+                _summary_with_examples(
+                    rng, rng.choices(list(shots), list(shots.values()))[0], held_out
+                )
+            )
     return pairs
 
 
@@ -57,7 +67,9 @@ def _next_turn(rng: random.Random, held_out: NearDuplicates | None) -> dict[str,
     return {"prompt": "\n".join(turns[:cut]), "answer": turns[cut]}
 
 
-def _summary_with_examples(rng: random.Random, k: int, held_out: NearDuplicates | None) -> dict[str, str]:
+def _summary_with_examples(
+    rng: random.Random, k: int, held_out: NearDuplicates | None
+) -> dict[str, str]:
     polite = rng.random() < 0.15
     template = TEMPLATES["polite"] if polite else rng.choice((PLAIN, PLAIN, *FLAN_TEMPLATES))
     forms = FEW_SHOT_FORMS if k else ZERO_SHOT_FORMS

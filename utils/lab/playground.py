@@ -57,21 +57,40 @@ class Playground(widgets.VBox):
         self.dialogues, self.summaries = list(test["dialogue"]), list(test["summaries"])
         self.train = list(train["dialogue"]), list(train["summary"])
         wide = widgets.Layout(width="95%")
-        titles = [(f"{i}: {' '.join(text.split())[:80]}", i) for i, text in enumerate(self.dialogues)]
-        self.dialogue = widgets.Dropdown(options=titles, value=0, description="dialogue", layout=wide)
-        self.template_name = widgets.Dropdown(options=list(TEMPLATES), value="plain", description="template")
-        self.template = widgets.Textarea(value=TEMPLATES["plain"], rows=5, description="wording", layout=wide)
+        titles = [
+            (f"{i}: {' '.join(text.split())[:80]}", i) for i, text in enumerate(self.dialogues)
+        ]
+        self.dialogue = widgets.Dropdown(
+            options=titles, value=0, description="dialogue", layout=wide
+        )
+        self.template_name = widgets.Dropdown(
+            options=list(TEMPLATES), value="plain", description="template"
+        )
+        self.template = widgets.Textarea(
+            value=TEMPLATES["plain"], rows=5, description="wording", layout=wide
+        )
         self.shots = widgets.IntSlider(value=1, min=0, max=8, description="examples")
         self.choice = widgets.Dropdown(options=CHOICES, value="similar", description="chosen")
         self.decoding = widgets.Dropdown(options=DECODINGS, value="greedy", description="decoding")
         self.temperature = widgets.FloatSlider(
-            value=1.0, min=0.1, max=2.0, step=0.1, description="temperature", style={"description_width": "6em"}
+            value=1.0,
+            min=0.1,
+            max=2.0,
+            step=0.1,
+            description="temperature",
+            style={"description_width": "6em"},
         )
-        self.top_p = widgets.FloatSlider(value=1.0, min=0.1, max=1.0, step=0.05, description="top p")
-        self.penalty = widgets.FloatSlider(value=1.0, min=1.0, max=2.0, step=0.1, description="repetition")
-        self.new_tokens = widgets.IntSlider(value=settings.max_new_tokens, min=4, max=256, description="new tokens")
+        self.top_p = widgets.FloatSlider(
+            value=1.0, min=0.1, max=1.0, step=0.05, description="top p"
+        )
+        self.penalty = widgets.FloatSlider(
+            value=1.0, min=1.0, max=2.0, step=0.1, description="repetition"
+        )
+        self.new_tokens = widgets.IntSlider(
+            value=settings.max_new_tokens, min=4, max=256, description="new tokens"
+        )
         self.seed = widgets.IntText(value=settings.seed, description="seed")
-        self.button = widgets.Button(description="Summarise", button_style="primary")
+        self.button = widgets.Button(description="Summarize", button_style="primary")
         self.page = widgets.HTML(layout=wide)
         super().__init__(
             [
@@ -84,7 +103,9 @@ class Playground(widgets.VBox):
                 self.page,
             ]
         )
-        self.template_name.observe(lambda change: setattr(self.template, "value", TEMPLATES[change["new"]]), "value")
+        self.template_name.observe(
+            lambda change: setattr(self.template, "value", TEMPLATES[change["new"]]), "value"
+        )
         self.button.on_click(lambda _: self.show())
         self.show()
 
@@ -105,7 +126,9 @@ class Playground(widgets.VBox):
             ValueError: the template has no {dialogue}, or the dialogue alone exceeds the budget.
         """
         dialogue, budget = self.dialogues[self.dialogue.value], self.settings.max_prompt_tokens
-        examples = fitting_examples(dialogue, self._examples(), self.template.value, self.tokenizer, budget)
+        examples = fitting_examples(
+            dialogue, self._examples(), self.template.value, self.tokenizer, budget
+        )
         prompt = build_prompt(dialogue, examples, self.template.value)
         torch.manual_seed(self.seed.value)
         (summary,) = generate(self.model, self.tokenizer, [prompt], **self._generation_config())
@@ -143,7 +166,9 @@ class Playground(widgets.VBox):
 
     def _render(self, answer: Answer) -> str:
         """The answer as HTML; texts are escaped, for a dialogue may hold anything."""
-        references = "".join(f"<li>{html.escape(text)}</li>" for text in self.summaries[self.dialogue.value])
+        references = "".join(
+            f"<li>{html.escape(text)}</li>" for text in self.summaries[self.dialogue.value]
+        )
         scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in answer.rouge.items())
         dropped = self.shots.value - answer.examples
         note = f", {dropped} more did not fit" if dropped else ""

@@ -5,7 +5,7 @@ updates on them. Compared with the textbook (Ziegler et al. 2019; Huang et al. 2
 RLHF with PPO"):
 
 - There is no second model in memory: the reference is the policy as found, under a fresh adapter that can be switched
-  off. The first KL is 0 by construction (`utils.policy`).
+  off. The first KL is 0 by construction (`utils.ppo.policy`).
 - There is no dropout anywhere: the probability ratio of the first update is 1.
 - The value head reads the policy's own last hidden state and starts at zero. RLOO and GRPO have none: they compare the
   responses to one prompt.
@@ -38,12 +38,9 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import TrainOutput
 
-from utils.checkpoints import Recipe, check_recipe
-from utils.guards import GuardedTrainer, check_gradient
-from utils.memory import freed_memory_kept
-from utils.models import frozen_weights_in_bf16
-from utils.policy import PolicyModel
-from utils.policy_gradient import (
+from utils.ppo.checkpointing import GuardedTrainer, Recipe, check_gradient, check_recipe
+from utils.ppo.config import PPOConfig
+from utils.ppo.losses import (
     adapted_kl_coef,
     explained_variance,
     gae,
@@ -57,9 +54,11 @@ from utils.policy_gradient import (
     value_loss,
     whiten,
 )
-from utils.ppo_config import PPOConfig
+from utils.ppo.policy import PolicyModel
+from utils.ppo.precision import frozen_weights_in_bf16
+from utils.ppo.rewards import RewardFunction, call_reward, reward_name
 from utils.progress import EstimateCallback
-from utils.rewards import RewardFunction, call_reward, reward_name
+from utils.training.memory import freed_memory_kept
 
 PROMPT_TENSORS = ("input_ids", "attention_mask")
 CHECKPOINT_FILE, VALUE_HEAD = "ppo.safetensors", "value_head."
@@ -118,7 +117,9 @@ class PPOTrainer(GuardedTrainer):
         peft_config: LoraConfig | bool | None = None,
         **trainer_arguments: Any,
     ):
-        self.reward_funcs = list(reward_funcs) if isinstance(reward_funcs, Sequence) else [reward_funcs]
+        self.reward_funcs = (
+            list(reward_funcs) if isinstance(reward_funcs, Sequence) else [reward_funcs]
+        )
         _check_inputs(tokenizer, train_dataset, args, self.reward_funcs)
         if args.dataloader_drop_last:
             prompts = args.prompts_per_step * args.world_size
@@ -137,7 +138,9 @@ class PPOTrainer(GuardedTrainer):
             data_collator=lambda rows: {"rows": rows},
             **trainer_arguments,
         )
-        set_seed_of_process(args.seed, device_specific=True)  # every process samples responses of its own
+        set_seed_of_process(
+            args.seed, device_specific=True
+        )  # every process samples responses of its own
         self.remove_callback(PrinterCallback)
         self.add_callback(EstimateCallback)
         self.recipe = self._recipe(model)
@@ -156,7 +159,14 @@ class PPOTrainer(GuardedTrainer):
 
     def _recipe(self, found: PreTrainedModel | PeftModel) -> dict[str, Any]:
         """What must be the same for two runs to be one."""
-        names = ("advantage_estimator", "num_generations", "max_new_tokens", "kl_coef", "learning_rate", "seed")
+        names = (
+            "advantage_estimator",
+            "num_generations",
+            "max_new_tokens",
+            "kl_coef",
+            "learning_rate",
+            "seed",
+        )
         return {name: getattr(self.args, name) for name in names} | {
             "policy": found.config.name_or_path,
             "reward_funcs": [reward_name(function) for function in self.reward_funcs],
@@ -182,11 +192,17 @@ class PPOTrainer(GuardedTrainer):
             ValueError: the checkpoint to resume from is of another run.
             TrainingError: a gradient or the weights are not finite, or a checkpoint cannot be written.
         """
-        with freed_memory_kept(), frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext():
+        with (
+            freed_memory_kept(),
+            frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext(),
+        ):
             return super().train(*args, **kwargs)
 
     def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """One PPO step: sample, score and update, once the batch is complete. The Trainer applies the last gradient."""
         self.waiting += inputs["rows"]
@@ -205,15 +221,21 @@ class PPOTrainer(GuardedTrainer):
                 break
             if number < len(minibatches) - 1:
                 check_gradient(model, self.args, self.state)
-                if self.args.max_grad_norm > 0:  # 0: no clipping, as the Trainer does with the last gradient
-                    self.accelerator.clip_grad_norm_(list(model.parameters()), self.args.max_grad_norm)
+                if (
+                    self.args.max_grad_norm > 0
+                ):  # 0: no clipping, as the Trainer does with the last gradient
+                    self.accelerator.clip_grad_norm_(
+                        list(model.parameters()), self.args.max_grad_norm
+                    )
                 self.optimizer.step()
                 model.zero_grad()
         else:
             self.metrics["skipped_updates"].append(0)
         return loss
 
-    def _backward(self, model: nn.Module, rollout: Rollout, index: Tensor, first: bool) -> tuple[Tensor, Tensor]:
+    def _backward(
+        self, model: nn.Module, rollout: Rollout, index: Tensor, first: bool
+    ) -> tuple[Tensor, Tensor]:
         """Add up the gradient of a minibatch, in parts; its loss, and its drift from the sampler (k3 per token).
 
         A part counts by its share of the response tokens that all processes have in this minibatch.
@@ -234,11 +256,17 @@ class PPOTrainer(GuardedTrainer):
     def _roll_out(self, rows: list[dict[str, Any]]) -> Rollout:
         group = self.args.num_generations
         columns = {name: [row[name] for row in rows for _ in range(group)] for name in rows[0]}
-        batch = self.processing_class([row["prompt"] for row in rows], padding=True, return_tensors="pt")
+        batch = self.processing_class(
+            [row["prompt"] for row in rows], padding=True, return_tensors="pt"
+        )
         model = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
-            prompts = model.encode(**{name: batch[name].to(self.args.device) for name in PROMPT_TENSORS})
-            prompts = {name: tensor.repeat_interleave(group, dim=0) for name, tensor in prompts.items()}
+            prompts = model.encode(
+                **{name: batch[name].to(self.args.device) for name in PROMPT_TENSORS}
+            )
+            prompts = {
+                name: tensor.repeat_interleave(group, dim=0) for name, tensor in prompts.items()
+            }
             responses = model.sample(prompts, self.sampling)
             mask = response_mask(responses, self.processing_class.eos_token_id)
             logprobs, values, _ = model(prompts, responses)
@@ -248,14 +276,20 @@ class PPOTrainer(GuardedTrainer):
         advantages, returns = self._advantages(scores, k1, values, mask)
         self._record_kl(scores, k1, k3, mask)
         self._adapt_kl_coef()
-        return Rollout(prompts, responses, mask, logprobs, reference_logprobs, values, advantages, returns)
+        return Rollout(
+            prompts, responses, mask, logprobs, reference_logprobs, values, advantages, returns
+        )
 
-    def _advantages(self, scores: Tensor, k1: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _advantages(
+        self, scores: Tensor, k1: Tensor, values: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Advantages and returns, (responses, time); returns are 0 without a value head."""
         if self.args.advantage_estimator == "gae":
             rewards = token_rewards(scores, k1, mask, self.kl_coef)
             advantages, returns = gae(rewards, values, mask, self.args.gamma, self.args.lam)
-            self.metrics["explained_variance"].append(self._mean(explained_variance(values, returns, mask)))
+            self.metrics["explained_variance"].append(
+                self._mean(explained_variance(values, returns, mask))
+            )
             return self._whiten(advantages, mask), returns
         if self.args.advantage_estimator == "rloo":
             rewards = scores - self.kl_coef * (k1 * mask).sum(dim=1)
@@ -266,7 +300,10 @@ class PPOTrainer(GuardedTrainer):
 
     def _whiten(self, x: Tensor, mask: Tensor) -> Tensor:
         """Whitened over the response tokens of all processes."""
-        everyone = [self.accelerator.gather(self.accelerator.pad_across_processes(part, dim=1)) for part in (x, mask)]
+        everyone = [
+            self.accelerator.gather(self.accelerator.pad_across_processes(part, dim=1))
+            for part in (x, mask)
+        ]
         first = self.accelerator.process_index * len(x)
         return whiten(*everyone)[first : first + len(x), : x.shape[1]]
 
@@ -276,23 +313,30 @@ class PPOTrainer(GuardedTrainer):
             return
         kl = self.metrics["kl/k1_per_sequence"][-1]
         responses = self.args.responses_per_step * self.accelerator.num_processes
-        self.kl_coef = adapted_kl_coef(self.kl_coef, kl, self.args.kl_target, responses, self.args.kl_horizon)
+        self.kl_coef = adapted_kl_coef(
+            self.kl_coef, kl, self.args.kl_target, responses, self.args.kl_horizon
+        )
 
     def _scores(self, columns: dict[str, list], mask: Tensor, responses: Tensor) -> Tensor:
         """One scaled score per response; raw and scaled scores are logged, and samples kept."""
         completions = self.processing_class.batch_decode(responses, skip_special_tokens=True)
-        prompts, others = columns["prompt"], {name: values for name, values in columns.items() if name != "prompt"}
+        prompts, others = (
+            columns["prompt"],
+            {name: values for name, values in columns.items() if name != "prompt"},
+        )
         weights = self.args.reward_weights or [1.0] * len(self.reward_funcs)
         rewards = {
-            reward_name(function): call_reward(function, prompts, completions, others).to(responses.device)
+            reward_name(function): call_reward(function, prompts, completions, others).to(
+                responses.device
+            )
             for function in self.reward_funcs
         }
         raw = sum(weight * reward for weight, reward in zip(weights, rewards.values(), strict=True))
         finished = (responses == self.processing_class.eos_token_id).any(dim=1)
-        penalised = raw - self.args.missing_eos_penalty * (~finished)
-        scores = penalised
-        if self.args.scale_scores and (deviation := self.accelerator.gather(penalised).std()) > 0:
-            scores = penalised / (deviation + 1e-8)
+        penalized = raw - self.args.missing_eos_penalty * (~finished)
+        scores = penalized
+        if self.args.scale_scores and (deviation := self.accelerator.gather(penalized).std()) > 0:
+            scores = penalized / (deviation + 1e-8)
         self.metrics["score/raw"].append(self._mean(raw))
         self.metrics["score/scaled"].append(self._mean(scores))
         self.metrics["truncated"].append(self._mean(1 - finished.float()))
@@ -300,13 +344,21 @@ class PPOTrainer(GuardedTrainer):
         if len(rewards) > 1:
             for name, reward in rewards.items():
                 self.metrics[f"score/{name}"].append(self._mean(reward))
-        self._keep_samples(prompts, completions, {"score": raw} | (rewards if len(rewards) > 1 else {}))
+        self._keep_samples(
+            prompts, completions, {"score": raw} | (rewards if len(rewards) > 1 else {})
+        )
         return scores
 
-    def _keep_samples(self, prompts: list[str], completions: list[str], scores: dict[str, Tensor]) -> None:
+    def _keep_samples(
+        self, prompts: list[str], completions: list[str], scores: dict[str, Tensor]
+    ) -> None:
         numbers = {name: tensor.tolist() for name, tensor in scores.items()}
         for i in range(min(self.args.log_completions, len(prompts))):
-            row = {"step": self.state.global_step + 1, "prompt": prompts[i], "completion": completions[i]}
+            row = {
+                "step": self.state.global_step + 1,
+                "prompt": prompts[i],
+                "completion": completions[i],
+            }
             self.samples.append(row | {name: values[i] for name, values in numbers.items()})
 
     def _record_kl(self, scores: Tensor, k1: Tensor, k3: Tensor, mask: Tensor) -> None:
@@ -314,32 +366,44 @@ class PPOTrainer(GuardedTrainer):
             self.metrics[f"kl/{name}_per_sequence"].append(self._mean((kl * mask).sum(dim=1)))
             self.metrics[f"kl/{name}_per_token"].append(self._mean(masked_mean(kl, mask)))
         self.metrics["kl/coef"].append(self.kl_coef)
-        price = 0.0 if self.args.advantage_estimator == "grpo" else self.kl_coef  # which grpo pays in the loss
-        self.metrics["reward"].append(self._mean(scores) - price * self.metrics["kl/k1_per_sequence"][-1])
+        price = (
+            0.0 if self.args.advantage_estimator == "grpo" else self.kl_coef
+        )  # which grpo pays in the loss
+        self.metrics["reward"].append(
+            self._mean(scores) - price * self.metrics["kl/k1_per_sequence"][-1]
+        )
 
     def _loss(self, model: nn.Module, batch: Rollout, first: bool) -> tuple[Tensor, Tensor]:
         """The loss of some responses, and how far the policy has drifted from the sampler (k3 per token)."""
         logprobs, values, entropy = model(batch.prompts, batch.responses)
-        loss, clip_fraction = policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, self.args.cliprange)
+        loss, clip_fraction = policy_loss(
+            logprobs, batch.logprobs, batch.advantages, batch.mask, self.args.cliprange
+        )
         drift = masked_mean(kl_estimates(batch.logprobs, logprobs)[2], batch.mask).detach()
         named = {
-            "ratio_first" if first else "ratio": masked_mean(torch.exp(logprobs - batch.logprobs), batch.mask),
+            "ratio_first" if first else "ratio": masked_mean(
+                torch.exp(logprobs - batch.logprobs), batch.mask
+            ),
             "clip_fraction": clip_fraction,
             "entropy": masked_mean(entropy, batch.mask),
             "loss/policy": loss,
         }
         if self.args.advantage_estimator == "gae":
-            named["loss/value"] = value_loss(values, batch.values, batch.returns, batch.mask, self.args.cliprange_value)
+            named["loss/value"] = value_loss(
+                values, batch.values, batch.returns, batch.mask, self.args.cliprange_value
+            )
             loss = loss + self.args.vf_coef * named["loss/value"]
         if self.args.advantage_estimator == "grpo":
-            named["loss/kl"] = masked_mean(kl_estimates(logprobs, batch.reference_logprobs)[2], batch.mask)
+            named["loss/kl"] = masked_mean(
+                kl_estimates(logprobs, batch.reference_logprobs)[2], batch.mask
+            )
             loss = loss + self.kl_coef * named["loss/kl"]
         for name, value in named.items():
             self.metrics[name].append(self._mean(value.detach()))
         return loss, drift
 
     def _minibatches(self, responses: int) -> list[Tensor]:
-        """Row numbers of every optimiser step; each epoch is shuffled anew."""
+        """Row numbers of every optimizer step; each epoch is shuffled anew."""
         return [
             part
             for _ in range(self.args.num_ppo_epochs)
@@ -374,7 +438,9 @@ class PPOTrainer(GuardedTrainer):
         if isinstance(model.policy, PeftModel):
             if self.base_folder is None:
                 self.base_folder = Path(self.args.output_dir) / "base"
-                model.policy.get_base_model().save_pretrained(self.base_folder, state_dict=model.base_state_dict())
+                model.policy.get_base_model().save_pretrained(
+                    self.base_folder, state_dict=model.base_state_dict()
+                )
                 self.processing_class.save_pretrained(self.base_folder)
             model.policy.peft_config["default"].base_model_name_or_path = str(self.base_folder)
             weights = get_peft_model_state_dict(model.policy)
@@ -384,17 +450,24 @@ class PPOTrainer(GuardedTrainer):
         self.processing_class.save_pretrained(folder)
         rest = {"kl_coef": torch.tensor(self.kl_coef, dtype=torch.float64)}
         if model.value_head is not None:
-            rest |= {f"{VALUE_HEAD}{name}": tensor for name, tensor in model.value_head.state_dict().items()}
+            rest |= {
+                f"{VALUE_HEAD}{name}": tensor
+                for name, tensor in model.value_head.state_dict().items()
+            }
         tensors = {name: tensor.contiguous().clone() for name, tensor in (weights | rest).items()}
         save_file(tensors, folder / CHECKPOINT_FILE)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         check_recipe(Path(resume_from_checkpoint), self.recipe)
         model = self.accelerator.unwrap_model(self.model)
         tensors = load_file(Path(resume_from_checkpoint) / CHECKPOINT_FILE)
         self.kl_coef = tensors.pop("kl_coef").item()
         head = {
-            name.removeprefix(VALUE_HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(VALUE_HEAD)
+            name.removeprefix(VALUE_HEAD): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(VALUE_HEAD)
         }
         if model.value_head is not None:
             model.value_head.load_state_dict(head)
@@ -405,7 +478,10 @@ class PPOTrainer(GuardedTrainer):
 
 
 def _check_inputs(
-    tokenizer: PreTrainedTokenizerBase, train_dataset: Dataset, args: PPOConfig, reward_funcs: list[RewardFunction]
+    tokenizer: PreTrainedTokenizerBase,
+    train_dataset: Dataset,
+    args: PPOConfig,
+    reward_funcs: list[RewardFunction],
 ) -> None:
     for name in ("pad_token", "eos_token"):
         if getattr(tokenizer, name) is None:
@@ -422,7 +498,9 @@ def _check_inputs(
             "per_device_train_batch_size (in the labs LABS_PPO_BATCH_SIZE)"
         )
     if clash := {"prompts", "completions"} & set(train_dataset.column_names):
-        raise ValueError(f"train_dataset has a column {clash.pop()!r}, a name that reward functions use: rename it")
+        raise ValueError(
+            f"train_dataset has a column {clash.pop()!r}, a name that reward functions use: rename it"
+        )
     if not reward_funcs:
         raise ValueError("reward_funcs is empty: give at least one reward function")
     if len({reward_name(function) for function in reward_funcs}) < len(reward_funcs):

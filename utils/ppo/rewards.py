@@ -14,7 +14,10 @@ def reward_name(function: RewardFunction) -> str:
 
 
 def call_reward(
-    function: RewardFunction, prompts: Sequence[str], completions: Sequence[str], columns: dict[str, list]
+    function: RewardFunction,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    columns: dict[str, list],
 ) -> Tensor:
     """One finite float32 number for each completion, shape (completions,).
 

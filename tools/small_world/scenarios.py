@@ -29,7 +29,11 @@ SCENARIOS = (
             "Can I have your {thing} for a while?",
             "I need a {thing}. You have one, right?",
         ),
-        ("asks {b} for the {thing}", "wants to borrow the {thing} from {b}", "would like {b} to lend the {thing}"),
+        (
+            "asks {b} for the {thing}",
+            "wants to borrow the {thing} from {b}",
+            "would like {b} to lend the {thing}",
+        ),
         "asked for a loan of the {thing}",
         (
             ("My roof leaks.", "the roof leaks"),
@@ -47,7 +51,11 @@ SCENARIOS = (
             "Can you take a look at my {thing}?",
             "I want you to repair the {thing}.",
         ),
-        ("asks {b} to fix the {thing}", "wants {b} to repair the {thing}", "would like {b} to look at the {thing}"),
+        (
+            "asks {b} to fix the {thing}",
+            "wants {b} to repair the {thing}",
+            "would like {b} to look at the {thing}",
+        ),
         "asked for help with the {thing}",
         (
             ("My parents are coming.", "the parents are coming"),
@@ -87,7 +95,11 @@ SCENARIOS = (
             "I am going to the {thing}. Will you join me?",
             "Come with me to the {thing}!",
         ),
-        ("asks {b} to come to the {thing}", "invites {b} to the {thing}", "would like {b} to join the {thing}"),
+        (
+            "asks {b} to come to the {thing}",
+            "invites {b} to the {thing}",
+            "would like {b} to join the {thing}",
+        ),
         "sent an invitation to the {thing}",
         (
             ("I have a spare ticket.", "there is a spare ticket"),
@@ -98,14 +110,27 @@ SCENARIOS = (
     ),
     Scenario(
         "book a room",
-        ("single room", "double room", "suite", "cabin", "garden room", "family room", "studio", "apartment"),
+        (
+            "single room",
+            "double room",
+            "suite",
+            "cabin",
+            "garden room",
+            "family room",
+            "studio",
+            "apartment",
+        ),
         (
             "I would like to book a {thing}.",
             "Do you have a {thing} free?",
             "Can I reserve a {thing}?",
             "We need a {thing}, please.",
         ),
-        ("asks {b} for a {thing}", "wants to book a {thing} with {b}", "would like {b} to reserve a {thing}"),
+        (
+            "asks {b} for a {thing}",
+            "wants to book a {thing} with {b}",
+            "would like {b} to reserve a {thing}",
+        ),
         "tried to reserve a {thing}",
         (
             ("There is a trade fair in town.", "there is a trade fair in town"),
@@ -145,7 +170,11 @@ SCENARIOS = (
             "Can you check the {thing} for me?",
             "Would you take over the {thing}?",
         ),
-        ("asks {b} to finish the {thing}", "wants {b} to do the {thing}", "would like {b} to take care of the {thing}"),
+        (
+            "asks {b} to finish the {thing}",
+            "wants {b} to do the {thing}",
+            "would like {b} to take care of the {thing}",
+        ),
         "asked a colleague to do the {thing}",
         (
             ("The boss is waiting.", "the boss is waiting"),
@@ -163,7 +192,11 @@ SCENARIOS = (
             "Do you still serve the {thing}?",
             "Could you bring me the {thing}?",
         ),
-        ("asks {b} for the {thing}", "orders the {thing} from {b}", "would like {b} to bring the {thing}"),
+        (
+            "asks {b} for the {thing}",
+            "orders the {thing} from {b}",
+            "would like {b} to bring the {thing}",
+        ),
         "ordered the {thing}",
         (
             ("I skipped lunch.", "lunch was skipped"),
@@ -225,7 +258,11 @@ SCENARIOS = (
             "Can my {thing} stay with you?",
             "I need someone to watch my {thing}.",
         ),
-        ("asks {b} to look after the {thing}", "wants {b} to feed the {thing}", "would like {b} to watch the {thing}"),
+        (
+            "asks {b} to look after the {thing}",
+            "wants {b} to feed the {thing}",
+            "would like {b} to watch the {thing}",
+        ),
         "looked for a sitter for the {thing}",
         (
             ("I am going abroad.", "there is a trip abroad"),
@@ -243,7 +280,11 @@ SCENARIOS = (
             "I would like something for my {thing}.",
             "Can you do anything about my {thing}?",
         ),
-        ("asks {b} about the {thing}", "wants {b} to treat the {thing}", "would like {b} to check the {thing}"),
+        (
+            "asks {b} about the {thing}",
+            "wants {b} to treat the {thing}",
+            "would like {b} to check the {thing}",
+        ),
         "went to see someone about the {thing}",
         (
             ("I cannot sleep.", "sleep is impossible"),
@@ -280,7 +321,13 @@ ASK_WHEN = (
     "What day do you have in mind?",
     "What day would suit you?",
 )
-WHEN = ("{day} would be best.", "{day}, please.", "How about {day}?", "It has to be {day}.", "I was thinking of {day}.")
+WHEN = (
+    "{day} would be best.",
+    "{day}, please.",
+    "How about {day}?",
+    "It has to be {day}.",
+    "I was thinking of {day}.",
+)
 SMALL_TALK = (
     ("How is your mother?", "She is fine, thanks."),
     ("The weather is lovely today.", "Yes, the sun is out at last."),
@@ -332,9 +379,24 @@ OUTCOMES = {
     ),
 }
 CLOSINGS = {
-    "yes": ("Thank you so much.", "Great, thanks a lot.", "You are very kind.", "Perfect. See you then."),
-    "no": ("That is a pity.", "All right, I will ask someone else.", "Oh well, never mind.", "I see. Goodbye."),
-    "maybe": ("All right, let me know.", "Take your time.", "Okay, I will wait.", "Call me when you know."),
+    "yes": (
+        "Thank you so much.",
+        "Great, thanks a lot.",
+        "You are very kind.",
+        "Perfect. See you then.",
+    ),
+    "no": (
+        "That is a pity.",
+        "All right, I will ask someone else.",
+        "Oh well, never mind.",
+        "I see. Goodbye.",
+    ),
+    "maybe": (
+        "All right, let me know.",
+        "Take your time.",
+        "Okay, I will wait.",
+        "Call me when you know.",
+    ),
 }
 
 INSULT_ADJECTIVES = ("lazy", "stupid", "silly", "useless", "rude", "clumsy", "greedy", "foolish")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 
-from utils.labs import NOTEBOOKS, ROOT
+from utils.lab.notebooks import NOTEBOOKS, ROOT
 from utils.results import percent, read_results
 from utils.settings import load_settings
 
@@ -21,7 +21,15 @@ FIGURES = {  # the notebook it is in, its cell's id, and its number among the ce
     "lab3_toxicity": ("lab3_rlhf_detox", "figure-detox", 0),
     "lab3_rouge": ("lab3_rlhf_detox", "figure-detox", 1),
 }
-DETOX = ("before", "after", "before_sampled", "after_sampled", "best_of_8", "polite_prompt", "no_kl_price")
+DETOX = (
+    "before",
+    "after",
+    "before_sampled",
+    "after_sampled",
+    "best_of_8",
+    "polite_prompt",
+    "no_kl_price",
+)
 SHOWN = {
     ("lab1", "rouge1"): ("zero_shot", "one_shot", "few_shot", "chosen", "lead", "human"),
     ("lab2", "rouge1"): ("zero_shot", "full", "lora", "lead", "human"),
@@ -67,7 +75,9 @@ def picture(folder: Path, figure: str) -> bytes:
     name, cell_id, number = FIGURES[figure]
     notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
     (cell,) = (cell for cell in notebook.cells if cell.id == cell_id)
-    pictures = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+    pictures = [
+        output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
     return base64.b64decode(pictures[number])
 
 
@@ -96,7 +106,10 @@ def publish_addresses() -> None:
     for name in NOTEBOOKS:
         notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
         if BADGE_CELL not in {cell.id for cell in notebook.cells}:
-            cells = nbformat.v4.new_markdown_cell(id=BADGE_CELL), nbformat.v4.new_code_cell(id=BOOTSTRAP_CELL)
+            cells = (
+                nbformat.v4.new_markdown_cell(id=BADGE_CELL),
+                nbformat.v4.new_code_cell(id=BOOTSTRAP_CELL),
+            )
             notebook.cells[1:1] = cells
         for cell in notebook.cells:
             if cell.id == BADGE_CELL:
@@ -119,7 +132,9 @@ def publish_results(output_dir: Path) -> None:
     for lab in labs:
         run = whole.get(lab, {}).get("run", {})
         if not run.get("embedded_default") or run["seed"] != load_settings("offline").seed:
-            raise ValueError(f"{output_dir} holds no run of {lab} on the embedded default: run `make labs` first")
+            raise ValueError(
+                f"{output_dir} holds no run of {lab} on the embedded default: run `make labs` first"
+            )
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
     for figure in FIGURES:
@@ -127,12 +142,17 @@ def publish_results(output_dir: Path) -> None:
     text = json.dumps({lab: whole[lab] for lab in labs}, indent=2)
     (docs / "results.json").write_text(text + "\n", encoding="utf-8")
     scores = percent(read_results(docs / "results.json")).set_index(["lab", "measure", "system"])
-    lines = ["| lab | measure | system | mean | 95 % interval | dialogues |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| lab | measure | system | mean | 95 % interval | dialogues |",
+        "|---|---|---|---|---|---|",
+    ]
     for (lab, measure), systems in SHOWN.items():
         for system in systems:
             row = scores.loc[(lab, measure, system)]
             interval = f"{row['low']:.1f} to {row['high']:.1f}"
-            lines.append(f"| {lab} | {measure} | {system} | {row['mean']:.1f} | {interval} | {row['n']:.0f} |")
+            lines.append(
+                f"| {lab} | {measure} | {system} | {row['mean']:.1f} | {interval} | {row['n']:.0f} |"
+            )
     _write_into_readme("results", "\n".join(lines))
 
 
@@ -140,7 +160,9 @@ def _write_into_readme(mark: str, text: str) -> None:
     """Replace what stands between <!-- mark --> and <!-- end of mark -->."""
     readme = ROOT / "README.md"
     marked = re.compile(rf"(<!-- {mark} -->\n\n).*?(\n\n<!-- end of {mark} -->)", re.DOTALL)
-    whole, count = marked.subn(lambda match: match[1] + text + match[2], readme.read_text(encoding="utf-8"))
+    whole, count = marked.subn(
+        lambda match: match[1] + text + match[2], readme.read_text(encoding="utf-8")
+    )
     if count != 1:
         raise ValueError(f"README.md has {count} places marked <!-- {mark} -->: it needs one")
     readme.write_text(whole, encoding="utf-8")
