@@ -1,4 +1,4 @@
-"""Figures have labeled axes with units, and draw every system with its interval in its own color and marker."""
+"""Figures have labeled axes with units and draw each system in its own color and marker."""
 
 import matplotlib
 
@@ -26,49 +26,62 @@ def test_intervals_are_drawn_for_every_system_in_order():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["human", "full", "lead"]
     means = [container.lines[0].get_xdata()[0] for container in axes.containers]
     assert means == pytest.approx([50, 40, 30])
-    assert "rouge1, F1 (points)" in axes.get_xlabel() and "3 dialogues" in axes.get_xlabel()
+    assert axes.get_xlabel() == "ROUGE-1 F1, points; bars: 95 % interval over 3 dialogues"
     low, high = (100 * table.loc[("full", "rouge1"), name] for name in ("low", "high"))
     segment = axes.containers[1].lines[2][0].get_segments()[0]
     assert segment[:, 0] == pytest.approx([low, high])
 
 
-def test_systems_differ_in_colour_or_marker():
-    shown_together = [
-        (
-            "human",
-            "oracle",
-            "few_shot",
-            "one_shot",
-            "zero_shot",
-            "no_instruction",
-            "longest",
-            "lead",
-        ),
-        ("human", "full", "lora", "zero_shot", "lead"),
-        ("human", "before", "after", "lead"),
-    ]
-    for names in shown_together:
-        assert len({plots.STYLES[name] for name in names}) == len(names)
+@pytest.mark.parametrize(
+    "systems",
+    [
+        "human oracle few_shot one_shot zero_shot no_instruction longest lead",
+        "human chosen few_shot one_shot zero_shot no_instruction oracle nearest_copy longest lead",
+        "human full lora zero_shot lead",
+        "human before after polite_prompt best_of_8 no_kl_price lead",
+        "gae rloo grpo",
+    ],
+)
+def test_systems_in_one_figure_differ_in_color_or_marker(systems):
+    styles = [plots.STYLES[name] for name in systems.split()]
+    assert len(set(styles)) == len(styles)
 
 
-def test_curves_share_axes_and_name_themselves():
+def test_a_measure_between_0_and_1_keeps_its_scale_and_its_label():
+    table = interval_table({"before": SCORES.rename(columns={"rouge1": "toxicity"})})
+    (axes,) = plots.plot_intervals(table, "toxicity", "title", "mean p(hate)", scale=1).axes
+    assert axes.get_xlabel().startswith("mean p(hate); ")
+    assert [text.get_text() for text in axes.texts] == ["0.40"]
+
+
+def test_a_system_has_the_same_color_in_every_figure():
+    table = interval_table({"lora": SCORES})
+    bar = plots.plot_intervals(table, "rouge1", "title").axes[0].containers[0].lines[0]
+    line = plots.plot_curves({"lora": SCORES["rouge1"]}, "title", "epoch", "points").lines[0]
+    assert bar.get_color() == line.get_color() == plots.STYLES["lora"][0]
+
+
+def test_curves_share_axes_and_have_a_legend():
     curve = pd.Series([3.0, 2.0], index=[1, 2])
     axes = plots.plot_curves({"full": curve, "lora": curve}, "loss", "epoch", "nats")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "nats")
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["full", "lora"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["full", "LoRA"]
+    assert axes.lines[0].get_xydata().tolist() == [[1, 3], [2, 2]]
 
 
-def test_panels_hide_what_is_empty():
+def test_unused_panels_are_hidden():
     figure = plots.plot_panels([("KL, nats", pd.Series([0.0, 1.0]))] * 4, "step")
     assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
 
 
-def test_interval_width_is_drawn_against_dialogues():
+def test_interval_width_is_drawn_against_the_number_of_dialogues():
     table = pd.DataFrame(
         {"mean": [0.3, 0.3], "low": [0.2, 0.28], "high": [0.4, 0.32]}, index=[10, 500]
     )
     (axes,) = plots.plot_interval_width(table, "title").axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "500"]
+    assert axes.lines[0].get_xydata().tolist() == [[10, 30], [500, 30]]
+    assert axes.get_ylabel() == "ROUGE-1 F1, points"
 
 
 def test_lead_and_human_are_drawn_as_lines_across_all_systems():
@@ -82,15 +95,18 @@ def test_lead_and_human_are_drawn_as_lines_across_all_systems():
     assert sorted(lines) == pytest.approx([30, 50])
 
 
-def test_lengths_are_shares_of_each_kind_of_text_with_the_limit_marked():
+def test_histograms_of_lengths_show_shares_of_texts_and_the_token_limit():
     (axes,) = plots.plot_lengths({"dialogues": [50, 60, 700], "summaries": [10]}, limit=512).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dialogues", "summaries"]
     assert axes.lines[0].get_xdata()[0] == 512
     assert axes.get_xlim()[1] > 700
     assert "tokens" in axes.get_xlabel() and "%" in axes.get_ylabel()
+    for shares in axes.patches:  # all texts of a kind add up to 100 %
+        values, edges, _ = shares.get_data()
+        assert (values * (edges[1:] - edges[:-1])).sum() == pytest.approx(100)
 
 
-def test_points_of_a_tradeoff_are_told_apart_and_have_their_interval():
+def test_points_of_a_tradeoff_differ_in_color_or_marker_and_have_intervals():
     points = pd.DataFrame(
         {"words": [10, 20], "mean": [30, 40], "low": [28, 37], "high": [33, 44]},
         index=["greedy", "beam_4"],
@@ -101,7 +117,7 @@ def test_points_of_a_tradeoff_are_told_apart_and_have_their_interval():
     assert [c.get_segments()[0][:, 1].tolist() for c in axes.collections] == [[28, 33], [37, 44]]
 
 
-def test_a_frontier_shows_every_run_the_means_and_where_it_began():
+def test_frontier_shows_every_run_the_means_and_the_score_before_training():
     rows = [
         (e, b, s, b + s, 0.1 * s) for e in ("gae", "grpo") for b in (0.1, 1.0) for s in (1, 2, 3)
     ]
@@ -121,5 +137,5 @@ def test_a_frontier_shows_every_run_the_means_and_where_it_began():
         ("0.1", 2.1),
         ("1", 3.0),
     ] * 2
-    assert len({text.get_position()[1] for text in axes.texts}) == 2  # a row for each estimator
+    assert len({text.get_position()[1] for text in axes.texts}) == 2  # one row for each estimator
     assert axes.lines[-1].get_ydata()[0] == 0.9
