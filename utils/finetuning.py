@@ -44,6 +44,7 @@ from utils.ppo.checkpointing import GuardedTrainer, Recipe, check_recipe, last_w
 from utils.progress import EstimateCallback
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
+from utils.settings import Settings
 from utils.training.cpu import use_fast_layers
 from utils.training.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
 
@@ -88,6 +89,32 @@ def lora_config(rank: int = 32, **changes: Any) -> LoraConfig:
         }
         | changes
     )
+
+
+def finetune_arguments(settings: Settings, method: str, **changes: Any) -> dict[str, Any]:
+    """Return the keyword arguments that the settings give to `fine_tune`; `changes` override them.
+
+    They include `method`: call `fine_tune(model, tokenizer, train, validation, **arguments)`.
+
+    Raises ValueError if the method is unknown.
+    """
+    _check_method(method)
+    return {
+        "method": method,
+        "peft_config": lora_config(settings.lora_rank) if method == "lora" else None,
+        "precision": settings.precision,
+        "max_prompt_tokens": settings.max_prompt_tokens,
+        "max_new_tokens": settings.max_new_tokens,
+        "num_train_epochs": getattr(settings, f"{method}_epochs"),
+        "learning_rate": getattr(settings, f"{method}_learning_rate"),
+        "per_device_train_batch_size": settings.batch_size,
+        "seed": settings.seed,
+    } | changes
+
+
+def _check_method(method: str) -> None:
+    if method not in LEARNING_RATES:
+        raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
 
 
 def tokenize_pairs(
@@ -389,8 +416,7 @@ def _train_within_memory(
 def _check_request(
     model: PreTrainedModel, method: str, peft_config: PeftConfig | None, arguments: dict[str, Any]
 ) -> None:
-    if method not in LEARNING_RATES:
-        raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
+    _check_method(method)
     if arguments.get("fp16"):
         raise ValueError(
             "fp16=True overflows T5's feed-forward output: choose precision='auto', 'fp32' or 'bf16'"
@@ -436,4 +462,6 @@ def _training_arguments(
         "bf16": use_bf16(precision, model.device),
         "use_cpu": model.device.type == "cpu",
     }
+    if arguments.get("learning_rate") is None:  # the default of the method
+        arguments = {name: value for name, value in arguments.items() if name != "learning_rate"}
     return Seq2SeqTrainingArguments(output_dir=output_dir, **defaults | arguments)
