@@ -1,17 +1,25 @@
 # Two commands on a fresh machine: `make labs` and `make test`. The README gives the same without make.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: labs test bench bench-classic frontier offline notebooks publish clean
+.PHONY: labs test test-slow test-all bench bench-classic sweep small-world notebooks publish clean
 
 labs: .venv/installed
 	$(BIN)/python -m utils labs
 
+# Lint and everything that a change can break in everyday work: six minutes on two cores.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff format --check --line-length 80 *.ipynb
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# Whole notebooks, the hub, Colab, killed runs, several processes: what `make test` leaves out.
+test-slow: .venv/installed
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 # Measures speed, both sides in one run; prints tables.
 bench: .venv/installed
@@ -24,12 +32,12 @@ bench-classic: .venv/installed
 		datasets==3.1.0 accelerate==1.1.1 rich
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_ppo.py --classic .venv-classic/bin/python
 
-# The table of KL prices that Lab 3 shows: trains the embedded model forty times, after Lab 2 has run.
-frontier: .venv/installed
+# Makes the table of KL prices that Lab 3 shows: trains the small world's T5 forty times. Run Lab 2 first.
+sweep: .venv/installed
 	$(BIN)/python -m tools.small_world.sweep
 
-# Makes the embedded corpus, T5 and classifier anew: about a quarter of an hour on two cores.
-offline: .venv/installed
+# Makes the small world's dialogues, T5 and classifier again: about a quarter of an hour on two cores.
+small-world: .venv/installed
 	$(BIN)/python -m tools.small_world.build
 	$(BIN)/python -m tools.small_world.card
 
@@ -45,7 +53,7 @@ notebooks: labs
 	cp out/lab*.ipynb .
 	$(MAKE) publish
 
-# Fills Colab badges and bootstrap cells from pyproject.toml, and the README's results from out/.
+# Fills in Colab badges and set-up cells from pyproject.toml, and docs/results.md from out/.
 publish: .venv/installed
 	$(BIN)/python -m tools.publish
 	$(BIN)/ruff format --quiet --line-length 80 *.ipynb
