@@ -4,10 +4,7 @@ import os
 
 # Before any import that reads them: no test asks the network, and each worker has one thread,
 # with which models this small are fastest and sums are repeatable. Child processes inherit both.
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-# A setting from outside would change what is tested.
-for name in [name for name in os.environ if name.startswith("LABS_")]:
-    del os.environ[name]
+os.environ["HF_HUB_OFFLINE"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
 
@@ -19,10 +16,14 @@ from datasets.utils.logging import disable_progress_bar
 from transformers import T5ForConditionalGeneration, T5Tokenizer
 
 from utils.data import load_dialogsum
+from utils.models import load_model
 from utils.settings import OFFLINE
 
 disable_progress_bar()
 torch.set_num_threads(1)
+# A setting from outside would change what is tested.
+for name in [name for name in os.environ if name.startswith("LABS_")]:
+    del os.environ[name]
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "dialogsum"
 
@@ -45,6 +46,12 @@ def dialogsum(real_data) -> DatasetDict:
 def offline_t5() -> str:
     """Folder of the small world's T5."""
     return str(OFFLINE / "t5")
+
+
+@pytest.fixture(scope="session")
+def offline_model(offline_t5) -> tuple[T5ForConditionalGeneration, T5Tokenizer]:
+    """The small world's T5 on the CPU and its tokenizer; tests that change the model copy it."""
+    return load_model(offline_t5, "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -1,106 +1,173 @@
-"""The three notebooks run from top to bottom on the embedded default, each on its own, and write what they promise."""
+"""Every lab runs from top to bottom: small with its exercises solved, and whole as it is stored."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import small_labs
+from nbclient import NotebookClient
 
 from utils.lab.notebooks import NOTEBOOKS, QUIET, ROOT
 
-SCORES = {
-    "lab1.rouge1": {"zero_shot", "one_shot", "few_shot", "chosen", "lead", "human"},
-    "lab2.rouge1": {"zero_shot", "full", "lora", "lead", "human"},
-    "lab3.toxicity": {"before", "after"},
-    "lab3.rouge1": {"before", "after"},
+SYSTEMS = {  # what docs and checks from outside read in results.json
+    "lab1": {
+        "rouge1": {"zero_shot", "one_shot", "few_shot", "lead", "human"},
+    },
+    "lab2": {
+        "rouge1": {"zero_shot", "full", "lora", "lead", "human"},
+    },
+    "lab3": {
+        "toxicity": {"before", "after"},
+        "rouge1": {"before", "after"},
+    },
 }
+SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
+CELL_SECONDS = 900
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_small_run_solves_every_exercise_and_writes_every_promised_score(name, tmp_path):
+    notebook = nbformat.read(ROOT / f"{name}.ipynb", 4)
+    found = exercises(notebook)
+    for cell, solution in found:
+        cell.source = solution
+    execute(notebook, tmp_path)
+    solved = [("✓", str(number)) for number in range(1, len(found) + 1)]
+    assert marks(notebook) == solved, [line for line in printed(notebook) if "exercise" in line]
+    assert_results_are_whole(name, read(tmp_path), least=small_labs.SIZES["TEST_DIALOGUES"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_whole_run_repeats_the_compared_outputs_and_learns_what_the_card_says(name, tmp_path):
+    environment = os.environ | QUIET | environment_of(tmp_path)
+    nbval = ("--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={CELL_SECONDS}")
+    options = ("-q", "-p", "no:xdist", "-p", "no:cacheprovider")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *nbval, *options, f"{name}.ipynb"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-6000:]
+    results = read(tmp_path)
+    assert_results_are_whole(name, results, least=100)
+    LEARNED[name](results[name.split("_")[0]])
+
+
+def learned_by_prompting(lab1: dict) -> None:
+    zero_shot, one_shot = (lab1["rouge1"][name] for name in ("zero_shot", "one_shot"))
+    assert one_shot["low"] > zero_shot["high"]
+
+
+def learned_by_fine_tuning(lab2: dict) -> None:
+    assert lab2["rouge1"]["full"]["mean"] - lab2["rouge1"]["zero_shot"]["mean"] >= 0.15
+
+
+def learned_by_ppo(lab3: dict) -> None:
+    assert lab3["toxicity"]["before"]["mean"] >= 0.3
+    assert lab3["toxicity"]["after"]["high"] < lab3["toxicity"]["before"]["low"]
+
+
+LEARNED = dict(
+    zip(NOTEBOOKS, (learned_by_prompting, learned_by_fine_tuning, learned_by_ppo), strict=True)
+)
+
+
+def assert_results_are_whole(name: str, results: dict, least: int) -> None:
+    """Every promised system has scores with interval and number of dialogues."""
+    lab = name.split("_")[0]
+    for measure, systems in SYSTEMS[lab].items():
+        assert systems <= set(results[lab][measure])
+    measures = [entry for entry in results[lab].values() if isinstance(entry, dict)]
+    scores = [
+        score
+        for entry in measures
+        for score in entry.values()
+        if isinstance(score, dict) and "mean" in score
+    ]
+    assert all(0 <= s["low"] <= s["mean"] <= s["high"] <= 1 and s["n"] >= least for s in scores)
+    run = results[lab]["run"]
+    assert run["preset"] == "offline" and {"seed", "seconds", "versions"} <= set(run)
+    assert run["embedded_default"] == (least >= 100)
+    if lab == "lab2":
+        assert results[lab]["trainable_percent"]["full"] == 100
+        assert 0 < results[lab]["trainable_percent"]["lora"] < 20
+    if lab == "lab3":
+        assert abs(results[lab]["kl_first_step"]) < 1e-4
+
+
+def exercises(notebook: nbformat.NotebookNode) -> list[tuple[nbformat.NotebookNode, str]]:
+    """Each exercise's cell with the solution that follows it."""
+    pairs = []
+    for position, cell in enumerate(notebook.cells):
+        if "exercise" in cell.metadata.get("tags", []):
+            later = [c.source for c in notebook.cells[position:] if c.cell_type == "markdown"]
+            solution = next(match[1] for text in later if (match := SOLUTION.search(text)))
+            pairs.append((cell, solution))
+    return pairs
+
+
+def execute(notebook: nbformat.NotebookNode, output_dir: Path) -> None:
+    """Run the notebook in place, with the sizes of small_labs, in a kernel of one thread."""
+    environment = os.environ | QUIET | environment_of(output_dir) | small_labs.variables()
+    place = {"metadata": {"path": str(ROOT)}}
+    NotebookClient(notebook, resources=place, timeout=CELL_SECONDS).execute(env=environment)
+
+
+def environment_of(output_dir: Path) -> dict[str, str]:
+    return {"LABS_PRESET": "offline", "LABS_OUTPUT_DIR": str(output_dir)}
+
+
+def read(output_dir: Path) -> dict:
+    return json.loads((output_dir / "results.json").read_text(encoding="utf-8"))
+
+
+def printed(notebook: nbformat.NotebookNode) -> list[str]:
+    outputs = [output for c in notebook.cells if c.cell_type == "code" for output in c.outputs]
+    texts = [output.text for output in outputs if output.output_type == "stream"]
+    return "".join(texts).splitlines()
+
+
+def marks(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
+    """Mark and number of every exercise, as its check printed them."""
+    lines = [re.match(r"(.) exercise (\d+)", line) for line in printed(notebook)]
+    return [match.groups() for match in lines if match]
+
+
+# The stored notebooks
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS)
-def executed(request, tmp_path_factory) -> tuple[str, dict]:
-    """A lab's number and the results that it wrote, run by nbval in a folder of its own."""
-    output_dir = tmp_path_factory.mktemp("out")
-    environment = (
-        os.environ | QUIET | {"LABS_PRESET": "offline", "LABS_OUTPUT_DIR": str(output_dir)}
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval-lax",
-        "--nbval-current-env",
-        "--nbval-cell-timeout=600",
-        "-q",
-    ]
-    notebook = f"{request.param}.ipynb"
-    run = subprocess.run(
-        [*command, notebook], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout[-6000:]
-    lab = request.param.split("_")[0]
-    return lab, json.loads((output_dir / "results.json").read_text(encoding="utf-8"))[lab]
+def stored(request) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / f"{request.param}.ipynb", 4)
 
 
-def test_notebook_runs_and_writes_its_results(executed):
-    lab, results = executed
-    for key, systems in SCORES.items():
-        if key.startswith(lab):
-            assert systems <= set(results[key.split(".")[1]])
+def test_stored_notebook_leaves_its_exercises_open(stored):
+    numbers = range(1, len(exercises(stored)) + 1)
+    assert marks(stored) == [("✎", str(number)) for number in numbers]
+    assert len(numbers) >= 4
 
 
-def test_every_score_lies_within_its_interval_and_tells_its_number_of_dialogues(executed):
-    _, results = executed
-    measures = [measure for measure in results.values() if isinstance(measure, dict)]
-    scores = [
-        s for measure in measures for s in measure.values() if isinstance(s, dict) and "mean" in s
-    ]
-    assert scores
-    assert all(0 <= s["low"] <= s["mean"] <= s["high"] <= 1 and s["n"] >= 100 for s in scores)
-
-
-def test_results_tell_where_they_come_from(executed):
-    _, results = executed
-    assert {"preset", "seed", "seconds", "versions"} <= set(results["run"])
-    assert results["run"]["embedded_default"]
-
-
-def test_lab_specific_figures(executed):
-    lab, results = executed
-    if lab == "lab2":
-        assert results["trainable_percent"]["full"] == 100
-        assert 0 < results["trainable_percent"]["lora"] < 20
-    if lab == "lab3":
-        assert abs(results["kl_first_step"]) < 1e-4
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_stored_notebook_shows_a_whole_run_in_order(name):
-    cells = [c for c in nbformat.read(ROOT / f"{name}.ipynb", 4).cells if c.cell_type == "code"]
-    assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
+def test_stored_notebook_shows_a_whole_run_in_order(stored):
+    cells = [cell for cell in stored.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
-    assert (
-        sum(
-            output.output_type in ("execute_result", "display_data", "stream") for output in outputs
-        )
-        > len(cells) / 2
-    )
-    assert not any(
-        output.output_type == "error" or output.get("name") == "stderr" for output in outputs
-    )
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_stored_notebook_has_outputs_that_are_compared(name):
-    cells = nbformat.read(ROOT / f"{name}.ipynb", 4).cells
-    compared = [c for c in cells if "nbval-check-output" in c.metadata.get("tags", [])]
-    assert compared and all(c.outputs for c in compared)
+def test_stored_notebook_has_outputs_that_are_compared(stored):
+    compared = [c for c in stored.cells if "nbval-check-output" in c.metadata.get("tags", [])]
+    assert compared and all(cell.outputs for cell in compared)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_stored_notebook_names_no_folder_of_the_machine_it_ran_on(name):
-    text = Path(ROOT / f"{name}.ipynb").read_text(encoding="utf-8")
+def test_stored_notebook_names_no_folder_of_the_machine_it_ran_on(stored):
+    text = nbformat.writes(stored)
     assert str(ROOT) not in text and str(Path.home()) not in text
