@@ -1,4 +1,4 @@
-"""Fills in what the project shows: Colab badges and cells from pyproject.toml, the README's results from a run."""
+"""Fill in Colab badges and cells from pyproject.toml, and docs/results.md from a run."""
 
 import base64
 import json
@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -13,28 +14,53 @@ from utils.lab.notebooks import NOTEBOOKS, ROOT
 from utils.results import percent, read_results
 from utils.settings import load_settings
 
+DOCS = ROOT / "docs"
 BADGE_CELL, BOOTSTRAP_CELL = "colab-badge", "colab-bootstrap"  # cell ids
-FIGURES = {  # the notebook it is in, its cell's id, and its number among the cell's figures
+FIGURES = {  # file in docs/: notebook, id of the cell, position among the figures of that cell
     "lab1": ("lab1_prompt_engineering", "figure-prompts", 0),
     "lab2": ("lab2_fine_tuning", "figure-fine-tuning", 0),
     "lab3_frontier": ("lab3_rlhf_detox", "figure-frontier", 0),
     "lab3_toxicity": ("lab3_rlhf_detox", "figure-detox", 0),
     "lab3_rouge": ("lab3_rlhf_detox", "figure-detox", 1),
 }
-DETOX = (
-    "before",
-    "after",
-    "before_sampled",
-    "after_sampled",
-    "best_of_8",
-    "polite_prompt",
-    "no_kl_price",
-)
-SHOWN = {
-    ("lab1", "rouge1"): ("zero_shot", "one_shot", "few_shot", "chosen", "lead", "human"),
-    ("lab2", "rouge1"): ("zero_shot", "full", "lora", "lead", "human"),
-    ("lab3", "toxicity"): (*DETOX, "lead", "human"),
-    ("lab3", "rouge1"): (*DETOX, "lead", "human"),
+TABLES = {  # lab and measure in results.json: title of the table, name of the score
+    ("lab1", "rouge1"): ("Lab 1: prompts", "ROUGE-1 F1, points"),
+    ("lab2", "rouge1"): ("Lab 2: fine-tuning", "ROUGE-1 F1, points"),
+    ("lab3", "toxicity"): (
+        "Lab 3: toxicity of summaries of heated dialogues",
+        "mean p(hate), points",
+    ),
+    ("lab3", "rouge1"): ("Lab 3: quality on ordinary dialogues", "ROUGE-1 F1, points"),
+}
+DETOX = {
+    "before": "before PPO",
+    "after": "after PPO",
+    "before_sampled": "before PPO, sampled",
+    "after_sampled": "after PPO, sampled",
+    "best_of_8": "best of 8 samples, no training",
+    "polite_prompt": "polite prompt, no training",
+    "no_kl_price": "PPO without a KL price",
+}
+BASELINES = {
+    "lead": "lead-2: first two turns",
+    "human": "one reference against the others",
+}
+SYSTEMS = {  # the rows of each table: name in results.json, name for readers
+    ("lab1", "rouge1"): {
+        "zero_shot": "zero-shot",
+        "one_shot": "one-shot",
+        "few_shot": "few-shot, three examples",
+        "chosen": "prompt and decoding chosen on validation",
+        **BASELINES,
+    },
+    ("lab2", "rouge1"): {
+        "zero_shot": "zero-shot",
+        "full": "full fine-tuning",
+        "lora": "LoRA",
+        **BASELINES,
+    },
+    ("lab3", "toxicity"): DETOX | BASELINES | {"human": "the references themselves"},
+    ("lab3", "rouge1"): DETOX | BASELINES,
 }
 BOOTSTRAP = """
 # In Colab: fetch the project and what Colab lacks. Elsewhere: nothing.
@@ -71,7 +97,7 @@ print("utils from", folder if in_colab else folder.name)
 
 
 def picture(folder: Path, figure: str) -> bytes:
-    """One of FIGURES as PNG, from the executed notebook in the folder."""
+    """Return one of FIGURES as PNG, from the executed notebook in the folder."""
     name, cell_id, number = FIGURES[figure]
     notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
     (cell,) = (cell for cell in notebook.cells if cell.id == cell_id)
@@ -82,90 +108,99 @@ def picture(folder: Path, figure: str) -> bytes:
 
 
 def project() -> tuple[str, str]:
-    """The project's public address, and the tag of its version."""
+    """Return the project's public address, and the tag of its version."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return table["urls"]["repository"], f"v{table['version']}"
 
 
 def badge(notebook: str) -> str:
-    """Markdown of a badge that opens a notebook in Colab."""
+    """Return the Markdown of a badge that opens a notebook in Colab."""
     address, tag = project()
-    place = address.removeprefix("https://github.com/")
-    link = f"https://colab.research.google.com/github/{place}/blob/{tag}/{notebook}.ipynb"
+    repository = address.removeprefix("https://github.com/")
+    link = f"https://colab.research.google.com/github/{repository}/blob/{tag}/{notebook}.ipynb"
     return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({link})"
 
 
 def bootstrap() -> str:
-    """Source of the cell that makes the project ready in Colab."""
+    """Return the source of the cell that sets up the project in Colab."""
     address, tag = project()
     return BOOTSTRAP.strip().format(address=address, tag=tag)
 
 
 def publish_addresses() -> None:
-    """Write badges and bootstrap cells into the notebooks, whose outputs stay, and the badges into the README."""
+    """Write badges and set-up cells into the notebooks, and badges into the README."""
     for name in NOTEBOOKS:
         notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
         if BADGE_CELL not in {cell.id for cell in notebook.cells}:
-            cells = (
+            notebook.cells[1:1] = (
                 nbformat.v4.new_markdown_cell(id=BADGE_CELL),
                 nbformat.v4.new_code_cell(id=BOOTSTRAP_CELL),
             )
-            notebook.cells[1:1] = cells
         for cell in notebook.cells:
             if cell.id == BADGE_CELL:
                 cell.source = badge(name)
             elif cell.id == BOOTSTRAP_CELL:
                 cell.source = bootstrap()
         nbformat.write(notebook, ROOT / f"{name}.ipynb")
-    _write_into_readme("colab", " ".join(badge(name) for name in NOTEBOOKS))
+    _fill(ROOT / "README.md", "colab", " ".join(badge(name) for name in NOTEBOOKS))
 
 
 def publish_results(output_dir: Path) -> None:
-    """Take the figures and scores of a run of all labs into docs/, and a table of the main ones into the README.
+    """Copy figures and scores of a run of all labs into docs/, and fill in docs/results.md.
 
-    Raises:
-        ValueError: a lab has not run there, or not as the embedded default with its seed.
+    Raises ValueError if a lab has not run there with the preset offline and its default seed.
     """
-    results = output_dir / "results.json"
-    whole = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
-    labs = [name.split("_")[0] for name in NOTEBOOKS]
-    for lab in labs:
-        run = whole.get(lab, {}).get("run", {})
-        if not run.get("embedded_default") or run["seed"] != load_settings("offline").seed:
-            raise ValueError(
-                f"{output_dir} holds no run of {lab} on the embedded default: run `make labs` first"
-            )
-    docs = ROOT / "docs"
-    docs.mkdir(exist_ok=True)
+    runs = _small_world_runs(output_dir)
     for figure in FIGURES:
-        (docs / f"{figure}.png").write_bytes(picture(output_dir, figure))
-    text = json.dumps({lab: whole[lab] for lab in labs}, indent=2)
-    (docs / "results.json").write_text(text + "\n", encoding="utf-8")
-    scores = percent(read_results(docs / "results.json")).set_index(["lab", "measure", "system"])
-    lines = [
-        "| lab | measure | system | mean | 95 % interval | dialogues |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (lab, measure), systems in SHOWN.items():
-        for system in systems:
+        (DOCS / f"{figure}.png").write_bytes(picture(output_dir, figure))
+    (DOCS / "results.json").write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
+    _fill(DOCS / "results.md", "results", results_tables(DOCS / "results.json"))
+
+
+def results_tables(path: Path) -> str:
+    """Return the main scores of a results.json as Markdown tables, one for each entry of TABLES."""
+    scores = percent(read_results(path)).set_index(["lab", "measure", "system"])
+    tables = []
+    for (lab, measure), (title, score) in TABLES.items():
+        lines = [f"### {title}", "", f"| system | {score} | 95 % interval | dialogues |"]
+        lines.append("|---|---|---|---|")
+        for system, name in SYSTEMS[lab, measure].items():
             row = scores.loc[(lab, measure, system)]
             interval = f"{row['low']:.1f} to {row['high']:.1f}"
-            lines.append(
-                f"| {lab} | {measure} | {system} | {row['mean']:.1f} | {interval} | {row['n']:.0f} |"
+            lines.append(f"| {name} | {row['mean']:.1f} | {interval} | {row['n']:.0f} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _small_world_runs(output_dir: Path) -> dict[str, Any]:
+    """Return the entries of all labs in a folder's results.json.
+
+    Raises ValueError if a lab has not run there with the preset offline and its default seed.
+    """
+    path = output_dir / "results.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    labs = [name.split("_")[0] for name in NOTEBOOKS]
+    for lab in labs:
+        run = stored.get(lab, {}).get("run", {})
+        if not run.get("embedded_default") or run["seed"] != load_settings("offline").seed:
+            raise ValueError(
+                f"{output_dir} has no run of {lab} with the preset offline: run `make labs` first"
             )
-    _write_into_readme("results", "\n".join(lines))
+    return {lab: stored[lab] for lab in labs}
 
 
-def _write_into_readme(mark: str, text: str) -> None:
-    """Replace what stands between <!-- mark --> and <!-- end of mark -->."""
-    readme = ROOT / "README.md"
+def _fill(page: Path, mark: str, text: str) -> None:
+    """Replace the text between <!-- mark --> and <!-- end of mark --> on a page.
+
+    Raises ValueError if the page does not have exactly one such place.
+    """
     marked = re.compile(rf"(<!-- {mark} -->\n\n).*?(\n\n<!-- end of {mark} -->)", re.DOTALL)
-    whole, count = marked.subn(
-        lambda match: match[1] + text + match[2], readme.read_text(encoding="utf-8")
+    filled, count = marked.subn(
+        lambda match: match[1] + text + match[2], page.read_text(encoding="utf-8")
     )
     if count != 1:
-        raise ValueError(f"README.md has {count} places marked <!-- {mark} -->: it needs one")
-    readme.write_text(whole, encoding="utf-8")
+        raise ValueError(f"{page.name} has {count} places marked <!-- {mark} -->: it needs one")
+    page.write_text(filled, encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -173,4 +208,4 @@ if __name__ == "__main__":
     try:
         publish_results(ROOT / "out")
     except ValueError as error:
-        sys.exit(f"badges and bootstrap cells are filled in, results are not: {error}")
+        sys.exit(f"badges and set-up cells are filled in, but results are not: {error}")

@@ -1,34 +1,57 @@
-"""The README's table of results is that of the stored run."""
+"""Pages: results are those of the stored run, links lead somewhere, the README is short."""
 
 import json
+import re
 
 import pytest
 
-from tools.publish import FIGURES, picture
+from tools.publish import DOCS, FIGURES, SYSTEMS, picture, results_tables
 from utils.lab.notebooks import ROOT
 from utils.results import percent, read_results
 
-STORED = ROOT / "docs" / "results.json"
+STORED = DOCS / "results.json"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 
 
-def test_every_row_of_the_results_table_is_in_the_stored_run():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = [
-        line for line in readme.splitlines() if line.startswith("| lab") and line.count("|") == 7
-    ]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+def test_readme_has_at_most_700_words():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 700
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_local_link_of_a_page_leads_to_a_file_and_its_heading(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        file, _, heading = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.is_file(), link
+        if heading:
+            assert heading in headings(target.read_text(encoding="utf-8")), link
+
+
+def headings(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(("lab", "measure"), SYSTEMS)
+def test_every_row_of_the_results_page_has_the_stored_mean_interval_and_number_of_dialogues(
+    lab, measure
+):
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
     scores = percent(read_results(STORED)).set_index(["lab", "measure", "system"])
-    assert len(rows) >= 12
-    for lab, measure, system, mean, interval, n in rows:
-        stored = scores.loc[(lab, measure, system)]
-        assert [mean, interval] == [
-            f"{stored['mean']:.1f}",
-            f"{stored['low']:.1f} to {stored['high']:.1f}",
-        ]
-        assert int(n) == stored["n"]
+    for system, name in SYSTEMS[lab, measure].items():
+        row = scores.loc[(lab, measure, system)]
+        interval = f"{row['low']:.1f} to {row['high']:.1f}"
+        assert f"| {name} | {row['mean']:.1f} | {interval} | {row['n']:.0f} |" in page
 
 
-def test_stored_run_is_the_embedded_default():
+def test_results_page_holds_the_tables_of_the_stored_run():
+    assert results_tables(STORED) in (DOCS / "results.md").read_text(encoding="utf-8")
+
+
+def test_stored_run_is_the_small_worlds():
     stored = json.loads(STORED.read_text(encoding="utf-8"))
     assert {
         lab: entry["run"]["embedded_default"] for lab, entry in stored.items()
@@ -36,5 +59,5 @@ def test_stored_run_is_the_embedded_default():
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-def test_a_figure_of_the_readme_is_the_one_in_the_stored_notebook(figure):
-    assert (ROOT / "docs" / f"{figure}.png").read_bytes() == picture(ROOT, figure)
+def test_a_figure_in_docs_is_the_one_in_the_stored_notebook(figure):
+    assert (DOCS / f"{figure}.png").read_bytes() == picture(ROOT, figure)
