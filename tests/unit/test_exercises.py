@@ -1,4 +1,4 @@
-"""The check of an exercise says how far an answer is, and never stops the notebook."""
+"""The check of an exercise reports on the answer and never stops the notebook."""
 
 import pytest
 
@@ -14,13 +14,13 @@ from utils.lab.exercises import exercise
         (KeyError("rouge1"), "✗ exercise 3: KeyError: 'rouge1'"),
     ],
 )
-def test_a_check_says_how_far_the_answer_is(error, said, capsys):
+def test_check_reports_whether_the_answer_is_open_wrong_or_right(error, said, capsys):
     with exercise(3):
         if error:
             raise error
     assert capsys.readouterr().out.strip() == said
 
 
-def test_an_interrupt_is_not_held_back():
+def test_interrupt_still_stops_the_notebook():
     with pytest.raises(KeyboardInterrupt), exercise(1):
         raise KeyboardInterrupt

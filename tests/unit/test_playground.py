@@ -1,4 +1,4 @@
-"""The playground answers to its widgets, tells what is wrong, and shows its first answer where there are no widgets."""
+"""The playground follows its widgets, explains bad input, and shows an answer without widgets."""
 
 import pytest
 from datasets import Dataset
@@ -40,14 +40,14 @@ def test_a_page_without_widgets_shows_the_first_answer(playground):
     assert "Prompt" in bundle["text/html"] and "References" in bundle["text/html"]
 
 
-def test_texts_are_escaped(playground):
+def test_html_in_a_dialogue_is_escaped(playground):
     assert "&lt;b&gt;Tom&lt;/b&gt;" in playground.page.value
     assert "<b>Tom" not in playground.page.value
 
 
-def test_the_answer_is_that_of_the_chosen_dialogue_and_wording(playground, tiny_tokenizer):
-    playground.dialogue.value, playground.shots.value = 1, 0
-    playground.template.value = "Say it: {dialogue}"
+def test_answer_uses_the_chosen_dialogue_and_wording(playground, tiny_tokenizer):
+    playground.controls.dialogue.value, playground.controls.shots.value = 1, 0
+    playground.controls.template.value = "Say it: {dialogue}"
     answer = playground.answer()
     assert answer.prompt == "Say it: " + TEST["dialogue"][1]
     assert answer.tokens == count_tokens(tiny_tokenizer, answer.prompt)
@@ -55,13 +55,13 @@ def test_the_answer_is_that_of_the_chosen_dialogue_and_wording(playground, tiny_
     assert set(answer.rouge) == {"rouge1", "rouge2", "rougeL", "rougeLsum"}
 
 
-def test_choosing_a_template_writes_its_wording(playground):
-    playground.template_name.value = "flan"
-    assert playground.template.value == TEMPLATES["flan"]
+def test_choosing_a_template_shows_its_wording(playground):
+    playground.controls.template_name.value = "flan"
+    assert playground.controls.template.value == TEMPLATES["flan"]
 
 
-def test_similar_examples_come_first_and_only_as_many_as_fit(playground):
-    playground.dialogue.value, playground.shots.value = 1, 5
+def test_prompt_holds_the_most_similar_examples_that_fit_its_budget(playground):
+    playground.controls.dialogue.value, playground.controls.shots.value = 1, 5
     answer = playground.answer()
     assert 0 < answer.examples < 5
     assert answer.tokens <= 120
@@ -74,49 +74,43 @@ def test_similar_examples_come_first_and_only_as_many_as_fit(playground):
 
 
 @pytest.mark.parametrize("choice", ["random", "diverse"])
-def test_drawn_examples_follow_the_seed(playground, choice):
-    playground.choice.value = choice
+def test_random_and_diverse_examples_depend_on_the_seed(playground, choice):
+    playground.controls.selection.value = choice
 
     def prompt(seed: int) -> str:
-        playground.seed.value = seed
+        playground.controls.seed.value = seed
         return playground.answer().prompt
 
     assert prompt(1) == prompt(1)
     assert len({prompt(seed) for seed in range(6)}) > 1
 
 
-def test_decoding_follows_the_widgets(playground, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "utils.lab.playground.generate", lambda *_, **config: asked.append(config) or ["text"]
-    )
-    playground.answer()
-    playground.decoding.value = "beam search"
-    playground.answer()
-    playground.decoding.value, playground.temperature.value, playground.top_p.value = (
-        "sampling",
-        0.5,
-        0.9,
-    )
-    playground.new_tokens.value, playground.penalty.value = 6, 1.5
-    playground.answer()
-    plain = {"precision": "fp32", "max_new_tokens": 8, "repetition_penalty": 1.0}
+def test_decoding_follows_the_widgets(playground):
+    controls = playground.controls
+    greedy = {"precision": "fp32", "max_new_tokens": 8, "repetition_penalty": 1.0}
+    assert playground.generation_config() == greedy
+    controls.decoding.value = "beam search"
+    assert playground.generation_config() == greedy | {"num_beams": 4}
+    controls.decoding.value, controls.temperature.value = "sampling", 0.5
+    controls.top_p.value, controls.penalty.value = 0.9, 1.5
     sampling = {"do_sample": True, "top_k": 0, "temperature": 0.5, "top_p": 0.9}
-    assert asked == [
-        plain,
-        plain | {"num_beams": 4},
-        plain | {"max_new_tokens": 6, "repetition_penalty": 1.5} | sampling,
-    ]
+    assert playground.generation_config() == greedy | {"repetition_penalty": 1.5} | sampling
 
 
-def test_sampling_repeats_with_its_seed(playground):
-    playground.decoding.value = "sampling"
-    assert playground.answer() == playground.answer()
+def test_sampled_summaries_repeat_with_a_seed_and_differ_between_seeds(playground):
+    playground.controls.decoding.value = "sampling"
+
+    def summary(seed: int) -> str:
+        playground.controls.seed.value = seed
+        return playground.answer().summary
+
+    assert summary(1) == summary(1)
+    assert len({summary(seed) for seed in range(4)}) > 1
 
 
-def test_a_click_answers_anew(playground):
+def test_click_shows_the_answer_for_the_new_choice(playground):
     before = playground.page.value
-    playground.dialogue.value = 1
+    playground.controls.dialogue.value = 1
     playground.button.click()
     assert playground.page.value != before and not playground.button.disabled
 
@@ -125,11 +119,11 @@ def test_a_click_answers_anew(playground):
     ("wording", "said"),
     [("no place for it", "has no {dialogue}"), ("{dialogue} " * 40, "max_tokens=120")],
 )
-def test_a_choice_that_cannot_be_asked_is_explained_on_the_page(playground, wording, said):
-    playground.template.value = wording
+def test_invalid_choice_is_explained_on_the_page(playground, wording, said):
+    playground.controls.template.value = wording
     playground.button.click()
     assert said in playground.page.value and not playground.button.disabled
-    playground.template.value = TEMPLATES["plain"]
+    playground.controls.template.value = TEMPLATES["plain"]
     playground.button.click()
     assert (
         build_prompt(TEST["dialogue"][0], template=TEMPLATES["plain"])[:30] in playground.page.value

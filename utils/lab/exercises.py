@@ -1,4 +1,4 @@
-"""Exercises of the labs: the check says how far a reader's answer is, and the notebook goes on either way."""
+"""Checks of the labs' exercises, which report on an answer and never stop the notebook."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,15 +6,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def exercise(number: int) -> Iterator[None]:
-    """Run the checks of one exercise and print what came of them.
+    """Run the checks of one exercise and print the result.
 
-    An answer that still raises NotImplementedError is open; whatever else the answer or a check raises is shown.
+    An answer that raises NotImplementedError is still open; any other error is printed.
     """
     try:
         yield
     except NotImplementedError:
         print(f"✎ exercise {number} is open")
-    except Exception as error:  # an answer may fail in any way, and the reader is told how
+    except Exception as error:  # an answer can fail in any way, and the learner sees how
         print(f"✗ exercise {number}: {type(error).__name__}: {error}")
     else:
         print(f"✓ exercise {number} is solved")

@@ -1,8 +1,9 @@
-"""The prompt playground: choose a dialogue, a prompt and a decoding, and see what the model makes of it."""
+"""The prompt playground of Lab 1: choose a prompt and a decoding, and read the summary."""
 
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets as widgets
@@ -10,27 +11,15 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from utils import prompts
 from utils.generation import generate
-from utils.prompts import (
-    TEMPLATES,
-    Example,
-    build_prompt,
-    count_tokens,
-    diverse_examples,
-    fitting_examples,
-    random_examples,
-    similar_examples,
-)
 from utils.rouge import rouge_scores
 from utils.settings import Settings
-
-DECODINGS = ("greedy", "beam search", "sampling")
-CHOICES = ("random", "similar", "diverse")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One prompt and what came back: its tokens, the examples that fitted, the summary, and its ROUGE."""
+    """One prompt with its number of tokens and of examples, and the summary with its ROUGE F1."""
 
     prompt: str
     tokens: int
@@ -39,10 +28,38 @@ class Answer:
     rouge: dict[str, float]
 
 
-class Playground(widgets.VBox):
-    """Widgets around `answer`. In a page without a front end, the first answer is shown as it stands.
+def _controls(dialogues: Sequence[str], settings: Settings) -> SimpleNamespace:
+    """Build the input widgets from a table of their kinds, values and ranges."""
+    titles = [(f"{i}: {' '.join(text.split())[:80]}", i) for i, text in enumerate(dialogues)]
+    menu, number, slider = widgets.Dropdown, widgets.FloatSlider, widgets.IntSlider
+    selections, decodings = ("similar", "random", "diverse"), ("greedy", "beam search", "sampling")
+    plain, wide = prompts.TEMPLATES["plain"], {"layout": {"width": "95%"}}
+    new_tokens = settings.max_new_tokens
+    table = {
+        "dialogue": (menu, "dialogue", {"options": titles, **wide}),
+        "template_name": (menu, "template", {"options": list(prompts.TEMPLATES), "value": "plain"}),
+        "template": (widgets.Textarea, "wording", {"value": plain, "rows": 5, **wide}),
+        "shots": (slider, "examples", {"value": 1, "min": 0, "max": 8}),
+        "selection": (menu, "chosen", {"options": selections}),
+        "decoding": (menu, "decoding", {"options": decodings}),
+        "temperature": (number, "temperature", {"value": 1.0, "min": 0.1, "max": 2.0}),
+        "top_p": (number, "top p", {"value": 1.0, "min": 0.1, "max": 1.0, "step": 0.05}),
+        "penalty": (number, "repetition", {"value": 1.0, "min": 1.0, "max": 2.0}),
+        "new_tokens": (slider, "new tokens", {"value": new_tokens, "min": 4, "max": 256}),
+        "seed": (widgets.IntText, "seed", {"value": settings.seed}),
+    }
+    look = {"style": {"description_width": "6em"}}
+    controls = SimpleNamespace()
+    for name, (kind, label, options) in table.items():
+        setattr(controls, name, kind(description=label, **look, **options))
+    return controls
 
-    `test` has columns dialogue and summaries, `train` has columns dialogue and summary and gives the worked examples.
+
+class Playground(widgets.VBox):
+    """Widgets that choose a prompt and a decoding, and show the model's summary.
+
+    `test` has columns dialogue and summaries; `train` has columns dialogue and summary and
+    supplies the worked examples. A page that cannot show widgets shows the first answer.
     """
 
     def __init__(
@@ -56,61 +73,18 @@ class Playground(widgets.VBox):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.dialogues, self.summaries = list(test["dialogue"]), list(test["summaries"])
         self.train = list(train["dialogue"]), list(train["summary"])
-        wide = widgets.Layout(width="95%")
-        titles = [
-            (f"{i}: {' '.join(text.split())[:80]}", i) for i, text in enumerate(self.dialogues)
-        ]
-        self.dialogue = widgets.Dropdown(
-            options=titles, value=0, description="dialogue", layout=wide
-        )
-        self.template_name = widgets.Dropdown(
-            options=list(TEMPLATES), value="plain", description="template"
-        )
-        self.template = widgets.Textarea(
-            value=TEMPLATES["plain"], rows=5, description="wording", layout=wide
-        )
-        self.shots = widgets.IntSlider(value=1, min=0, max=8, description="examples")
-        self.choice = widgets.Dropdown(options=CHOICES, value="similar", description="chosen")
-        self.decoding = widgets.Dropdown(options=DECODINGS, value="greedy", description="decoding")
-        self.temperature = widgets.FloatSlider(
-            value=1.0,
-            min=0.1,
-            max=2.0,
-            step=0.1,
-            description="temperature",
-            style={"description_width": "6em"},
-        )
-        self.top_p = widgets.FloatSlider(
-            value=1.0, min=0.1, max=1.0, step=0.05, description="top p"
-        )
-        self.penalty = widgets.FloatSlider(
-            value=1.0, min=1.0, max=2.0, step=0.1, description="repetition"
-        )
-        self.new_tokens = widgets.IntSlider(
-            value=settings.max_new_tokens, min=4, max=256, description="new tokens"
-        )
-        self.seed = widgets.IntText(value=settings.seed, description="seed")
+        self.controls = c = _controls(self.dialogues, settings)
         self.button = widgets.Button(description="Summarize", button_style="primary")
-        self.page = widgets.HTML(layout=wide)
-        super().__init__(
-            [
-                self.dialogue,
-                widgets.HBox([self.template_name, self.shots, self.choice]),
-                self.template,
-                widgets.HBox([self.decoding, self.temperature, self.top_p]),
-                widgets.HBox([self.penalty, self.new_tokens, self.seed]),
-                self.button,
-                self.page,
-            ]
-        )
-        self.template_name.observe(
-            lambda change: setattr(self.template, "value", TEMPLATES[change["new"]]), "value"
-        )
+        self.page = widgets.HTML(layout={"width": "95%"})
+        rows = [c.dialogue], [c.template_name, c.shots, c.selection], [c.template]
+        rows += [c.decoding, c.temperature, c.top_p], [c.penalty, c.new_tokens, c.seed]
+        super().__init__([widgets.HBox(row) for row in (*rows, [self.button], [self.page])])
+        c.template_name.observe(self._write_template, "value")
         self.button.on_click(lambda _: self.show())
         self.show()
 
     def show(self) -> None:
-        """Answer as the widgets stand, and write it, or what was wrong with the choice, into the page."""
+        """Write the answer into the page, or the reason why this choice has none."""
         self.button.disabled = True
         try:
             self.page.value = self._render(self.answer())
@@ -120,69 +94,63 @@ class Playground(widgets.VBox):
             self.button.disabled = False
 
     def answer(self) -> Answer:
-        """What the model answers to the choices that the widgets hold.
+        """Summarize the chosen dialogue as the widgets say.
 
-        Raises:
-            ValueError: the template has no {dialogue}, or the dialogue alone exceeds the budget.
+        Raises ValueError if the template has no {dialogue} or the dialogue exceeds the budget.
         """
-        dialogue, budget = self.dialogues[self.dialogue.value], self.settings.max_prompt_tokens
-        examples = fitting_examples(
-            dialogue, self._examples(), self.template.value, self.tokenizer, budget
+        dialogue = self.dialogues[self.controls.dialogue.value]
+        references = self.summaries[self.controls.dialogue.value]
+        template, budget = self.controls.template.value, self.settings.max_prompt_tokens
+        examples = prompts.fitting_examples(
+            dialogue, self._examples(dialogue), template, self.tokenizer, budget
         )
-        prompt = build_prompt(dialogue, examples, self.template.value)
-        torch.manual_seed(self.seed.value)
-        (summary,) = generate(self.model, self.tokenizer, [prompt], **self._generation_config())
-        return Answer(
-            prompt=prompt,
-            tokens=count_tokens(self.tokenizer, prompt),
-            examples=len(examples),
-            summary=summary,
-            rouge=rouge_scores([summary], [self.summaries[self.dialogue.value]]).iloc[0].to_dict(),
-        )
+        prompt = prompts.build_prompt(dialogue, examples, template)
+        torch.manual_seed(self.controls.seed.value)
+        (summary,) = generate(self.model, self.tokenizer, [prompt], **self.generation_config())
+        rouge = rouge_scores([summary], [references]).iloc[0].to_dict()
+        tokens = prompts.count_tokens(self.tokenizer, prompt)
+        return Answer(prompt, tokens, len(examples), summary, rouge)
 
-    def _examples(self) -> Sequence[Example]:
-        k, query = self.shots.value, self.dialogues[self.dialogue.value]
-        if self.choice.value == "similar":
-            return similar_examples(*self.train, k, [query])[0]
-        draw = random_examples if self.choice.value == "random" else diverse_examples
-        return draw(*self.train, k, 1, self.seed.value)[0]
-
-    def _generation_config(self) -> dict[str, Any]:
-        config = {
-            "precision": self.settings.precision,
-            "max_new_tokens": self.new_tokens.value,
-            "repetition_penalty": self.penalty.value,
-        }
-        if self.decoding.value == "beam search":
-            return config | {"num_beams": 4}
-        if self.decoding.value == "sampling":
-            return config | {
-                "do_sample": True,
-                "top_k": 0,
-                "temperature": self.temperature.value,
-                "top_p": self.top_p.value,
-            }
+    def generation_config(self) -> dict[str, Any]:
+        """Return the arguments of `generate` that the widgets stand for."""
+        c = self.controls
+        config = {"precision": self.settings.precision, "max_new_tokens": c.new_tokens.value}
+        config["repetition_penalty"] = c.penalty.value
+        if c.decoding.value == "beam search":
+            config["num_beams"] = 4
+        if c.decoding.value == "sampling":
+            config |= {"do_sample": True, "top_k": 0}
+            config |= {"temperature": c.temperature.value, "top_p": c.top_p.value}
         return config
 
+    def _write_template(self, change: dict[str, Any]) -> None:
+        self.controls.template.value = prompts.TEMPLATES[change["new"]]
+
+    def _examples(self, dialogue: str) -> Sequence[prompts.Example]:
+        k, selection = self.controls.shots.value, self.controls.selection.value
+        if selection == "similar":
+            return prompts.similar_examples(*self.train, k, [dialogue])[0]
+        draw = prompts.random_examples if selection == "random" else prompts.diverse_examples
+        return draw(*self.train, k, 1, self.controls.seed.value)[0]
+
     def _render(self, answer: Answer) -> str:
-        """The answer as HTML; texts are escaped, for a dialogue may hold anything."""
-        references = "".join(
-            f"<li>{html.escape(text)}</li>" for text in self.summaries[self.dialogue.value]
-        )
+        """Return the answer as HTML, with all texts escaped."""
+        summaries = self.summaries[self.controls.dialogue.value]
+        references = "".join(f"<li>{html.escape(text)}</li>" for text in summaries)
         scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in answer.rouge.items())
-        dropped = self.shots.value - answer.examples
+        dropped = self.controls.shots.value - answer.examples
         note = f", {dropped} more did not fit" if dropped else ""
+        budget = self.settings.max_prompt_tokens
         return (
             f"<p><b>Summary</b>: {html.escape(answer.summary)}</p>"
             f"<p><b>References</b></p><ul>{references}</ul>"
-            f"<p><b>ROUGE, F1 in points</b>: {scores}</p>"
-            f"<p><b>Prompt</b>: {answer.tokens} of {self.settings.max_prompt_tokens} tokens; "
+            f"<p><b>ROUGE F1, points</b>: {scores}</p>"
+            f"<p><b>Prompt</b>: {answer.tokens} of {budget} tokens; "
             f"examples: {answer.examples}{note}</p>"
             f"<pre style='white-space:pre-wrap'>{html.escape(answer.prompt)}</pre>"
         )
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        """The widgets for a front end that has them, the first answer for a page that has not."""
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        bundle = {"application/vnd.jupyter.widget-view+json": view}
+        """Return the widgets for a front end that has them, and the answer's HTML for others."""
+        bundle = super()._repr_mimebundle_(**options)
         return bundle | {"text/html": self.page.value, "text/plain": "Playground"}
