@@ -32,11 +32,11 @@ bench-classic: .venv/installed
 		datasets==3.1.0 accelerate==1.1.1 rich
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/bench_ppo.py --classic .venv-classic/bin/python
 
-# Makes the table of KL prices that Lab 3 shows: trains the small world's T5 forty times. Run Lab 2 first.
+# Makes the table of KL prices for Lab 3: trains the small world's T5 forty times. Run Lab 2 first.
 sweep: .venv/installed
 	$(BIN)/python -m tools.small_world.sweep
 
-# Makes the small world's dialogues, T5 and classifier again: about a quarter of an hour on two cores.
+# Makes the small world's dialogues, T5 and classifier again: 20 minutes on two cores.
 small-world: .venv/installed
 	$(BIN)/python -m tools.small_world.build
 	$(BIN)/python -m tools.small_world.card

@@ -162,7 +162,7 @@ def results_tables(path: Path) -> str:
     scores = percent(read_results(path)).set_index(["lab", "measure", "system"])
     tables = []
     for (lab, measure), (title, score) in TABLES.items():
-        lines = [f"### {title}", "", f"| system | {score} | 95 % interval | dialogues |"]
+        lines = [f"### {title}", "", f"| system | {score} | 95% interval | dialogues |"]
         lines.append("|---|---|---|---|")
         for system, name in SYSTEMS[lab, measure].items():
             row = scores.loc[(lab, measure, system)]
