@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,11 @@ class HateScorer:
         logits = self._all_logits(texts)
         return torch.softmax(logits, dim=-1)[:, self._label_id(self.hate_label)].numpy()
 
+    def log_probability(self, texts: Sequence[str]) -> np.ndarray:
+        """Return log p(nothate) of each text, (texts,), by a log-softmax over all labels."""
+        logits = self._all_logits(texts)
+        return torch.log_softmax(logits, dim=-1)[:, self._label_id(self.nothate_label)].numpy()
+
     def logits(self, texts: Sequence[str], label: str | None = None) -> np.ndarray:
         """Raw logit of one label, by default "nothate", for each text; shape (texts,). A reward by logits keeps its
         slope where probabilities saturate.
@@ -114,23 +120,31 @@ class HateScorer:
 
 
 class HateReward:
-    """A reward function for the trainers: the raw logit of "nothate" of each completion, the prompt left out.
+    """A reward function for PPOTrainer and TRL's trainers, which scores the completion alone.
 
-    `precision` is "fp32", in which the scorer judges, or "auto" or "bf16" (`utils.models.use_bf16`): half the time for
-    a reward that is a few hundredths off. Not for GRPO: it divides by the deviation among the responses to one prompt,
-    and where these score alike the error would decide.
+    Args:
+        scorer: the classifier.
+        precision: "fp32", in which the scorer judges, or "auto" or "bf16" (`utils.models.use_bf16`):
+            half the time for a reward that is a few hundredths off. Not for GRPO: it divides by the
+            deviation within a group, and where its completions score alike the error would decide.
+        kind: "logp", the log-probability of "nothate" – at most 0, and steep where a text is toxic –
+            or "logit", its raw logit, which has no upper bound.
+
+    Raises ValueError if a precision or kind is unknown, or the device cannot compute in bf16.
     """
 
-    __name__ = "nothate_logit"
-
-    def __init__(self, scorer: HateScorer, precision: str = "fp32"):
+    def __init__(self, scorer: HateScorer, precision: str = "fp32", kind: str = "logp"):
         use_bf16(precision, scorer.device)  # refused now, not at the first step
-        self.scorer, self.precision = scorer, precision
+        if kind not in ("logp", "logit"):
+            raise ValueError(f"kind={kind!r}: choose 'logp' or 'logit'")
+        self.scorer, self.precision, self.kind = scorer, precision, kind
+        self.__name__ = f"nothate_{kind}"
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: list) -> list[float]:
-        """One reward per completion, after TRL's interface of reward functions."""
+    def __call__(self, completions: list[str], **columns: Any) -> list[float]:
+        """Return one reward for each completion; prompts and columns are not looked at."""
+        score = self.scorer.logits if self.kind == "logit" else self.scorer.log_probability
         with autocast(self.precision, self.scorer.device):
-            return self.scorer.logits(completions).tolist()
+            return score(completions).tolist()
 
 
 def dialogue_heat(

@@ -1,8 +1,8 @@
-"""What toxicity costs: PPO, RLOO and GRPO at several KL prices, judged on validation dialogues, three seeds each.
+"""Measure what less toxicity costs: PPO, RLOO and GRPO at several KL prices, with three seeds each.
 
-All train under pressure (`utils.detox.UNDER_PRESSURE`), so that the price alone holds the policy.
-
-Lab 3 shows the table that this script wrote, `sweep.csv`; the KL prices of the preset "offline" were chosen from it.
+All train without the gentle settings of the labs (`utils.detox.UNDER_PRESSURE`), so that the KL
+price alone keeps the policy near its reference. Scores are of validation dialogues. Lab 3 shows the
+table that this script wrote, `sweep.csv`, and the preset "offline" took its KL prices from it.
 About 20 minutes on two cores, after Lab 2 has run:
 
     python -m tools.small_world.sweep --adapter out/lab2/lora/best
@@ -20,14 +20,14 @@ from transformers import PreTrainedModel
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
 from utils.detox import (
     UNDER_PRESSURE,
-    as_prompts,
+    add_prompts,
     decoder_adapter,
     detox_config,
     detox_reward,
-    judge,
-    policy_as_found,
+    initial_policy,
 )
 from utils.ppo import PPOTrainer
+from utils.results import judge_model
 from utils.settings import OFFLINE, load_settings
 from utils.toxicity import HateScorer, split_by_heat
 
@@ -41,7 +41,7 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    """Train and judge every point, and write the table after each."""
+    """Train and score every point, and write the table after each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,18 +50,20 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings("offline")
     scorer = HateScorer(settings.reward_model)
-    found, tokenizer = policy_as_found(settings, arguments.adapter)
+    found, tokenizer = initial_policy(settings, arguments.adapter)
     dataset = load_dialogsum(settings.dataset)
     clean = group_references(drop_near_duplicates(dataset["validation"], against=dataset["train"]))
     hot, calm = (
         first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(clean, scorer)
     )
-    hot_train = as_prompts(split_by_heat(dataset["train"], scorer)[0])
+    hot_train = add_prompts(split_by_heat(dataset["train"], scorer)[0])
 
     def judged(policy: PreTrainedModel | PeftModel) -> dict[str, float]:
-        """The means that are kept of one policy."""
-        toxicity, quality = judge(policy, tokenizer, scorer, hot, calm, settings)
-        return {**toxicity.mean(), **quality[["rouge1", "words"]].mean()}
+        """Return the mean scores of one policy."""
+        toxicity = judge_model(policy, tokenizer, hot, settings, scorer)
+        quality = judge_model(policy, tokenizer, calm, settings)
+        means = {**toxicity[["toxicity", "insulting_word"]].mean()}
+        return means | {**quality[["rouge1", "words"]].mean()}
 
     rows = [{"estimator": "none", "kl_coef": None, "seed": None, "kl": 0.0} | judged(found)]
     for estimator, prices in PRICES.items():
@@ -70,15 +72,15 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     changes = UNDER_PRESSURE | {
                         "advantage_estimator": estimator,
-                        "kl_coef": kl_coef,
+                        "beta": kl_coef,
                         "seed": seed,
                     }
                     trainer = PPOTrainer(
                         copy.deepcopy(found),
-                        tokenizer,
-                        detox_reward(scorer, settings, estimator),
+                        detox_reward(scorer, settings, estimator, kind="logit"),
                         detox_config(settings, found.device, folder, **changes),
                         hot_train,
+                        processing_class=tokenizer,
                         peft_config=decoder_adapter(settings),
                     )
                     trainer.train()

@@ -1,7 +1,7 @@
 """PPO, RLOO and GRPO for encoder-decoder models, with the interface of TRL's trainers."""
 
-from utils.ppo.config import PPOConfig
-from utils.ppo.losses import gae, policy_loss, value_loss, whiten
-from utils.ppo.trainer import PPOTrainer
+from .config import PPOConfig
+from .losses import gae, policy_loss, value_loss, whiten
+from .trainer import PPOTrainer
 
 __all__ = ["PPOConfig", "PPOTrainer", "gae", "policy_loss", "value_loss", "whiten"]

@@ -1,151 +1,248 @@
-"""What a PPO run can be told."""
+"""The options of a PPO, RLOO or GRPO run, under TRL's names."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-ESTIMATORS = ("gae", "rloo", "grpo")
+# TRL's defaults, by estimator: PPO's from its last PPOConfig, the others from RLOOConfig and
+# GRPOConfig. PPO whitens its advantages, as all of its implementations do.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gae": {"num_generations": 1, "num_iterations": 4, "beta": 0.05, "scale_rewards": "none"}
+    | {"normalize_advantages": True, "loss_type": "bnpo", "importance_sampling_level": "token"},
+    "rloo": {"num_generations": 2, "num_iterations": 1, "beta": 0.05, "scale_rewards": "none"}
+    | {"normalize_advantages": False, "loss_type": "grpo", "importance_sampling_level": "sequence"},
+    "grpo": {"num_generations": 8, "num_iterations": 1, "beta": 0.0, "scale_rewards": "group"}
+    | {"normalize_advantages": False, "loss_type": "dapo", "importance_sampling_level": "token"},
+}
+CHOICES = {
+    "advantage_estimator": tuple(DEFAULTS),
+    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "scale_rewards": ("group", "batch", "none"),
+    "value_trunk": ("detached", "shared", "own"),
+}
+
+
+def _option(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass
 class PPOConfig(TrainingArguments):
-    """TrainingArguments, and what PPO adds.
+    """TrainingArguments and the options of PPO, RLOO and GRPO.
 
-    One step takes `per_device_train_batch_size` × `gradient_accumulation_steps` prompts on each process, and
-    `num_generations` responses to each. Every optimizer step sees one of `num_mini_batches` parts of them, whose
-    gradient is added up over `gradient_accumulation_steps` passes: more of these need less memory and change nothing
-    else.
+    Names, meanings and defaults are those of TRL's RLOOConfig and GRPOConfig. As there,
+    `per_device_train_batch_size` counts completions, and a global step is one optimizer step.
+    `steps_per_generation` batches are sampled at once and learned from `num_iterations` times.
+    A default of None means TRL's default for the chosen `advantage_estimator` (see DEFAULTS).
     """
 
-    max_new_tokens: int = field(default=64, metadata={"help": "longest response, in tokens"})
-    advantage_estimator: str = field(
-        default="gae",
-        metadata={
-            "help": "gae (value head; Schulman et al. 2016), rloo (Ahmadian et al. 2024) or grpo (Shao et al. 2024)"
-        },
+    advantage_estimator: str = _option("gae", "gae (PPO with a value head), rloo or grpo")
+    num_generations: int | None = _option(None, "completions per prompt: gae 1, rloo 2, grpo 8")
+    num_generations_eval: int | None = _option(None, "the same in evaluation; None: as in training")
+    max_completion_length: int = _option(512, "longest completion, in tokens")
+    shuffle_dataset: bool = _option(True, "shuffle the prompts anew in each epoch")
+    generation_batch_size: int | None = _option(
+        None, "completions sampled at once, over all processes"
     )
-    num_generations: int = field(
-        default=1, metadata={"help": "responses to each prompt; rloo and grpo need several"}
+    steps_per_generation: int | None = _option(
+        None, "batches sampled at once; None: gradient_accumulation_steps"
     )
-    num_ppo_epochs: int = field(default=4, metadata={"help": "passes over each batch of responses"})
-    num_mini_batches: int = field(default=1, metadata={"help": "optimizer steps in each pass"})
-    kl_coef: float = field(
-        default=0.05,
-        metadata={
-            "help": "price of one nat to the reference: k1 in the reward, with grpo k3 in the loss"
-        },
+    num_iterations: int | None = _option(None, "passes over each sample: gae 4, rloo and grpo 1")
+
+    temperature: float = _option(1.0, "of sampling; log-probabilities are scaled by it, too")
+    top_p: float = _option(1.0, "nucleus sampling; below 1 the sampler is not the policy")
+    top_k: int = _option(0, "most likely tokens to sample from; 0: all")
+    min_p: float | None = _option(None, "least probability, relative to the most likely token's")
+    repetition_penalty: float = _option(1.0, "above 1 the sampler is not the policy")
+    generation_kwargs: dict[str, Any] | str | None = _option(
+        None, "more arguments for transformers' GenerationConfig"
     )
-    kl_target: float | None = field(
-        default=None,
-        metadata={
-            "help": "adapt kl_coef so that k1 per sequence comes to this many nats; None: kl_coef is fixed"
-        },
+    cache_implementation: str | None = _option(None, "of the key-value cache in generation")
+
+    beta: float | None = _option(
+        None,
+        "price of one nat of KL to the reference: gae and rloo 0.05 (k1, in the reward), "
+        "grpo 0.0 (k3, in the loss)",
     )
-    kl_horizon: int = field(
-        default=10_000, metadata={"help": "responses over which an adaptive kl_coef adapts"}
+    log_kl: bool = _option(False, "measure the KL where beta is 0, too, which needs the reference")
+    kl_target: float | None = _option(
+        None, "adapt beta so that k1 per sequence comes to this many nats (Ziegler et al. 2019)"
     )
-    cliprange: float = field(
-        default=0.2, metadata={"help": "how far the probability ratio may move from 1"}
+    kl_horizon: int = _option(10_000, "completions over which beta adapts to kl_target")
+    max_kl: float | None = _option(
+        None, "skip the other updates on a sample once k3 per token to the sampler exceeds this"
     )
-    cliprange_value: float = field(
-        default=0.2, metadata={"help": "how far a value may move in one batch"}
+    sync_ref_model: bool = _option(False, "let the reference model follow the policy")
+    ref_model_mixup_alpha: float = _option(0.6, "weight of the policy when the reference follows")
+    ref_model_sync_steps: int = _option(512, "optimizer steps between two such updates")
+
+    epsilon: float = _option(0.2, "how far the probability ratio may fall below 1")
+    epsilon_high: float | None = _option(None, "how far it may rise above 1; None: epsilon")
+    delta: float | None = _option(None, "upper bound on the ratio also where advantages are < 0")
+    loss_type: str | None = _option(
+        None,
+        "weight of a token in the loss: grpo (mean of the completions' means), bnpo (mean over the "
+        "tokens of the optimizer step), dr_grpo (sum over the longest possible length) or dapo "
+        "(over the tokens of the whole sample); gae bnpo, rloo grpo, grpo dapo",
     )
-    vf_coef: float = field(default=0.1, metadata={"help": "weight of the value loss"})
-    gamma: float = field(default=1.0, metadata={"help": "discount per token"})
-    lam: float = field(
-        default=0.95, metadata={"help": "lambda of generalized advantage estimation"}
+    importance_sampling_level: str | None = _option(
+        None,
+        "token or sequence: what the ratio is of. rloo: the whole sequence, as in TRL's "
+        "RLOOTrainer; grpo with sequence: its geometric mean (GSPO)",
     )
-    max_kl: float | None = field(
-        default=None,
-        metadata={"help": "stop a batch's updates once k3 per token to its sampler exceeds this"},
+    use_bias_correction_kl: bool = _option(True, "weight grpo's k3 by the ratio, as TRL does")
+
+    reward_weights: list[float] | None = _option(None, "of the reward functions; None: 1 each")
+    reward_clip_range: tuple[float, float] | None = _option(None, "bounds of the weighted reward")
+    scale_rewards: str | bool | None = _option(
+        None, "divide by the deviation in the group (grpo), in the batch, or none (gae, rloo)"
     )
-    missing_eos_penalty: float = field(
-        default=1.0, metadata={"help": "taken off the score of a response without end-of-sequence"}
+    normalize_advantages: bool | None = _option(
+        None, "whiten advantages over all completions: gae True, rloo and grpo False"
     )
-    scale_scores: bool = field(
-        default=False,
-        metadata={
-            "help": "divide scores by their standard deviation in the batch; blows noise up once all score alike"
-        },
+    min_advantage_std: float = _option(
+        1.0,
+        "least deviation that gae's whitening divides by. TRL's PPO had none: once all completions "
+        "score alike, noise and a token's position are blown up to variance 1",
     )
-    reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "weight of each reward function; 1 each by default"}
+    drop_zero_std_groups: bool = _option(
+        False, "leave groups whose rewards are all equal out of the loss"
     )
-    log_completions: int = field(
-        default=2, metadata={"help": "responses of each step kept in the table of samples"}
+    mask_truncated_completions: bool = _option(
+        False, "leave completions without end-of-sequence out of the loss"
+    )
+    missing_eos_penalty: float | None = _option(
+        None, "taken off the reward of a completion without end-of-sequence"
     )
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "peak learning rate"})
-    lr_scheduler_type: str = field(
-        default="constant", metadata={"help": "schedule of the learning rate, by PPO step"}
+    gamma: float = _option(1.0, "discount per token, gae")
+    lam: float = _option(
+        1.0,
+        "lambda of gae. TRL's PPO had 0.95, which makes early tokens of a completion with a reward "
+        "at its end look worse than late ones while the value head has not learned yet",
     )
-    max_grad_norm: float = field(
-        default=1.0, metadata={"help": "norm to which every gradient is clipped; 0: none is"}
+    vf_coef: float = _option(0.1, "weight of the value loss")
+    epsilon_value: float = _option(0.2, "how far a value may move from the sampled one")
+    value_learning_rate: float = _option(1e-2, "of the value head, a linear layer")
+    value_trunk: str = _option(
+        "detached",
+        "what the value head reads: the policy's hidden state without gradient (detached); with "
+        "it (shared), so that the value loss trains the policy, too, and can wreck its language; "
+        "or that of a copy of the model (own)",
     )
-    logging_steps: float = field(default=1, metadata={"help": "PPO steps between log entries"})
-    save_strategy: str = field(default="no", metadata={"help": "when to write checkpoints"})
-    report_to: str | list[str] | None = field(
-        default="none", metadata={"help": "loggers beside the log history"}
+
+    disable_dropout: bool = _option(
+        True, "no dropout in training. TRL: False; but then the first ratio is not 1"
     )
-    disable_tqdm: bool | None = field(default=True, metadata={"help": "no progress bar"})
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "leave out the last rows, which fill no step"}
+    log_completions: bool = _option(False, "print a sample of completions at each log")
+    num_completions_to_print: int | None = _option(None, "how many; None: all")
+    num_completions_to_keep: int = _option(
+        2, "completions of each sample kept in trainer.completions"
+    )
+    model_init_kwargs: dict[str, Any] | str | None = _option(
+        None, "arguments of from_pretrained, where models are given by id"
+    )
+
+    learning_rate: float = _option(
+        1e-5, "peak. TRL: 1e-6, made for models a thousand times larger than a T5"
+    )
+    logging_steps: float = _option(1, "optimizer steps between two logs")
+    report_to: str | list[str] | None = _option("none", "where to log, beside the log history")
+    remove_unused_columns: bool | None = _option(
+        False, "False: reward functions receive the data's columns"
     )
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "faster copies to a GPU"}
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "False: reward functions receive the data's columns"}
-    )
 
     def __post_init__(self) -> None:
-        """Check what PPO adds.
+        """Fill in the estimator's defaults, and check what PPO adds.
 
-        Raises:
-            ValueError: an unknown estimator, a number below 1, too few responses to a prompt for the estimator, parts
-                that do not divide the batch, or a KL target that is not positive.
+        Raises ValueError if an option has an unknown value, or if numbers do not fit together.
         """
         super().__post_init__()
-        if self.data_seed is None:
-            self.data_seed = (
-                self.seed
-            )  # the order of prompts, which all processes must share; they sample apart
-        if self.advantage_estimator not in ESTIMATORS:
-            raise ValueError(
-                f"advantage_estimator={self.advantage_estimator!r}: choose {', '.join(ESTIMATORS)}"
+        self.scale_rewards = {True: "group", False: "none"}.get(
+            self.scale_rewards, self.scale_rewards
+        )
+        if self.advantage_estimator in DEFAULTS:
+            for name, value in DEFAULTS[self.advantage_estimator].items():
+                if getattr(self, name) is None:
+                    setattr(self, name, value)
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name}={value!r}: choose from {', '.join(choices)}")
+        self._set_generation_batch()
+        self._check()
+
+    def _set_generation_batch(self) -> None:
+        """Derive steps_per_generation and generation_batch_size from each other, as in TRL."""
+        batch = self.per_device_train_batch_size * self.world_size
+        if self.generation_batch_size is None:
+            self.steps_per_generation = (
+                self.steps_per_generation or self.gradient_accumulation_steps
             )
-        for name in (
-            "max_new_tokens",
-            "num_generations",
-            "num_ppo_epochs",
-            "num_mini_batches",
-            "kl_horizon",
-        ):
+            self.generation_batch_size = batch * self.steps_per_generation
+        elif self.steps_per_generation not in (None, self.generation_batch_size // batch):
+            raise ValueError("give generation_batch_size or steps_per_generation, not both")
+        elif self.generation_batch_size % batch:
+            raise ValueError(
+                f"generation_batch_size={self.generation_batch_size} must be a multiple of the "
+                f"batch of {batch} completions that all processes take at a time"
+            )
+        self.steps_per_generation = self.generation_batch_size // batch
+
+    def _check(self) -> None:
+        for name in ("num_generations", "num_iterations", "max_completion_length", "kl_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.advantage_estimator != "gae" and self.num_generations < 2:
             raise ValueError(
-                f"advantage_estimator={self.advantage_estimator!r} compares the responses to one prompt: "
-                f"num_generations={self.num_generations} must be at least 2"
+                f"advantage_estimator={self.advantage_estimator!r} compares the completions of one "
+                f"prompt: num_generations={self.num_generations} must be at least 2"
             )
-        if self.responses_per_step % (self.num_mini_batches * self.gradient_accumulation_steps):
+        if self.advantage_estimator == "gae" and self.importance_sampling_level == "sequence":
             raise ValueError(
-                f"num_mini_batches={self.num_mini_batches} × "
-                f"gradient_accumulation_steps={self.gradient_accumulation_steps} "
-                f"must divide the batch of {self.responses_per_step} responses"
+                "importance_sampling_level='sequence' needs one advantage for a whole completion: "
+                "choose 'token', or advantage_estimator='rloo' or 'grpo'"
+            )
+        if self.generation_batch_size % self.num_generations:
+            raise ValueError(
+                f"generation_batch_size={self.generation_batch_size} must be a multiple of "
+                f"num_generations={self.num_generations}, so that it holds whole groups: change "
+                "per_device_train_batch_size, steps_per_generation or num_generations"
+            )
+        eval_batch = self.per_device_eval_batch_size * self.world_size
+        if self.eval_strategy != "no" and eval_batch % self.generations_eval:
+            raise ValueError(
+                f"an evaluation batch of {eval_batch} completions must be a multiple of "
+                f"num_generations_eval={self.generations_eval}"
+            )
+        if self.steps_per_generation * self.num_iterations % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} must divide "
+                f"steps_per_generation={self.steps_per_generation} × "
+                f"num_iterations={self.num_iterations}, so that a sample ends with an update"
             )
         if self.kl_target is not None and not self.kl_target > 0:
-            raise ValueError(
-                f"kl_target={self.kl_target} must be a positive number of nats, or None"
-            )
+            raise ValueError(f"kl_target={self.kl_target} must be a positive number of nats")
+        if self.auto_find_batch_size:
+            raise ValueError("auto_find_batch_size breaks the groups of completions: leave it out")
 
     @property
-    def prompts_per_step(self) -> int:
-        """Prompts that one process takes in one PPO step."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+    def generations_eval(self) -> int:
+        """Completions per prompt in evaluation."""
+        return self.num_generations_eval or self.num_generations
 
     @property
-    def responses_per_step(self) -> int:
-        """Responses that one process samples in one PPO step."""
-        return self.prompts_per_step * self.num_generations
+    def prompts_per_generation(self) -> int:
+        """Different prompts that are sampled from at once, over all processes."""
+        return self.generation_batch_size // self.num_generations
+
+    @property
+    def updates_per_generation(self) -> int:
+        """Optimizer steps on each sample."""
+        micro_batches = self.steps_per_generation * self.num_iterations
+        return micro_batches // self.gradient_accumulation_steps

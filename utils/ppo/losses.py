@@ -1,7 +1,9 @@
-"""The arithmetic of PPO as pure functions on tensors of shape (batch, time).
+"""The arithmetic of PPO, RLOO and GRPO as pure functions on tensors of shape (batch, time).
 
-A mask is 1 on the tokens that the policy chose, from the first response token through end-of-sequence, and 0 after.
+A mask is 1 from the first completion token through end-of-sequence, and 0 after it.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,151 +12,197 @@ EPSILON = 1e-8
 GROUP_EPSILON = 1e-4  # as in TRL: rewards that differ by less are noise
 
 
-def response_mask(responses: Tensor, eos_token_id: int) -> Tensor:
-    """1 from the first response token through the first end-of-sequence, inclusive; responses without one count whole.
+def response_mask(completion_ids: Tensor, eos_token_ids: int | Sequence[int]) -> Tensor:
+    """Return 1 through the first end-of-sequence inclusive, 0 after it; (batch, time).
 
-    `responses` holds the ids after the decoder's start token. Padding is never looked for: T5's start token equals its
-    pad token.
+    `completion_ids` holds the ids after the decoder's start token. Padding is never looked for:
+    T5's start token equals its pad token.
     """
-    is_eos = (responses == eos_token_id).long()
+    ends = torch.as_tensor(eos_token_ids, device=completion_ids.device)
+    is_eos = torch.isin(completion_ids, ends).long()
     return (is_eos.cumsum(dim=1) - is_eos == 0).long()
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `x` over the positions where `mask` is 1."""
-    return (x * mask).sum() / mask.sum()
+    """Return the mean of x over the positions where the mask is 1."""
+    return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
-def whiten(x: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and variance 1 (Bessel-corrected) over the masked positions of the whole batch; 0
-    elsewhere.
+def whiten(x: Tensor, mask: Tensor, min_std: float = 0.0) -> Tensor:
+    """Shift and scale to mean 0 and variance 1 (Bessel-corrected) over the mask; 0 elsewhere.
 
-    Raises:
-        ValueError: fewer than two masked positions, whose variance does not exist.
+    The deviation that x is divided by is at least `min_std`.
+    Raises ValueError if fewer than two positions are masked in, so that there is no variance.
     """
     if (count := mask.sum()) < 2:
         raise ValueError(
-            f"cannot whiten {int(count)} value(s): a batch needs at least two response tokens"
+            f"cannot whiten {int(count)} value(s): give at least two completion tokens"
         )
     centered = (x - masked_mean(x, mask)) * mask
-    variance = centered.square().sum() / (count - 1)
-    return centered * torch.rsqrt(variance + EPSILON)
+    std = (centered.square().sum() / (count - 1) + EPSILON).sqrt()
+    return centered / std.clamp(min=min_std)
 
 
 def kl_estimates(logprobs: Tensor, reference_logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per-token estimates of KL(policy ‖ reference) from tokens the policy sampled (Schulman 2020, "Approximating KL
-    divergence").
+    """Estimate KL(policy ‖ reference) for each token that the policy sampled: k1, k2 and k3.
 
-    With r = p_reference / p_policy: k1 = −log r (unbiased), k2 = (log r)² / 2, k3 = (r − 1) − log r (unbiased, never
-    negative).
+    With r = p_reference / p_policy: k1 = −log r (unbiased), k2 = (log r)² / 2, and
+    k3 = (r − 1) − log r (unbiased, never negative); Schulman 2020, "Approximating KL Divergence".
     """
     log_ratio = reference_logprobs - logprobs
     return -log_ratio, log_ratio.square() / 2, torch.expm1(log_ratio) - log_ratio
 
 
-def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """−kl_coef · kl on every response token, plus the sequence's score (batch,) on its last one."""
-    rewards = -kl_coef * kl * mask
-    last = mask.sum(dim=1, keepdim=True).long() - 1
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Return −beta · kl on each completion token, plus the score (batch,) on its last token."""
+    rewards = -beta * kl * mask
+    last = (mask.sum(dim=1, keepdim=True).long() - 1).clamp(min=0)
     return rewards.scatter_add(1, last, scores.unsqueeze(1).to(rewards.dtype))
 
 
 def gae(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Generalized advantage estimation (Schulman et al. 2016): advantages, and returns = advantages + values; 0 outside
-    the mask.
+    """Return generalized advantage estimates and returns = advantages + values; 0 outside the mask.
 
-    δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γλ A_{t+1}; after the last response token V and A are 0.
+    δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γλ A_{t+1}; V and A are 0 after the last token
+    (Schulman et al. 2016).
     """
     mask = mask.to(values.dtype)
     rewards, values = rewards * mask, values * mask
     advantages = torch.zeros_like(values)
-    following_value = following_advantage = torch.zeros_like(values[:, 0])
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
-        delta = rewards[:, t] + gamma * following_value - values[:, t]
-        following_advantage = (delta + gamma * lam * following_advantage) * mask[:, t]
-        following_value = values[:, t]
-        advantages[:, t] = following_advantage
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = (delta + gamma * lam * next_advantage) * mask[:, t]
+        next_value = values[:, t]
+        advantages[:, t] = next_advantage
     return advantages, advantages + values
 
 
-def rloo_advantages(rewards: Tensor, group_size: int) -> Tensor:
-    """REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024): each response's reward minus the mean reward of
-    the other responses to its prompt. `rewards` is (responses,), those to one prompt side by side.
+def rloo_advantages(rewards: Tensor, num_generations: int) -> Tensor:
+    """Return each completion's reward minus the mean of the others of its group, (completions,).
 
-    Raises:
-        ValueError: groups of fewer than two, or rewards that are not whole groups.
+    REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024). `rewards` is (completions,),
+    those of one prompt side by side; NaN marks a completion without a reward, which counts
+    nowhere and gets the advantage 0.
+    Raises ValueError if groups have fewer than two completions or are not whole.
     """
-    groups = _groups(rewards, group_size)
-    others = (groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)
-    return (groups - others).flatten()
+    groups = _groups(rewards, num_generations)
+    others = (~groups.isnan()).sum(dim=1, keepdim=True) - 1
+    baseline = (groups.nansum(dim=1, keepdim=True) - groups) / others
+    return (groups - baseline).flatten().nan_to_num(0.0, 0.0, 0.0)
 
 
-def grpo_advantages(rewards: Tensor, group_size: int) -> Tensor:
-    """Group-relative advantages (Shao et al. 2024): each response's reward, standardized (Bessel-corrected) among the
-    responses to its prompt; 0 in a group that is all alike. `rewards` is (responses,), those to one prompt side by
-    side.
+def grpo_advantages(rewards: Tensor, num_generations: int, scale: str = "group") -> Tensor:
+    """Return group-relative advantages, (completions,): rewards minus their group's mean.
 
-    Raises:
-        ValueError: groups of fewer than two, or rewards that are not whole groups.
+    They are divided by the deviation of the group ("group", Shao et al. 2024) or of all rewards
+    ("batch"), or by nothing ("none", Liu et al. 2025). NaN and errors: as in `rloo_advantages`.
     """
-    groups = _groups(rewards, group_size)
-    deviation = groups.std(dim=1, keepdim=True)
-    return ((groups - groups.mean(dim=1, keepdim=True)) / (deviation + GROUP_EPSILON)).flatten()
+    groups = _groups(rewards, num_generations)
+    centered = groups - groups.nanmean(dim=1, keepdim=True)
+    if scale != "none":
+        std = nanstd(groups, dim=1) if scale == "group" else nanstd(groups.reshape(1, -1), dim=1)
+        centered = centered / (std + GROUP_EPSILON)
+    return centered.flatten().nan_to_num(0.0)
 
 
-def _groups(rewards: Tensor, group_size: int) -> Tensor:
-    if group_size < 2:
+def nanstd(x: Tensor, dim: int) -> Tensor:
+    """Return the Bessel-corrected deviation along a dimension, without NaN; 0 of one value."""
+    count = (~x.isnan()).sum(dim=dim, keepdim=True)
+    squares = (x - x.nanmean(dim=dim, keepdim=True)).square().nansum(dim=dim, keepdim=True)
+    return (squares / (count - 1).clamp(min=1)).sqrt()
+
+
+def _groups(rewards: Tensor, num_generations: int) -> Tensor:
+    if num_generations < 2:
         raise ValueError(
-            f"groups of {group_size} response(s) cannot be compared: sample at least two to each prompt"
+            f"groups of {num_generations} completion(s) cannot be compared: sample at least two "
+            "for each prompt"
         )
-    if len(rewards) % group_size:
-        raise ValueError(f"{len(rewards)} rewards are not whole groups of {group_size}")
-    return rewards.view(-1, group_size)
+    if len(rewards) % num_generations:
+        raise ValueError(f"{len(rewards)} rewards are not whole groups of {num_generations}")
+    return rewards.view(-1, num_generations)
 
 
-def adapted_kl_coef(
-    kl_coef: float, kl: float, target: float, responses: int, horizon: int
-) -> float:
-    """The next KL coefficient of Ziegler et al. 2019 (2.2): coef · (1 + clip(KL / target − 1, ±0.2) · responses /
-    horizon). It rises while the KL per sequence is above the target, and falls while it is below.
+def adapted_beta(beta: float, kl: float, target: float, completions: int, horizon: int) -> float:
+    """Return the next price of KL: β · (1 + clip(KL / target − 1, ±0.2) · completions / horizon).
+
+    It rises while the KL per sequence is above the target (Ziegler et al. 2019, section 2.2).
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return kl_coef * (1 + error * responses / horizon)
+    return beta * (1 + error * completions / horizon)
+
+
+def sequence_log_ratio(log_ratio: Tensor, mask: Tensor, mean: bool) -> Tensor:
+    """Return the log-ratio of whole completions, (batch, 1): the sum over tokens, or their mean."""
+    total = (log_ratio * mask).sum(dim=1, keepdim=True)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1) if mean else total
+
+
+def clipped_surrogate(
+    log_ratio: Tensor,
+    advantages: Tensor,
+    epsilon: float,
+    epsilon_high: float | None = None,
+    delta: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return PPO's loss for each token, and where the lower and the upper bound decide it.
+
+    loss = max(−ρA, −clip(ρ, 1−ε, 1+ε_high)A) with ρ = p_new / p_old (Schulman et al. 2017, eq. 7);
+    `delta` bounds ρ also where A < 0.
+    """
+    ratio = log_ratio.exp()
+    low, high = 1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high)
+    bounded = ratio if delta is None else ratio.clamp(max=delta)
+    loss = torch.maximum(-advantages * bounded, -advantages * ratio.clamp(low, high))
+    return loss, (ratio < low) & (advantages < 0), (ratio > high) & (advantages > 0)
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), negated, and the share of tokens on which the clip
-    decides.
-
-    loss = mean max(−ρA, −clip(ρ, 1−ε, 1+ε)A) with ρ = p_new / p_old.
-    """
-    ratio = torch.exp(logprobs - old_logprobs)
-    unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-    return masked_mean(torch.maximum(unclipped, clipped), mask), masked_mean(
-        (clipped > unclipped).float(), mask
-    )
+    """Return the mean of `clipped_surrogate` over the mask, and the share of clipped tokens."""
+    loss, low, high = clipped_surrogate(logprobs - old_logprobs, advantages, epsilon)
+    return masked_mean(loss, mask), masked_mean((low | high).float(), mask)
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, epsilon: float
 ) -> Tensor:
-    """Half the squared error of the values, which may move by at most `clip_range` from the old ones; the worse of both
-    counts.
+    """Return half the mean squared error of the values over the mask.
+
+    Values may move by at most `epsilon` from the old ones; the worse of both errors counts.
     """
-    clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
-    return 0.5 * masked_mean(
-        torch.maximum((values - returns).square(), (clipped - returns).square()), mask
-    )
+    return masked_mean(clipped_value_error(values, old_values, returns, epsilon), mask)
+
+
+def clipped_value_error(
+    values: Tensor, old_values: Tensor, returns: Tensor, epsilon: float
+) -> Tensor:
+    """Return half the squared error of each value, (batch, time); see `value_loss`."""
+    clipped = old_values + (values - old_values).clamp(-epsilon, epsilon)
+    return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 − Var(returns − values) / Var(returns) over the masked positions: 1 is perfect, 0 no better than a constant."""
+    """Return 1 − Var(returns − values) / Var(returns) over the mask: 1 is perfect, 0 a constant."""
     inside = mask.bool()
-    return 1 - (returns - values)[inside].var(correction=0) / (
-        returns[inside].var(correction=0) + EPSILON
-    )
+    residual = (returns - values)[inside].var(correction=0)
+    return 1 - residual / (returns[inside].var(correction=0) + EPSILON)
+
+
+def position_share(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Return the share of the advantages' variance that a token's distance from the end explains.
+
+    It is the correlation ratio η²: the variance between the means at each distance over the whole
+    variance, 0 to 1. A large share teaches length, whatever the completions say.
+    """
+    inside = mask.bool()
+    distance = (mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1))[inside].long()
+    a = advantages[inside]
+    counts = torch.bincount(distance).clamp(min=1)
+    means = torch.zeros(len(counts), dtype=a.dtype, device=a.device).scatter_add(0, distance, a)
+    between = ((means / counts)[distance] - a.mean()).square().sum()
+    return between / ((a - a.mean()).square().sum() + EPSILON)

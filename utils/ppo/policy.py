@@ -1,146 +1,164 @@
-"""What PPO trains: an encoder-decoder policy, its reference and, where asked for, its value head, in one module."""
+"""What PPO asks of an encoder-decoder model: completions, their log-probabilities, and values."""
 
 import copy
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
-from utils.training.cpu import use_fast_layers
+from .precision import float32_head, weights_cast_once
 
-from .precision import weights_cast_once
+Model = PreTrainedModel | PeftModel
+REFERENCE_ADAPTER = "ref"  # TRL's name
 
 
-class PolicyModel(nn.Module):
-    """A policy, the reference it must stay close to, and a linear value head on its decoder's last hidden state.
-
-    The reference is the policy as found. With LoRA the policy as found, its own adapter merged, becomes the base under
-    a fresh adapter, and the reference is that base with the adapter off: no second model in memory, and the first KL
-    is 0. Where no adapter touches the encoder, `encode` runs it once and its output serves every later call.
+class ValueHead(nn.Module):
+    """A linear value head in float32, zero at first, and the trunk that it reads.
 
     Args:
-        model: the policy as found; it is changed in place.
-        peft_config: the fresh adapter's, by default `lora_config()` without dropout; False trains all parameters
-            against a frozen copy.
-        value_head: whether there is one; RLOO and GRPO need none.
+        model: the policy; `trunk` "detached" and "shared" read its decoder's last hidden state,
+            without and with gradient, "own" that of a copy of the model.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel | PeftModel,
-        peft_config: LoraConfig | bool | None = None,
-        value_head: bool = True,
-    ):
+    def __init__(self, model: Model, trunk: str):
         super().__init__()
-        base = model.merge_and_unload() if isinstance(model, PeftModel) else model
-        if peft_config is False:
-            self.reference = create_reference_model(use_fast_layers(base))
-            self.policy = base.requires_grad_(True)
-        else:
-            self.reference = None
-            self.policy = use_fast_layers(
-                get_peft_model(
-                    base,
-                    peft_config
-                    or LoraConfig(
-                        task_type="SEQ_2_SEQ_LM", r=32, lora_alpha=32, target_modules=["q", "v"]
-                    ),
-                )
-            )
-        self.encoder_is_frozen = not any(
-            p.requires_grad for p in self.policy.get_encoder().parameters()
+        width = model.get_output_embeddings().weight.shape[1]
+        self.detach = trunk == "detached"
+        self.trunk = (
+            copy.deepcopy(base_model(model)).requires_grad_(True) if trunk == "own" else None
         )
-        self.value_head = None
-        if value_head:
-            self.value_head = nn.Linear(
-                self.policy.config.d_model, 1, dtype=torch.float32, device=self.policy.device
-            )
-            nn.init.zeros_(self.value_head.weight)
-            nn.init.zeros_(self.value_head.bias)
+        self.linear = nn.Linear(width, 1, dtype=torch.float32, device=model.device)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        """What the decoder needs to know of the prompts: the encoder's output if it is frozen, else its input."""
-        if not self.encoder_is_frozen:
-            return {"input_ids": input_ids, "attention_mask": attention_mask}
-        with (
-            torch.inference_mode()
-        ):  # attention is quicker there; the copy is an ordinary tensor, to be learned from
-            output = self.policy.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
-        return {
-            "last_hidden_state": output.last_hidden_state.clone(),
-            "attention_mask": attention_mask,
-        }
+    def forward(self, hidden: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return the value before each token, (batch, time), from hidden states (…, width)."""
+        if self.trunk is not None:
+            hidden = self.trunk(**inputs).decoder_hidden_states[-1]
+        if self.detach:
+            hidden = hidden.detach()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.linear(hidden.float()).squeeze(-1)
 
-    def sample(self, prompts: dict[str, Tensor], generation_config: GenerationConfig) -> Tensor:
-        """Responses drawn from the policy, as ids after the decoder's start token, (batch, time).
 
-        `generation_config` says how long they are and where they end. The model's own generation settings are set
-        aside: `generate` would fill what `generation_config` leaves open from them (a minimum length, a repetition
-        penalty, beams), and the sampler would not be the policy.
-        """
-        core = self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
-        own, core.generation_config = core.generation_config, GenerationConfig()
-        try:
-            with weights_cast_once(core):
-                return self.policy.generate(
-                    **_encoder_inputs(prompts),
-                    generation_config=generation_config,
-                    logits_processor=LogitsProcessorList([InverseTransformSampling()]),
-                )[:, 1:]
-        finally:
-            core.generation_config = own
+def add_value_head(model: Model, trunk: str) -> ValueHead:
+    """Add a value head to a model, as the submodule `value_head`.
 
-    def forward(
-        self, prompts: dict[str, Tensor], responses: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probability of each response token, the value before it and the entropy there; (batch, time), fp32.
+    A forward hook adds its output `state_values` wherever hidden states are asked for, so that
+    the head works inside the wrappers of several processes.
+    """
+    model.value_head = ValueHead(model, trunk)
 
-        Without a value head the values are 0. The entropy carries no gradient.
-        """
-        output = _decode(self.policy, prompts, responses, output_hidden_states=True)
-        logits = output.logits.float()  # (batch, time, vocabulary)
-        logprobs, entropy = logprobs_of(logits, responses), entropy_of(logits)
-        if self.value_head is None:
-            return logprobs, torch.zeros_like(logprobs), entropy
-        with torch.autocast(responses.device.type, enabled=False):
-            values = self.value_head(output.decoder_hidden_states[-1].float()).squeeze(-1)
-        return logprobs, values, entropy
+    def add_values(module: nn.Module, args: tuple, inputs: dict[str, Any], output: Any) -> None:
+        if inputs.get("output_hidden_states"):
+            output["state_values"] = module.value_head(output.decoder_hidden_states[-1], inputs)
 
-    @torch.no_grad()
-    def reference_logprobs(self, prompts: dict[str, Tensor], responses: Tensor) -> Tensor:
-        """Log-probability of each response token under the policy as found, (batch, time), fp32."""
-        with nullcontext() if self.reference else self.policy.disable_adapter():
-            logits = _decode(self.reference or self.policy, prompts, responses).logits
-        return logprobs_of(logits.float(), responses)
+    model.register_forward_hook(add_values, with_kwargs=True)
+    return model.value_head
 
-    def base_state_dict(self) -> dict[str, Tensor]:
-        """Weights of the policy as found, under the names it had before the fresh adapter."""
-        state = self.policy.get_base_model().state_dict()
-        return {
-            name.replace(".base_layer.", "."): w
-            for name, w in state.items()
-            if ".lora_" not in name
-        }
+
+class Reference:
+    """The policy as PPO begins with it, which KL is measured to.
+
+    Under a fresh adapter it is the model without the adapter; under an adapter that is trained on,
+    a frozen copy of the adapter; of a model that is trained in full, a frozen copy of the model.
+    """
+
+    def __init__(self, model: Model, fresh_adapter: bool):
+        self.model: PreTrainedModel | None = None
+        self.adapter: str | None = None
+        if not isinstance(model, PeftModel):
+            self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        elif not fresh_adapter:
+            self.adapter = REFERENCE_ADAPTER
+            name = model.active_adapter
+            model.add_adapter(REFERENCE_ADAPTER, model.peft_config[name])
+            for key, parameter in list(model.named_parameters()):
+                if f".{REFERENCE_ADAPTER}." in key:
+                    source = key.replace(f".{REFERENCE_ADAPTER}.", f".{name}.")
+                    parameter.data.copy_(model.get_parameter(source).data)
+                    parameter.requires_grad_(False)
+
+    @contextmanager
+    def active(self, policy: Model) -> Iterator[Model]:
+        """Give the reference model; the policy is itself again after the block."""
+        if self.model is not None:
+            yield self.model
+        elif self.adapter is None:
+            with policy.disable_adapter():
+                yield policy
+        else:
+            name = policy.active_adapter
+            trained = [p for p in policy.parameters() if p.requires_grad]
+            policy.set_adapter(self.adapter, inference_mode=True)
+            try:
+                yield policy
+            finally:
+                policy.set_adapter(name)
+                for parameter in trained:  # set_adapter freezes what it leaves
+                    parameter.requires_grad_(True)
+
+
+def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    """Return what the decoder needs of the prompts.
+
+    Where the encoder is frozen it runs here, once, and its output serves sampling, policy,
+    reference and all updates; otherwise these are the inputs.
+    """
+    prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
+    encoder = model.get_encoder()
+    if any(p.requires_grad for p in encoder.parameters()):
+        return prompts
+    with torch.inference_mode():  # attention is faster there; the clone can be learned from
+        hidden = encoder(**prompts).last_hidden_state
+    return {"last_hidden_state": hidden.clone(), "attention_mask": attention_mask}
+
+
+def encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:
+    """Return arguments for the model from what `encode` returned."""
+    if "last_hidden_state" not in prompts:
+        return dict(prompts)
+    hidden = BaseModelOutput(last_hidden_state=prompts["last_hidden_state"])
+    return {"encoder_outputs": hidden, "attention_mask": prompts["attention_mask"]}
+
+
+def start_token(model: Model) -> int:
+    """Return the id that decoding starts with; raises ValueError if the model has none."""
+    configs = (model.generation_config, model.config, model.config.get_text_config(decoder=True))
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        for config in configs:
+            if (token := getattr(config, name, None)) is not None:
+                return token
+    raise ValueError(
+        "the model has no decoder_start_token_id: set model.config.decoder_start_token_id"
+    )
 
 
 class InverseTransformSampling(LogitsProcessor):
-    """Draws the next token and leaves only that possible, for greedy decoding to take.
+    """Draw the next token with one uniform number, and leave only it for greedy decoding to take.
 
-    One uniform number decides for each row. `generate` samples by torch.multinomial, which draws one for each token of
-    the vocabulary: on a CPU an eighth of the time that a response takes.
+    `generate` samples by torch.multinomial, which draws a number for each token of the vocabulary:
+    on a CPU an eighth of the time of a completion. The log-probabilities of what was drawn are
+    kept in `logprobs`, one tensor (batch,) for each token.
     """
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits (batch, vocabulary) → 0 at the token drawn, −∞ elsewhere.
+    def __init__(self, temperature: float = 1.0):
+        self.temperature = temperature
+        self.logprobs: list[Tensor] = []
 
-        Raises:
-            ValueError: a row has logits that are no numbers.
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return 0 at the token drawn and −∞ elsewhere, (batch, vocabulary).
+
+        Raises ValueError if a row's logits are not finite.
         """
-        cumulative = scores.float().softmax(dim=-1).cumsum(dim=-1)
+        probabilities = (scores.float() / self.temperature).softmax(dim=-1)
+        cumulative = probabilities.cumsum(dim=-1)
         if not cumulative[:, -1].isfinite().all():
             raise ValueError(
                 "the policy's logits are not finite: training has diverged, lower the learning rate"
@@ -148,46 +166,74 @@ class InverseTransformSampling(LogitsProcessor):
         uniform = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
         drawn = torch.searchsorted(
             cumulative, uniform, right=True
-        )  # the first whose sum is above the number
+        )  # the first sum above the number
+        self.logprobs.append(probabilities.gather(1, drawn).squeeze(1).log())
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
-def _decode(
-    model: PreTrainedModel | PeftModel,
-    prompts: dict[str, Tensor],
-    responses: Tensor,
-    **arguments: Any,
-) -> Any:
-    """Teacher forcing: the decoder reads the start token and all but the last response token."""
-    start = responses.new_full((len(responses), 1), model.config.decoder_start_token_id)
-    decoder_input_ids = torch.cat([start, responses[:, :-1]], dim=1)
-    return model(
-        **_encoder_inputs(prompts),
-        decoder_input_ids=decoder_input_ids,
-        use_cache=False,
-        **arguments,
-    )
-
-
-def _encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:
-    if "last_hidden_state" not in prompts:
-        return prompts
-    encoded = BaseModelOutput(last_hidden_state=prompts["last_hidden_state"])
-    return {"encoder_outputs": encoded, "attention_mask": prompts["attention_mask"]}
-
-
-def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability of each token, (batch, time), from logits (batch, time, vocabulary)."""
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
-
-
 @torch.no_grad()
-def entropy_of(logits: Tensor) -> Tensor:
-    """Entropy in nats, (batch, time), of the distributions that logits (batch, time, vocabulary) stand for."""
-    probabilities = logits.softmax(dim=-1)
-    return torch.special.entr(probabilities, out=probabilities).sum(dim=-1)
+def sample(
+    model: Model, prompts: dict[str, Tensor], config: GenerationConfig, temperature: float = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """Sample completions: ids after the start token, (batch, time), and their log-probabilities.
+
+    The model's own generation settings are set aside: `generate` would fill in from them what
+    `config` leaves open (a minimum length, a repetition penalty, forced tokens), and the sampler
+    would not be the policy. The log-probabilities are None where `config` samples by itself.
+    """
+    core = base_model(model)
+    own, core.generation_config = core.generation_config, GenerationConfig()
+    sampler = InverseTransformSampling(temperature)
+    processors = LogitsProcessorList([] if config.do_sample else [sampler])
+    try:
+        with weights_cast_once(core), float32_head(core):
+            ids = model.generate(
+                **encoder_inputs(prompts), generation_config=config, logits_processor=processors
+            )[:, 1:]
+    finally:
+        core.generation_config = own
+    return ids, torch.stack(sampler.logprobs, dim=1) if sampler.logprobs else None
 
 
-def create_reference_model(model: PreTrainedModel) -> PreTrainedModel:
-    """A frozen copy in eval mode."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+def completion_logprobs(
+    model: nn.Module,
+    prompts: dict[str, Tensor],
+    completion_ids: Tensor,
+    start: int,
+    temperature: float = 1.0,
+    detailed: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return log-probability, entropy and value of each completion token, (batch, time), float32.
+
+    The decoder reads the start token and all but the last completion token (teacher forcing).
+    Entropy (without gradient) and values are None unless `detailed`; values also without a head.
+    """
+    first = completion_ids.new_full((len(completion_ids), 1), start)
+    output = model(
+        **encoder_inputs(prompts),
+        decoder_input_ids=torch.cat([first, completion_ids[:, :-1]], dim=1),
+        use_cache=False,
+        output_hidden_states=detailed,
+    )
+    logits = output.logits.float() / temperature  # (batch, time, vocabulary)
+    logprobs = selective_log_softmax(logits, completion_ids)
+    if not detailed:
+        return logprobs, None, None
+    with torch.no_grad():
+        entropy = entropy_from_logits(logits)
+    return logprobs, entropy, output.get("state_values")
+
+
+def zero_dropout(model: nn.Module) -> None:
+    """Set all dropout to 0, also where a layer holds its probability as a plain number."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or "layerdrop" in name):
+                setattr(module, name, 0.0)
+
+
+def base_model(model: Model) -> PreTrainedModel:
+    """Return the model under the adapter, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model

@@ -4,16 +4,16 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 @contextlib.contextmanager
 def weights_cast_once(model: nn.Module) -> Iterator[None]:
-    """Under autocast, cast every weight once in the block, not once at each use; no gradients inside.
+    """Under autocast, cast each weight once in the block and not at each use; no gradients inside.
 
-    Autocast remembers its casts, but only of weights that require a gradient: in the block, all do. Decoding uses every
-    weight once a token, and without this a third of its time on a CPU goes into casts. LoRA's small B, which is read
-    through a view, is cast each time all the same.
+    Autocast remembers its casts only of weights that require a gradient: in the block, all do.
+    Decoding uses every weight once a token; casts would take a third of its time on a CPU.
     """
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
@@ -24,24 +24,23 @@ def weights_cast_once(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        torch.clear_autocast_cache()  # made without a gradient, they are of no use to what comes after
+        torch.clear_autocast_cache()  # casts without a gradient are of no use to what comes after
 
 
 @contextlib.contextmanager
 def frozen_weights_in_bf16(model: nn.Module) -> Iterator[None]:
-    """Hold the float32 weights of frozen linear layers in bf16 in the block, for a model that computes under autocast.
+    """Hold the float32 weights of frozen linear layers in bf16 in the block, under autocast.
 
-    Autocast makes the same of them at each use, so no output changes; memory for them is halved, and nothing is cast.
-    Afterwards they are float32 again, rounded to bf16. A weight that an embedding shares stays as it is.
+    Autocast would cast them at each use, so no output changes, and they take half the memory.
+    Afterwards they are float32 again, rounded to bf16. The head, which computes in float32, and
+    weights that an embedding shares stay as they are.
     """
-    shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
-    frozen = [
-        layer.weight
-        for layer in layers
-        if not layer.weight.requires_grad and id(layer.weight) not in shared
-    ]
-    frozen = [weight for weight in frozen if weight.dtype == torch.float32]
+    kept = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None:
+        kept.add(id(model.get_output_embeddings().weight))
+    linear = [module.weight for module in model.modules() if type(module) is nn.Linear]
+    frozen = [w for w in linear if not w.requires_grad and w.dtype == torch.float32]
+    frozen = [weight for weight in frozen if id(weight) not in kept]
     try:
         for weight in frozen:
             weight.data = weight.data.to(torch.bfloat16)
@@ -49,3 +48,27 @@ def frozen_weights_in_bf16(model: nn.Module) -> Iterator[None]:
     finally:
         for weight in frozen:
             weight.data = weight.data.to(torch.float32)
+
+
+@contextlib.contextmanager
+def float32_head(model: PreTrainedModel) -> Iterator[None]:
+    """Compute the logits in float32 in the block, also under bf16 autocast.
+
+    bf16 has 8 significant bits: a logit of 20 would be rounded by up to 0.06, and a probability
+    ratio with it.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        yield
+        return
+
+    def forward(hidden: Tensor) -> Tensor:
+        bias = None if head.bias is None else head.bias.float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), head.weight.float(), bias)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward

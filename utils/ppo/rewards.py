@@ -1,39 +1,182 @@
-"""Calling reward functions, and refusing what cannot be a reward."""
+"""Reward functions as TRL's users write them: functions, coroutines, models and model ids."""
 
+import asyncio
+import inspect
+import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-RewardFunction = Callable[..., list[float]]
+LOG = logging.getLogger(__name__)
+RewardFunc = str | nn.Module | Callable[..., Any]
 
 
-def reward_name(function: RewardFunction) -> str:
-    """The name under which a reward function is logged and told of."""
-    return getattr(function, "__name__", type(function).__name__)
+def reward_name(reward: RewardFunc) -> str:
+    """Return the name that a reward is logged under: the function's, or the id's last part."""
+    if isinstance(reward, nn.Module):
+        return reward.config.name_or_path.rstrip("/").split("/")[-1]
+    while not hasattr(reward, "__name__") and hasattr(reward, "func"):  # functools.partial
+        reward = reward.func
+    return getattr(reward, "__name__", type(reward).__name__)
 
 
-def call_reward(
-    function: RewardFunction,
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    columns: dict[str, list],
-) -> Tensor:
-    """One finite float32 number for each completion, shape (completions,).
+class Rewards:
+    """All reward functions of a run, called on a batch of completions.
 
-    Raises:
-        ValueError: another number of rewards, or one that is not finite; the function and the completion are named.
+    Args:
+        reward_funcs: one or several of: a function `f(prompts=, completions=, completion_ids=,
+            trainer_state=, log_extra=, log_metric=, **columns)`, called by keyword with what its
+            signature names (all of it if it has `**kwargs`), which returns one number or None for
+            each completion; such a coroutine function; a sequence classifier with one output, or
+            its id, which reads the prompt and the completion.
+        processing_classes: tokenizers of the classifiers; None for functions and for the default.
+        model_init_kwargs: arguments of `from_pretrained` for ids.
+
+    Raises ValueError if there is no function, if two have the same name, if a classifier has more
+    than one output, or if the number of tokenizers differs.
     """
-    rewards = torch.as_tensor(function(prompts, completions, **columns), dtype=torch.float32)
-    if rewards.shape != (len(completions),):
+
+    def __init__(
+        self,
+        reward_funcs: RewardFunc | Sequence[RewardFunc],
+        processing_classes: Any = None,
+        model_init_kwargs: dict[str, Any] | None = None,
+    ):
+        given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+        self.funcs = [
+            AutoModelForSequenceClassification.from_pretrained(
+                f, num_labels=1, **model_init_kwargs or {}
+            )
+            if isinstance(f, str)
+            else f
+            for f in given
+        ]
+        self.names = [reward_name(f) for f in self.funcs]
+        if not self.funcs:
+            raise ValueError("reward_funcs is empty: give at least one reward function")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(
+                f"reward functions {', '.join(self.names)}: give each its own __name__"
+            )
+        if not isinstance(processing_classes, list | tuple):
+            processing_classes = [processing_classes] * (
+                1 if processing_classes else len(self.funcs)
+            )
+        if len(processing_classes) != len(self.funcs):
+            raise ValueError(
+                f"{len(processing_classes)} reward_processing_classes for {len(self.funcs)} reward "
+                "functions: give one for each, None for functions"
+            )
+        self.tokenizers = [
+            _tokenizer(f, t) if isinstance(f, nn.Module) else None
+            for f, t in zip(self.funcs, processing_classes, strict=True)
+        ]
+
+    def to(self, device: torch.device) -> "Rewards":
+        """Move the classifiers to a device, in eval mode."""
+        for f in self.funcs:
+            if isinstance(f, nn.Module):
+                f.to(device).eval()
+        return self
+
+    def __call__(self, prompts: list[str], completions: list[str], **named: Any) -> Tensor:
+        """Return the rewards, (completions, functions), float32; NaN where a function said None.
+
+        Raises ValueError if a function returns another number of rewards, or infinite ones.
+        """
+        named |= {"prompts": prompts, "completions": completions}
+        coroutines = [f(**_accepted(f, named)) for f in self.funcs if _is_async(f)]
+        awaited = iter(_run(coroutines))
+        columns = []
+        for f, name, tokenizer in zip(self.funcs, self.names, self.tokenizers, strict=True):
+            if isinstance(f, nn.Module):
+                rewards = _classify(f, tokenizer, prompts, completions)
+            else:
+                rewards = next(awaited) if _is_async(f) else f(**_accepted(f, named))
+            columns.append(_checked(name, rewards, completions))
+        table = torch.stack(columns, dim=1)  # (completions, functions)
+        if (silent := table.isnan().all(dim=1)).any():
+            row = int(silent.nonzero()[0])
+            LOG.warning(
+                "All reward functions returned None for the completion %r of the prompt %r: it is "
+                "left out. At least one should return a number.",
+                completions[row],
+                prompts[row],
+            )
+        return table
+
+
+def _tokenizer(model: nn.Module, given: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """Return the classifier's tokenizer, with a pad token that the classifier knows."""
+    if model.config.num_labels != 1:
         raise ValueError(
-            f"the reward function {reward_name(function)} returned shape {tuple(rewards.shape)} "
-            f"for {len(completions)} completions: return one number each"
+            f"the reward model {model.config.name_or_path} has {model.config.num_labels} outputs, "
+            f"{', '.join(model.config.id2label.values())}: which one is the reward? Wrap it in a "
+            "function that returns the score you want"
         )
-    if not torch.isfinite(rewards).all():
-        row = int((~torch.isfinite(rewards)).nonzero()[0])
+    tokenizer = given or AutoTokenizer.from_pretrained(model.config.name_or_path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(model, PreTrainedModel):
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
+
+
+def _is_async(f: RewardFunc) -> bool:
+    return inspect.iscoroutinefunction(f) or inspect.iscoroutinefunction(type(f).__call__)
+
+
+def _accepted(f: Callable[..., Any], named: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a function's signature names, or all if it has **kwargs."""
+    parameters = inspect.signature(f).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return named
+    return {p.name: named[p.name] for p in parameters if p.name in named}
+
+
+def _run(coroutines: list[Any]) -> list[Any]:
+    """Await coroutines together, in a thread of their own: a notebook's has a loop already."""
+    if not coroutines:
+        return []
+
+    async def gather() -> list[Any]:
+        return await asyncio.gather(*coroutines)
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, gather()).result()
+
+
+@torch.no_grad()
+def _classify(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[str], completions: list[str]
+) -> list[float]:
+    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    batch = tokenizer(text=texts, return_tensors="pt", padding=True, truncation=True)
+    return model(**batch.to(next(model.parameters()).device)).logits[:, 0].float().tolist()
+
+
+def _checked(name: str, rewards: Sequence[float | None], completions: list[str]) -> Tensor:
+    """Return one function's rewards as float32, (completions,), NaN for None."""
+    if len(rewards) != len(completions):
         raise ValueError(
-            f"the reward function {reward_name(function)} returned {rewards[row].item()} "
-            f"for the completion {completions[row]!r}: return finite numbers"
+            f"the reward function {name} returned {len(rewards)} rewards for {len(completions)} "
+            "completions: return one for each"
         )
-    return rewards
+    given = [i for i, reward in enumerate(rewards) if reward is not None]
+    column = torch.full((len(completions),), torch.nan)
+    column[given] = torch.tensor([float(rewards[i]) for i in given])
+    if bad := [i for i in given if not column[i].isfinite()]:
+        raise ValueError(
+            f"the reward function {name} returned {column[bad[0]].item()} for the completion "
+            f"{completions[bad[0]]!r}: return finite numbers, or None"
+        )
+    return column

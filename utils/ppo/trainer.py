@@ -1,513 +1,699 @@
-"""PPO, RLOO and GRPO for encoder-decoder models, as a subclass of transformers.Trainer.
+"""PPO, RLOO and GRPO for encoder-decoder models, with the interface of TRL's trainers.
 
-One training step is one batch of prompts: sample responses to each, score them, and take several epochs of clipped
-updates on them. Compared with the textbook (Ziegler et al. 2019; Huang et al. 2023, "The N+ Implementation Details of
-RLHF with PPO"):
+The Trainer's own loop takes the optimizer steps. Whenever a sample of completions has been learned
+from, `_prepare_inputs` draws the next one: generate, reward, estimate advantages, split into
+batches. What differs from the textbook (Ziegler et al. 2019; Huang et al. 2023, "The N+
+Implementation Details of RLHF with PPO"):
 
-- There is no second model in memory: the reference is the policy as found, under a fresh adapter that can be switched
-  off. The first KL is 0 by construction (`utils.ppo.policy`).
-- There is no dropout anywhere: the probability ratio of the first update is 1.
-- The value head reads the policy's own last hidden state and starts at zero. RLOO and GRPO have none: they compare the
-  responses to one prompt.
-- Where the encoder is frozen (LoRA on the decoder only), it runs once a prompt and its output serves sampling, policy,
-  reference and updates.
-- On several processes each has its own prompts; means, deviations and KL are taken over all of them.
+- The reference is the policy as training begins. Under a fresh adapter it needs no memory.
+- There is no dropout, so that the first probability ratio is 1.
+- The value head does not train the policy: it reads the hidden state without gradient.
+- Where the encoder is frozen (an adapter on the decoder only), it runs once for each prompt.
 """
 
 import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from accelerate.utils import set_seed as set_seed_of_process
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from accelerate.utils import set_seed as set_process_seed
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
+    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainerCallback,
     set_seed,
 )
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import TrainOutput
-
-from utils.ppo.checkpointing import GuardedTrainer, Recipe, check_gradient, check_recipe
-from utils.ppo.config import PPOConfig
-from utils.ppo.losses import (
-    adapted_kl_coef,
-    explained_variance,
-    gae,
-    grpo_advantages,
-    kl_estimates,
-    masked_mean,
-    policy_loss,
-    response_mask,
-    rloo_advantages,
-    token_rewards,
-    value_loss,
-    whiten,
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import is_rich_available
+from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.utils import (
+    RepeatSampler,
+    print_prompt_completions_sample,
+    repeat_iterable_dataset,
 )
-from utils.ppo.policy import PolicyModel
-from utils.ppo.precision import frozen_weights_in_bf16
-from utils.ppo.rewards import RewardFunction, call_reward, reward_name
-from utils.progress import EstimateCallback
-from utils.training.memory import freed_memory_kept
 
-PROMPT_TENSORS = ("input_ids", "attention_mask")
-CHECKPOINT_FILE, VALUE_HEAD = "ppo.safetensors", "value_head."
+from . import losses
+from .callbacks import PromptSampler, StopAtMaxKL, WholeSamples
+from .checkpointing import CheckedTrainer, Recipe, check_recipe
+from .config import PPOConfig
+from .metrics import Metrics, gather_columns
+from .policy import (
+    Reference,
+    add_value_head,
+    base_model,
+    completion_logprobs,
+    encode,
+    sample,
+    start_token,
+    zero_dropout,
+)
+from .precision import float32_head, frozen_weights_in_bf16
+from .rewards import RewardFunc, Rewards
+from .setup import check_data, prepared_model, recipe, reward_weights
 
-__all__ = ["PPOConfig", "PPOTrainer", "gae", "policy_loss", "value_loss", "whiten"]
-
-
-@dataclass
-class Rollout:
-    """Responses to a batch of prompts and all that is fixed about them before learning.
-
-    Tensors are (responses, time) over response tokens; `prompts` is what `PolicyModel.encode` returned, a row for each
-    response.
-    """
-
-    prompts: dict[str, Tensor]
-    responses: Tensor
-    mask: Tensor
-    logprobs: Tensor
-    reference_logprobs: Tensor
-    values: Tensor
-    advantages: Tensor
-    returns: Tensor
-
-    def rows(self, index: Tensor) -> "Rollout":
-        """The rollout of some of the responses."""
-        prompts = {name: tensor[index] for name, tensor in self.prompts.items()}
-        names = [field.name for field in fields(self) if field.name != "prompts"]
-        return Rollout(prompts, *(getattr(self, name)[index] for name in names))
+STATE_FILE = "ppo.safetensors"  # in a checkpoint: the price of KL, value head, synced reference
+Sample = dict[str, Any]  # tensors, a row for each completion; "prompts" holds a dictionary of them
 
 
-class PPOTrainer(GuardedTrainer):
-    """Train a sequence-to-sequence policy to earn more reward while staying close to what it was.
+class PPOTrainer(CheckedTrainer):
+    """Train an encoder-decoder model to earn more reward while it stays close to what it was.
 
     Args:
-        model: the policy as found. A PeftModel is merged into its base first; a plain model is taken as it is.
-        tokenizer: its tokenizer, with a pad and an end-of-sequence token.
-        reward_funcs: one or several `f(prompts, completions, **columns) -> list[float]`; `columns` are the data's other
-            columns.
-        args: the PPOConfig.
-        train_dataset: rows with a text column "prompt"; the last ones, which fill no step, are left out
-            (`dataloader_drop_last`).
-        peft_config: the fresh adapter's, or False to train all parameters; see `PolicyModel`.
+        model: the initial policy, or its id or folder. A PeftModel's adapter is trained further.
+        reward_funcs: one or several reward functions, classifiers or ids; see `Rewards`.
+        args: a PPOConfig.
+        train_dataset: rows with a text column "prompt"; reward functions receive the others.
+        eval_dataset: such rows, or a dictionary of several such datasets.
+        processing_class: the model's tokenizer; None loads the one of the model's id.
+        reward_processing_classes: tokenizers of the classifiers among the reward functions.
+        callbacks, optimizers: as in transformers.Trainer.
+        peft_config: of a fresh adapter to train; None trains all parameters (or the adapter).
 
-    Raises:
-        ValueError: the tokenizer lacks a token, the data lacks "prompt", or weights do not match the reward functions.
+    Raises ValueError if the model is decoder-only, if nothing in it can be trained, if the data
+    have no column "prompt" or too few rows, or if options do not fit together.
     """
+
+    loss_is_scaled_for_ga = True  # the trainer divides by what a whole optimizer step holds
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        reward_funcs: RewardFunction | Sequence[RewardFunction],
-        args: PPOConfig,
-        train_dataset: Dataset,
-        peft_config: LoraConfig | bool | None = None,
-        **trainer_arguments: Any,
+        model: str | PreTrainedModel | PeftModel,
+        reward_funcs: RewardFunc | Sequence[RewardFunc],
+        args: PPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Any] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_processing_classes: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: PeftConfig | None = None,
     ):
-        self.reward_funcs = (
-            list(reward_funcs) if isinstance(reward_funcs, Sequence) else [reward_funcs]
-        )
-        _check_inputs(tokenizer, train_dataset, args, self.reward_funcs)
-        if args.dataloader_drop_last:
-            prompts = args.prompts_per_step * args.world_size
-            train_dataset = train_dataset.select(range(len(train_dataset) // prompts * prompts))
-        self.metrics: dict[str, list[float]] = defaultdict(list)
-        self.samples: list[dict[str, Any]] = []
-        self.kl_coef = args.kl_coef
-        self.waiting: list[dict[str, Any]] = []  # rows of a batch that is not complete yet
-        self.base_folder: Path | None = None  # where the policy as found was written
-        set_seed(args.seed)  # before the adapter draws its first weights
+        args = args or PPOConfig("ppo")
+        check_data(train_dataset, eval_dataset, args)
+        set_seed(args.seed)  # before an adapter draws its first weights
+        model = prepared_model(model, args, peft_config)
+        self.rewards = Rewards(reward_funcs, reward_processing_classes, args.model_init_kwargs)
+        self.recipe = recipe(model, args, train_dataset, self.rewards.names)
+        self.reference = None
+        if args.beta or args.log_kl or args.kl_target:
+            self.reference = Reference(model, fresh_adapter=peft_config is not None)
+        self.value_head = None
+        if args.advantage_estimator == "gae":
+            self.value_head = add_value_head(model, args.value_trunk)
         super().__init__(
-            model=PolicyModel(model, peft_config, value_head=args.advantage_estimator == "gae"),
+            model=model,
             args=args,
+            data_collator=list,
             train_dataset=train_dataset,
-            processing_class=tokenizer,
-            data_collator=lambda rows: {"rows": rows},
-            **trainer_arguments,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class or AutoTokenizer.from_pretrained(model.name_or_path),
+            callbacks=callbacks,
+            optimizers=optimizers,
         )
-        set_seed_of_process(
+        self._start_books()
+        self.generation_config = self._generation_config()
+        self._add_callbacks()
+        set_process_seed(
             args.seed, device_specific=True
-        )  # every process samples responses of its own
-        self.remove_callback(PrinterCallback)
-        self.add_callback(EstimateCallback)
-        self.recipe = self._recipe(model)
-        self.add_callback(Recipe(**self.recipe))
-        self.sampling = GenerationConfig(
-            max_new_tokens=args.max_new_tokens,
-            decoder_start_token_id=model.config.decoder_start_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+        )  # each process samples its own completions
+
+    def _start_books(self) -> None:
+        args, device = self.args, self.args.device
+        self.weights = reward_weights(args, self.rewards.names).to(device)
+        self.rewards.to(device)
+        self.metrics = {mode: Metrics(self.accelerator) for mode in ("train", "eval")}
+        self.mode = "train"
+        self.beta = args.beta
+        self.last_kl: float | None = None
+        self.drift = torch.zeros(2, device=device)  # k3 to the sampler, and tokens
+        self.stopped_early = False
+        self.kept: list[dict[str, Any]] = []
+        self.shown: dict[str, Any] = {}
+        self.extra: dict[str, list[Any]] = defaultdict(list)
+        self.sample: Sample = {}
+        self.batches: list[tuple[Tensor, Tensor]] = []  # rows of the sample, with their normalizer
+
+    def _generation_config(self) -> GenerationConfig:
+        """Return how completions are sampled; special settings are left to transformers."""
+        args, tokenizer, model = self.args, self.processing_class, self.policy
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no eos_token, which ends completions: set it")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        own = model.generation_config.eos_token_id
+        own = own if isinstance(own, list) else [own]
+        self.eos_token_ids = [tokenizer.eos_token_id]
+        self.eos_token_ids += [i for i in own if i not in (None, tokenizer.eos_token_id)]
+        self.start_token = start_token(model)
+        options: dict[str, Any] = {"do_sample": False}
+        special = {name: getattr(args, name) for name in ("top_p", "top_k", "min_p")}
+        special["repetition_penalty"] = args.repetition_penalty
+        if args.generation_kwargs or list(special.values()) != [1.0, 0, None, 1.0]:
+            options = {"do_sample": True, "temperature": args.temperature} | special
+        return GenerationConfig(
+            **{
+                "max_new_tokens": args.max_completion_length,
+                "decoder_start_token_id": self.start_token,
+                "pad_token_id": tokenizer.pad_token_id,
+                "eos_token_id": self.eos_token_ids,
+                "cache_implementation": args.cache_implementation,
+            }
+            | options
+            | (args.generation_kwargs or {})
         )
+
+    def _add_callbacks(self) -> None:
+        args = self.args
+        if args.disable_dropout and args.gradient_checkpointing:
+            zero_dropout(self.policy)  # checkpointing needs train mode
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Recipe(**self.recipe))
+        self.add_callback(WholeSamples(args.updates_per_generation))
+        if args.max_kl is not None:
+            self.add_callback(StopAtMaxKL(self))
+        if args.sync_ref_model:
+            if self.reference is None or self.reference.model is None:
+                raise ValueError(
+                    "sync_ref_model=True needs a reference model of its own: train all parameters "
+                    "(no adapter) with beta above 0, or leave it out"
+                )
+            self.add_callback(SyncRefModelCallback(self.reference.model, self.accelerator))
 
     @property
     def policy(self) -> PreTrainedModel | PeftModel:
-        """The policy itself, without value head."""
-        return self.accelerator.unwrap_model(self.model).policy
-
-    def _recipe(self, found: PreTrainedModel | PeftModel) -> dict[str, Any]:
-        """What must be the same for two runs to be one."""
-        names = (
-            "advantage_estimator",
-            "num_generations",
-            "max_new_tokens",
-            "kl_coef",
-            "learning_rate",
-            "seed",
-        )
-        return {name: getattr(self.args, name) for name in names} | {
-            "policy": found.config.name_or_path,
-            "reward_funcs": [reward_name(function) for function in self.reward_funcs],
-            "prompts": len(self.train_dataset),
-            "batch_size": self.args.prompts_per_step * self.args.world_size,
-            "lr_scheduler_type": str(self.args.lr_scheduler_type.value),
-        }
+        """The trained model without the wrappers of several processes."""
+        return self.accelerator.unwrap_model(self.model)
 
     @property
     def completions(self) -> pd.DataFrame:
-        """Samples of every step that this trainer took: step, prompt, completion, the raw score and, if several, each
-        reward.
-        """
-        return pd.DataFrame(self.samples)
+        """Kept completions: step, prompt, completion, rewards, and what `log_extra` was given."""
+        return pd.DataFrame(self.kept)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the Trainer's, in memory that is kept from step to step.
+        """Train as the Trainer does.
 
-        Under bf16 frozen weights are in bf16 meanwhile: a callback or reward that uses the policy must do so under
-        autocast. Afterwards they are float32 again, rounded to bf16.
-
-        Raises:
-            ValueError: the checkpoint to resume from is of another run.
-            TrainingError: a gradient or the weights are not finite, or a checkpoint cannot be written.
+        Under bf16, frozen weights are held in bf16 meanwhile and stay rounded to it; a callback or
+        reward function that uses the policy must do so under autocast.
+        Raises ValueError if the checkpoint to resume from belongs to another run, TrainingError if
+        a gradient or weight is not finite or a checkpoint cannot be written.
         """
-        with (
-            freed_memory_kept(),
-            frozen_weights_in_bf16(self.model) if self.args.bf16 else nullcontext(),
-        ):
+        self.batches = []
+        with frozen_weights_in_bf16(self.policy) if self.args.bf16 else nullcontext():
             return super().train(*args, **kwargs)
 
-    def training_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """One PPO step: sample, score and update, once the batch is complete. The Trainer applies the last gradient."""
-        self.waiting += inputs["rows"]
-        if not self.accelerator.sync_gradients:
-            return torch.zeros((), device=self.args.device)
-        rows, self.waiting = self.waiting, []
-        model.eval()  # dropout would make the policy differ from the sampler
-        rollout = self._roll_out(rows)
-        minibatches = self._minibatches(len(rollout.responses))
-        loss = torch.zeros((), device=self.args.device)
-        for number, index in enumerate(minibatches):
-            loss, drift = self._backward(model, rollout, index, first=number == 0)
-            if self.args.max_kl is not None and drift > self.args.max_kl:
-                model.zero_grad()
-                self.metrics["skipped_updates"].append(len(minibatches) - number)
-                break
-            if number < len(minibatches) - 1:
-                check_gradient(model, self.args, self.state)
-                if (
-                    self.args.max_grad_norm > 0
-                ):  # 0: no clipping, as the Trainer does with the last gradient
-                    self.accelerator.clip_grad_norm_(
-                        list(model.parameters()), self.args.max_grad_norm
-                    )
-                self.optimizer.step()
-                model.zero_grad()
-        else:
-            self.metrics["skipped_updates"].append(0)
-        return loss
+    # Data: every prompt `num_generations` times, every sample as often as it is learned from.
 
-    def _backward(
-        self, model: nn.Module, rollout: Rollout, index: Tensor, first: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Add up the gradient of a minibatch, in parts; its loss, and its drift from the sampler (k3 per token).
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """Return batches of as many prompts as are sampled at once."""
+        dataset = self.train_dataset
+        if isinstance(dataset, IterableDataset):
+            if self.args.shuffle_dataset:
+                dataset = dataset.shuffle(seed=self.args.seed)
+            dataset = repeat_iterable_dataset(dataset, **self._repetition())
+        return self._get_dataloader(
+            dataset=dataset,
+            description="Training",
+            batch_size=self._train_batch_size * self.args.steps_per_generation,
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
 
-        A part counts by its share of the response tokens that all processes have in this minibatch.
-        """
-        tokens = self.accelerator.reduce(rollout.mask[index].sum().float(), "mean")
-        loss = drift = torch.zeros((), device=self.args.device)
-        for part in index.chunk(self.args.gradient_accumulation_steps):
-            batch = rollout.rows(part)
-            with self.accelerator.autocast():
-                part_loss, part_drift = self._loss(model, batch, first)
-            share = batch.mask.sum() / tokens
-            self.accelerator.backward(part_loss * share)
-            loss = loss + part_loss.detach() * share
-            drift = drift + part_drift * share
-        return loss, self.accelerator.reduce(drift, "mean")
+    def _repetition(self) -> dict[str, int]:
+        return {
+            "mini_repeat_count": self.args.num_generations,
+            "batch_size": self.args.prompts_per_generation,
+            "repeat_count": self.args.num_iterations * self.args.steps_per_generation,
+        }
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
+        rows = self.train_dataset if dataset is None else dataset
+        order = {"shuffle": self.args.shuffle_dataset, "seed": self.args.seed, "state": self.state}
+        return PromptSampler(rows, **self._repetition(), **order)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> RepeatSampler:
+        return RepeatSampler(eval_dataset, self.args.generations_eval, shuffle=False)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+        """Return batches of prompts of the evaluation data."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if isinstance(dataset, IterableDataset):
+            dataset = repeat_iterable_dataset(dataset, self.args.generations_eval)
+        return super().get_eval_dataloader(dataset)
+
+    # Sampling: completions, rewards, advantages.
+
+    def _prepare_inputs(self, inputs: list[dict[str, Any]]) -> Sample:
+        """Return the next batch to learn from; draw a new sample where the last one is used up."""
+        if self.mode == "eval":
+            drawn = self._draw(inputs)
+            rows = torch.arange(len(drawn["ids"]))
+            return drawn | {"normalizer": self._normalizers(drawn, [rows], samples=1)[0]}
+        if not self.batches:
+            self.stopped_early = False
+            self.sample = self._draw(inputs)
+            self.batches = self._split(self.sample)
+        rows, normalizer = self.batches.pop(0)
+        return _rows(self.sample, rows) | {"normalizer": normalizer}
+
+    def _draw(self, inputs: list[dict[str, Any]]) -> Sample:
+        """Sample a completion for each row, reward it, and estimate its advantages."""
+        drawn = self._generate([row["prompt"] for row in inputs])
+        rewards, texts = self._reward(inputs, drawn)
+        everyone = self._gather(drawn, rewards)
+        scores = self._scores(everyone)
+        self._log_sample(everyone, scores)
+        advantages = self._advantages(drawn, everyone, scores)
+        self._keep(inputs, texts, rewards, advantages)
+        drawn["mask"] = drawn["mask"] * self._learned_from(everyone).unsqueeze(1)
+        return drawn
 
     @torch.no_grad()
-    def _roll_out(self, rows: list[dict[str, Any]]) -> Rollout:
-        group = self.args.num_generations
-        columns = {name: [row[name] for row in rows for _ in range(group)] for name in rows[0]}
-        batch = self.processing_class(
-            [row["prompt"] for row in rows], padding=True, return_tensors="pt"
-        )
-        model = self.accelerator.unwrap_model(self.model)
+    def _generate(self, prompts: list[str]) -> Sample:
+        """Sample completions, with their log-probabilities under policy and reference."""
+        model, device = self.policy.eval(), self.args.device
+        unique = list(dict.fromkeys(prompts))
+        batch = self.processing_class(unique, padding=True, return_tensors="pt").to(device)
+        index = torch.tensor([unique.index(prompt) for prompt in prompts], device=device)
         with self.accelerator.autocast():
-            prompts = model.encode(
-                **{name: batch[name].to(self.args.device) for name in PROMPT_TENSORS}
-            )
-            prompts = {
-                name: tensor.repeat_interleave(group, dim=0) for name, tensor in prompts.items()
-            }
-            responses = model.sample(prompts, self.sampling)
-            mask = response_mask(responses, self.processing_class.eos_token_id)
-            logprobs, values, _ = model(prompts, responses)
-            reference_logprobs = model.reference_logprobs(prompts, responses)
-        scores = self._scores(columns, mask, responses)
-        k1, _, k3 = kl_estimates(logprobs, reference_logprobs)
-        advantages, returns = self._advantages(scores, k1, values, mask)
-        self._record_kl(scores, k1, k3, mask)
-        self._adapt_kl_coef()
-        return Rollout(
-            prompts, responses, mask, logprobs, reference_logprobs, values, advantages, returns
+            encoded = encode(model, batch["input_ids"], batch["attention_mask"])
+            encoded = {name: tensor[index] for name, tensor in encoded.items()}
+            ids, sampled = sample(model, encoded, self.generation_config, self.args.temperature)
+        mask = losses.response_mask(ids, self.eos_token_ids)
+        drawn: Sample = {"prompts": encoded, "ids": ids, "mask": mask}
+        drawn["old_logprobs"], values = self._in_parts(
+            model, drawn, values=self.value_head is not None
         )
+        drawn["values"] = torch.zeros_like(drawn["old_logprobs"]) if values is None else values
+        drawn["reference_logprobs"] = drawn["old_logprobs"]
+        if self.reference is not None:
+            with self.reference.active(model) as reference:
+                drawn["reference_logprobs"], _ = self._in_parts(reference, drawn, values=False)
+        sampled = drawn["old_logprobs"] if sampled is None else sampled
+        drawn["difference"] = (sampled - drawn["old_logprobs"]).abs()
+        return drawn
 
-    def _advantages(
-        self, scores: Tensor, k1: Tensor, values: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Advantages and returns, (responses, time); returns are 0 without a value head."""
-        if self.args.advantage_estimator == "gae":
-            rewards = token_rewards(scores, k1, mask, self.kl_coef)
-            advantages, returns = gae(rewards, values, mask, self.args.gamma, self.args.lam)
-            self.metrics["explained_variance"].append(
-                self._mean(explained_variance(values, returns, mask))
-            )
-            return self._whiten(advantages, mask), returns
-        if self.args.advantage_estimator == "rloo":
-            rewards = scores - self.kl_coef * (k1 * mask).sum(dim=1)
-            advantages = rloo_advantages(rewards, self.args.num_generations)
-        else:  # grpo pays for KL in the loss
-            advantages = grpo_advantages(scores, self.args.num_generations)
-        return advantages.unsqueeze(1) * mask, torch.zeros_like(values)
-
-    def _whiten(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Whitened over the response tokens of all processes."""
-        everyone = [
-            self.accelerator.gather(self.accelerator.pad_across_processes(part, dim=1))
-            for part in (x, mask)
+    def _in_parts(
+        self, model: nn.Module, drawn: Sample, values: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return log-probabilities and values, computed in parts of a training batch's size."""
+        rows = torch.arange(len(drawn["ids"]), device=drawn["ids"].device)
+        parts = [
+            self._forward(model, _rows(drawn, part), detailed=values)
+            for part in rows.split(self.args.per_device_train_batch_size)
         ]
-        first = self.accelerator.process_index * len(x)
-        return whiten(*everyone)[first : first + len(x), : x.shape[1]]
+        logprobs = torch.cat([part[0] for part in parts])
+        return logprobs, torch.cat([part[2] for part in parts]) if values else None
 
-    def _adapt_kl_coef(self) -> None:
-        """Set the price of the next batch by the KL that was recorded of this one."""
-        if self.args.kl_target is None:
-            return
-        kl = self.metrics["kl/k1_per_sequence"][-1]
-        responses = self.args.responses_per_step * self.accelerator.num_processes
-        self.kl_coef = adapted_kl_coef(
-            self.kl_coef, kl, self.args.kl_target, responses, self.args.kl_horizon
-        )
+    def _forward(self, model: nn.Module, batch: Sample, detailed: bool = True) -> tuple[Any, ...]:
+        """Return log-probabilities, entropies and values of a batch; see `completion_logprobs`."""
+        core = base_model(self.accelerator.unwrap_model(model))
+        prompts, ids, temperature = batch["prompts"], batch["ids"], self.args.temperature
+        with self.accelerator.autocast(), float32_head(core):
+            return completion_logprobs(model, prompts, ids, self.start_token, temperature, detailed)
 
-    def _scores(self, columns: dict[str, list], mask: Tensor, responses: Tensor) -> Tensor:
-        """One scaled score per response; raw and scaled scores are logged, and samples kept."""
-        completions = self.processing_class.batch_decode(responses, skip_special_tokens=True)
-        prompts, others = (
-            columns["prompt"],
-            {name: values for name, values in columns.items() if name != "prompt"},
+    def _reward(self, inputs: list[dict[str, Any]], drawn: Sample) -> tuple[Tensor, list[str]]:
+        """Return rewards, (completions, functions), and the completions as texts."""
+        ids = [i[m.bool()].tolist() for i, m in zip(drawn["ids"], drawn["mask"], strict=True)]
+        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        ours = ("prompt", "completion", "completion_ids")
+        rewards = self.rewards(
+            [row["prompt"] for row in inputs],
+            texts,
+            completion_ids=ids,
+            trainer_state=self.state,
+            log_extra=lambda column, values: self.extra[column].extend(values),
+            log_metric=self.metrics[self.mode].add,
+            **{name: [row[name] for row in inputs] for name in inputs[0] if name not in ours},
         )
-        weights = self.args.reward_weights or [1.0] * len(self.reward_funcs)
-        rewards = {
-            reward_name(function): call_reward(function, prompts, completions, others).to(
-                responses.device
-            )
-            for function in self.reward_funcs
+        return rewards.to(self.args.device), texts
+
+    def _gather(self, drawn: Sample, rewards: Tensor) -> dict[str, Tensor]:
+        """Gather, once, what is known of each completion: (completions of all processes,)."""
+        mask, logprobs = drawn["mask"], drawn["old_logprobs"]
+        k1, _, k3 = losses.kl_estimates(logprobs, drawn["reference_logprobs"])
+        ends = torch.tensor(self.eos_token_ids, device=mask.device)
+        columns = dict(zip(self.rewards.names, rewards.unbind(dim=1), strict=True))
+        columns |= {
+            "/length": mask.sum(dim=1),
+            "/finished": torch.isin(drawn["ids"], ends).any(dim=1),
         }
-        raw = sum(weight * reward for weight, reward in zip(weights, rewards.values(), strict=True))
-        finished = (responses == self.processing_class.eos_token_id).any(dim=1)
-        penalized = raw - self.args.missing_eos_penalty * (~finished)
-        scores = penalized
-        if self.args.scale_scores and (deviation := self.accelerator.gather(penalized).std()) > 0:
-            scores = penalized / (deviation + 1e-8)
-        self.metrics["score/raw"].append(self._mean(raw))
-        self.metrics["score/scaled"].append(self._mean(scores))
-        self.metrics["truncated"].append(self._mean(1 - finished.float()))
-        self.metrics["response_tokens"].append(self._mean(mask.sum(dim=1).float()))
-        if len(rewards) > 1:
-            for name, reward in rewards.items():
-                self.metrics[f"score/{name}"].append(self._mean(reward))
-        self._keep_samples(
-            prompts, completions, {"score": raw} | (rewards if len(rewards) > 1 else {})
-        )
+        columns |= {"/k1": (k1 * mask).sum(dim=1), "/k3": (k3 * mask).sum(dim=1)}
+        columns["/difference"] = (drawn["difference"] * mask).sum(dim=1)
+        return gather_columns(self.accelerator, columns)
+
+    def _scores(self, everyone: dict[str, Tensor]) -> Tensor:
+        """Return the weighted reward of each completion of all processes; NaN where none is known.
+
+        It is clipped, lowered for a missing end, and scaled by the batch where these are asked for.
+        """
+        args = self.args
+        rewards = torch.stack([everyone[name] for name in self.rewards.names], dim=1)
+        scores = (rewards * self.weights).nansum(dim=1)
+        scores[rewards.isnan().all(dim=1)] = torch.nan
+        everyone["/raw"] = scores
+        if args.reward_clip_range is not None:
+            scores = scores.clamp(*args.reward_clip_range)
+        if args.missing_eos_penalty:
+            scores = scores - args.missing_eos_penalty * (1 - everyone["/finished"])
+        if args.advantage_estimator != "grpo" and args.scale_rewards == "batch":
+            scores = scores / (losses.nanstd(scores, dim=0) + losses.GROUP_EPSILON)
         return scores
 
-    def _keep_samples(
-        self, prompts: list[str], completions: list[str], scores: dict[str, Tensor]
+    def _advantages(self, drawn: Sample, everyone: dict[str, Tensor], scores: Tensor) -> Tensor:
+        """Put advantages and returns into the sample; return the completions', of all processes."""
+        args, mask = self.args, drawn["mask"]
+        first = self.accelerator.process_index * len(mask)
+        if args.advantage_estimator == "gae":
+            k1 = losses.kl_estimates(drawn["old_logprobs"], drawn["reference_logprobs"])[0]
+            own = scores[first : first + len(mask)].nan_to_num(0.0)
+            rewards = losses.token_rewards(own, k1, mask, self.beta)
+            advantages, returns = losses.gae(rewards, drawn["values"], mask, args.gamma, args.lam)
+            self._log_values(drawn["values"], returns, advantages, mask)
+            drawn["returns"] = returns
+            drawn["advantages"] = self._whiten(advantages, mask)
+            return scores
+        generations = args.num_generations if self.mode == "train" else args.generations_eval
+        if generations < 2:
+            whole = torch.zeros_like(scores)
+        elif args.advantage_estimator == "rloo":
+            whole = losses.rloo_advantages(scores - self.beta * everyone["/k1"], generations)
+        else:
+            whole = losses.grpo_advantages(scores, generations, args.scale_rewards)
+        if args.normalize_advantages:
+            whole = (whole - whole.mean()) / (whole.std() + losses.GROUP_EPSILON)
+        drawn["advantages"] = whole[first : first + len(mask)].unsqueeze(1) * mask
+        drawn["returns"] = torch.zeros_like(drawn["values"])
+        return whole
+
+    def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
+        """Whiten over the completion tokens of all processes, where that is asked for."""
+        if not self.args.normalize_advantages:
+            return advantages
+        x, m = advantages, mask
+        if self.accelerator.num_processes > 1:
+            pad, gather = self.accelerator.pad_across_processes, self.accelerator.gather
+            x, m = gather(pad(advantages, dim=1)), gather(pad(mask, dim=1))
+        whitened = losses.whiten(x, m, self.args.min_advantage_std)
+        first = self.accelerator.process_index * len(advantages)
+        return whitened[first : first + len(advantages), : advantages.shape[1]]
+
+    def _learned_from(self, everyone: dict[str, Tensor]) -> Tensor:
+        """Return 1 for each own completion that counts in the loss, (completions,)."""
+        counts = ~everyone["/raw"].isnan()
+        if self.args.mask_truncated_completions:
+            counts &= everyone["/finished"].bool()
+        if self.args.drop_zero_std_groups and self.mode == "train":
+            counts &= ~everyone["/zero_std"].bool()
+        own = len(counts) // self.accelerator.num_processes
+        return counts[self.accelerator.process_index * own :][:own].long()
+
+    # Learning: batches of the sample, and their loss.
+
+    def _split(self, drawn: Sample) -> list[tuple[Tensor, Tensor]]:
+        """Return the rows of every batch, shuffled anew in each pass, with their normalizers."""
+        args = self.args
+        batches: list[Tensor] = []
+        for _ in range(args.num_iterations):
+            batches += torch.randperm(len(drawn["ids"])).chunk(args.steps_per_generation)
+        step = args.gradient_accumulation_steps
+        steps = [torch.cat(batches[i : i + step]) for i in range(0, len(batches), step)]
+        samples = len(drawn["ids"]) * args.num_iterations / len(steps)
+        normalizers = self._normalizers(drawn, steps, samples=samples / len(drawn["ids"]))
+        return [(rows, normalizers[i // step]) for i, rows in enumerate(batches)]
+
+    def _normalizers(self, drawn: Sample, steps: list[Tensor], samples: float) -> list[Tensor]:
+        """Return what each optimizer step's sum over tokens is divided by, on each process.
+
+        `samples` is the part of the sample that a step holds, on average.
+        """
+        mask = drawn["mask"]
+        if self.args.loss_type == "bnpo":
+            sizes = torch.stack([mask[rows.to(mask.device)].sum() for rows in steps]).float()
+        elif self.args.loss_type == "dapo":
+            sizes = mask.sum().float().expand(len(steps)) * samples
+        else:
+            longest = self.args.max_completion_length if self.args.loss_type == "dr_grpo" else 1
+            sizes = torch.tensor(
+                [len(rows) * longest for rows in steps], device=mask.device
+            ).float()
+        return list(self.accelerator.reduce(sizes, "mean").clamp(min=1).unbind())
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Learn from the next batch, unless the updates that remain on this sample are skipped."""
+        if self.stopped_early and self.batches:
+            self.batches.pop(0)
+            return torch.zeros((), device=self.args.device)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Sample,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return the loss of a batch: policy, value (gae) and KL (grpo)."""
+        args, mask = self.args, inputs["mask"]
+        if args.disable_dropout and not args.gradient_checkpointing:
+            model.eval()
+        logprobs, entropy, values = self._forward(model, inputs)
+        weight = mask / inputs["normalizer"]
+        if args.loss_type == "grpo":
+            weight = weight / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        log_ratio = (logprobs - inputs["old_logprobs"]) * mask
+        surrogate = self._surrogate(log_ratio, inputs)
+        terms = {"policy": (surrogate * weight).sum()}
+        if values is not None:
+            error = losses.clipped_value_error(
+                values, inputs["values"], inputs["returns"], args.epsilon_value
+            )
+            terms["value"] = args.vf_coef * (error * weight).sum()
+        if args.advantage_estimator == "grpo" and self.beta:
+            k3 = losses.kl_estimates(logprobs, inputs["reference_logprobs"])[2]
+            k3 = k3 * log_ratio.exp() if args.use_bias_correction_kl else k3
+            terms["kl"] = self.beta * (k3 * weight).sum()
+        self._log_loss(terms, log_ratio.detach(), entropy, mask)
+        return sum(terms.values())
+
+    def _surrogate(self, log_ratio: Tensor, inputs: Sample) -> Tensor:
+        """Return the clipped loss of each token, or of its completion, (batch, time)."""
+        args, mask, advantages = self.args, inputs["mask"], inputs["advantages"]
+        if args.importance_sampling_level == "sequence":
+            mean = args.advantage_estimator == "grpo"
+            log_ratio = losses.sequence_log_ratio(log_ratio, mask, mean)
+            advantages = advantages[:, :1]
+        bounds = (args.epsilon, args.epsilon_high, args.delta)
+        loss, low, high = losses.clipped_surrogate(log_ratio, advantages, *bounds)
+        counted = mask[:, :1] if loss.shape[1] == 1 else mask
+        metrics, tokens = self.metrics[self.mode], counted.sum()
+        for name, where in (("low", low), ("high", high), ("region", low | high)):
+            share = losses.masked_mean(where.float(), counted)
+            metrics.add(f"clip_ratio/{name}_mean", share, tokens)
+        return loss.expand_as(mask)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, None, None]:
+        """Sample completions of the evaluation prompts, and return their loss."""
+        with torch.no_grad():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+    def evaluation_loop(
+        self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Evaluate; metrics of rewards, KL and completions come with the loss."""
+        self.mode = "eval"
+        try:
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output.metrics.update(self.metrics["eval"].flush(f"{metric_key_prefix}_"))
+        finally:
+            self.mode = "train"
+        return output
+
+    # Books: metrics under TRL's names, completions, checkpoints.
+
+    def _log_sample(self, everyone: dict[str, Tensor], scores: Tensor) -> None:
+        """Log what the sample tells, under TRL's names, and adapt the price of KL."""
+        add, args = self.metrics[self.mode].add, self.args
+        length, finished, tokens = (
+            everyone["/length"],
+            everyone["/finished"],
+            everyone["/length"].sum(),
+        )
+        ended = length[finished.bool()] if finished.any() else torch.zeros(1, device=length.device)
+        for name, lengths in (("", length), ("terminated_", ended)):
+            add(f"completions/mean_{name}length", lengths.mean())
+            add(f"completions/min_{name}length", lengths.min())
+            add(f"completions/max_{name}length", lengths.max())
+        add("completions/clipped_ratio", 1 - finished.mean())
+        for name in self.rewards.names:
+            add(f"rewards/{name}/mean", everyone[name].nanmean())
+            add(f"rewards/{name}/std", losses.nanstd(everyone[name], dim=0).squeeze())
+        add("reward", everyone["/raw"].nanmean())
+        add("reward_std", losses.nanstd(everyone["/raw"], dim=0).squeeze())
+        generations = args.num_generations if self.mode == "train" else args.generations_eval
+        spread = losses.nanstd(scores.view(-1, generations), dim=1)
+        everyone["/zero_std"] = (spread < 1e-8).float().expand(-1, generations).flatten()
+        add("frac_reward_zero_std", everyone["/zero_std"].mean())
+        if self.generation_config.do_sample is False:
+            add("sampling/logp_difference", everyone["/difference"].sum() / tokens)
+        if self.reference is not None:
+            self._log_kl(everyone, tokens)
+        paid = 0.0 if args.advantage_estimator == "grpo" else self.beta  # grpo pays in the loss
+        add("reward/after_kl", (scores - paid * everyone["/k1"]).nanmean())
+
+    def _log_kl(self, everyone: dict[str, Tensor], tokens: Tensor) -> None:
+        add, grpo = self.metrics[self.mode].add, self.args.advantage_estimator == "grpo"
+        for name in ("k1", "k3"):
+            add(f"kl/{name}_per_sequence", everyone[f"/{name}"].mean())
+            add(f"kl/{name}_per_token", everyone[f"/{name}"].sum() / tokens)
+        add("kl", everyone["/k3" if grpo else "/k1"].sum() / tokens)
+        if self.mode == "eval":
+            return
+        add("beta", self.beta)
+        target, kl = self.args.kl_target, everyone["/k1"].mean().item()
+        self.next_beta = self.beta
+        if target is not None:
+            horizon = self.args.kl_horizon
+            self.next_beta = losses.adapted_beta(
+                self.beta, kl, target, len(everyone["/k1"]), horizon
+            )
+
+    def _log_values(
+        self, values: Tensor, returns: Tensor, advantages: Tensor, mask: Tensor
     ) -> None:
-        numbers = {name: tensor.tolist() for name, tensor in scores.items()}
-        for i in range(min(self.args.log_completions, len(prompts))):
-            row = {
-                "step": self.state.global_step + 1,
-                "prompt": prompts[i],
-                "completion": completions[i],
-            }
-            self.samples.append(row | {name: values[i] for name, values in numbers.items()})
+        add = self.metrics[self.mode].add
+        add("explained_variance", losses.explained_variance(values, returns, mask))
+        add("advantages/position_share", losses.position_share(advantages, mask))
 
-    def _record_kl(self, scores: Tensor, k1: Tensor, k3: Tensor, mask: Tensor) -> None:
-        for name, kl in (("k1", k1), ("k3", k3)):
-            self.metrics[f"kl/{name}_per_sequence"].append(self._mean((kl * mask).sum(dim=1)))
-            self.metrics[f"kl/{name}_per_token"].append(self._mean(masked_mean(kl, mask)))
-        self.metrics["kl/coef"].append(self.kl_coef)
-        price = (
-            0.0 if self.args.advantage_estimator == "grpo" else self.kl_coef
-        )  # which grpo pays in the loss
-        self.metrics["reward"].append(
-            self._mean(scores) - price * self.metrics["kl/k1_per_sequence"][-1]
-        )
+    def _log_loss(
+        self, terms: dict[str, Tensor], log_ratio: Tensor, entropy: Tensor, mask: Tensor
+    ) -> None:
+        add, tokens = self.metrics[self.mode].add, mask.sum()
+        for name, term in terms.items():
+            add(f"loss/{name}", term)
+        add("ratio", losses.masked_mean(log_ratio.exp(), mask), tokens)
+        add("entropy", losses.masked_mean(entropy, mask), tokens)
+        if self.mode == "train":
+            k3 = losses.kl_estimates(torch.zeros_like(log_ratio), log_ratio)[2]
+            self.drift += torch.stack([(k3 * mask).sum(), tokens.float()])
 
-    def _loss(self, model: nn.Module, batch: Rollout, first: bool) -> tuple[Tensor, Tensor]:
-        """The loss of some responses, and how far the policy has drifted from the sampler (k3 per token)."""
-        logprobs, values, entropy = model(batch.prompts, batch.responses)
-        loss, clip_fraction = policy_loss(
-            logprobs, batch.logprobs, batch.advantages, batch.mask, self.args.cliprange
-        )
-        drift = masked_mean(kl_estimates(batch.logprobs, logprobs)[2], batch.mask).detach()
-        named = {
-            "ratio_first" if first else "ratio": masked_mean(
-                torch.exp(logprobs - batch.logprobs), batch.mask
-            ),
-            "clip_fraction": clip_fraction,
-            "entropy": masked_mean(entropy, batch.mask),
-            "loss/policy": loss,
+    def _keep(
+        self, inputs: list[dict[str, Any]], texts: list[str], rewards: Tensor, advantages: Tensor
+    ) -> None:
+        """Keep some completions for the table, and the last sample for printing."""
+        columns = dict(zip(self.rewards.names, rewards.T.tolist(), strict=True))
+        columns |= {
+            name: values for name, values in self.extra.items() if len(values) == len(texts)
         }
-        if self.args.advantage_estimator == "gae":
-            named["loss/value"] = value_loss(
-                values, batch.values, batch.returns, batch.mask, self.args.cliprange_value
-            )
-            loss = loss + self.args.vf_coef * named["loss/value"]
-        if self.args.advantage_estimator == "grpo":
-            named["loss/kl"] = masked_mean(
-                kl_estimates(logprobs, batch.reference_logprobs)[2], batch.mask
-            )
-            loss = loss + self.kl_coef * named["loss/kl"]
-        for name, value in named.items():
-            self.metrics[name].append(self._mean(value.detach()))
-        return loss, drift
-
-    def _minibatches(self, responses: int) -> list[Tensor]:
-        """Row numbers of every optimizer step; each epoch is shuffled anew."""
-        return [
-            part
-            for _ in range(self.args.num_ppo_epochs)
-            for part in torch.randperm(responses).chunk(min(responses, self.args.num_mini_batches))
-        ]
-
-    def _mean(self, x: Tensor) -> float:
-        """Mean over all processes."""
-        return self.accelerator.gather(x.float().mean().reshape(1)).mean().item()
+        self.extra.clear()
+        if self.mode == "eval":
+            return
+        prompts = [row["prompt"] for row in inputs]
+        self.shown = {"prompt": prompts, "completion": texts, "rewards": columns}
+        first = self.accelerator.process_index * len(texts)
+        self.shown["advantages"] = advantages[first : first + len(texts)].tolist()
+        for i in range(min(self.args.num_completions_to_keep, len(texts))):
+            row = {"step": self.state.global_step + 1, "prompt": prompts[i], "completion": texts[i]}
+            self.kept.append(row | {name: values[i] for name, values in columns.items()})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of what was recorded since the last entry."""
-        logs |= {name: sum(values) / len(values) for name, values in self.metrics.items()}
-        self.metrics.clear()
+        """Log as the Trainer does, with the means of what was recorded since the last log."""
+        training = "loss" in logs or "train_loss" in logs
+        if training:
+            logs |= self.metrics["train"].flush()
         super().log(logs, start_time)
+        if training and self.args.log_completions and self.shown and self.is_world_process_zero():
+            shown, step, count = (
+                self.shown,
+                self.state.global_step,
+                self.args.num_completions_to_print,
+            )
+            if is_rich_available():
+                print_prompt_completions_sample(*shown.values(), step, count)
+            else:
+                print(pd.DataFrame({n: shown[n] for n in ("prompt", "completion")}).head(count))
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Create the optimizer as the Trainer does, the value head with its own learning rate."""
+        given = self.optimizer is not None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.value_head is not None and not given:
+            head = {id(p): p for p in self.value_head.parameters()}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in head]
+            rate = self.args.value_learning_rate
+            optimizer.add_param_group(
+                {"params": list(head.values()), "lr": rate, "weight_decay": 0.0}
+            )
+        return optimizer
 
     def save_merged(self, folder: str | Path) -> None:
-        """Write the trained policy as one plain model, its adapter merged in float32, with its tokenizer."""
-        policy = self.policy
-        if isinstance(policy, PeftModel):
-            policy = copy.deepcopy(policy).float().merge_and_unload().to(policy.dtype)
-        policy.save_pretrained(folder)
+        """Write the trained policy as a plain model, its adapter merged in float32."""
+        policy = copy.deepcopy(self.policy).float()
+        policy = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
+        policy.to(self.policy.dtype).save_pretrained(folder, state_dict=_without_head(policy))
         self.processing_class.save_pretrained(folder)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Write what training changed. An adapter belongs to the policy as found, which is written once, to the folder
-        `base` in the run's output folder, and which the adapter names as its base.
-        """
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Write model or adapter, tokenizer, and what else a resumed run needs."""
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model.policy, PeftModel):
-            if self.base_folder is None:
-                self.base_folder = Path(self.args.output_dir) / "base"
-                model.policy.get_base_model().save_pretrained(
-                    self.base_folder, state_dict=model.base_state_dict()
-                )
-                self.processing_class.save_pretrained(self.base_folder)
-            model.policy.peft_config["default"].base_model_name_or_path = str(self.base_folder)
-            weights = get_peft_model_state_dict(model.policy)
-        else:
-            weights = model.policy.state_dict()
-        model.policy.save_pretrained(folder)
+        policy, arguments = self.policy, {}
+        if isinstance(policy, PeftModel):
+            arguments["selected_adapters"] = [policy.active_adapter]
+        policy.save_pretrained(folder, state_dict=_without_head(policy, state_dict), **arguments)
         self.processing_class.save_pretrained(folder)
-        rest = {"kl_coef": torch.tensor(self.kl_coef, dtype=torch.float64)}
-        if model.value_head is not None:
-            rest |= {
-                f"{VALUE_HEAD}{name}": tensor
-                for name, tensor in model.value_head.state_dict().items()
-            }
-        tensors = {name: tensor.contiguous().clone() for name, tensor in (weights | rest).items()}
-        save_file(tensors, folder / CHECKPOINT_FILE)
+        state = {"beta": torch.tensor(self.beta, dtype=torch.float64)}
+        if self.value_head is not None:
+            state |= {f"value_head.{n}": t for n, t in self.value_head.state_dict().items()}
+        if self.args.sync_ref_model:
+            state |= {f"reference.{n}": t for n, t in self.reference.model.state_dict().items()}
+        save_file({n: t.contiguous().clone() for n, t in state.items()}, folder / STATE_FILE)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        check_recipe(Path(resume_from_checkpoint), self.recipe)
-        model = self.accelerator.unwrap_model(self.model)
-        tensors = load_file(Path(resume_from_checkpoint) / CHECKPOINT_FILE)
-        self.kl_coef = tensors.pop("kl_coef").item()
-        head = {
-            name.removeprefix(VALUE_HEAD): tensors.pop(name)
-            for name in list(tensors)
-            if name.startswith(VALUE_HEAD)
-        }
-        if model.value_head is not None:
-            model.value_head.load_state_dict(head)
-        if isinstance(model.policy, PeftModel):
-            set_peft_model_state_dict(model.policy, tensors)
-        else:
-            model.policy.load_state_dict(tensors)
+        folder = Path(resume_from_checkpoint)
+        check_recipe(folder, self.recipe)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        state = load_file(folder / STATE_FILE)
+        self.beta = state.pop("beta").item()
+        for prefix, module in (("value_head.", self.value_head), ("reference.", self.reference)):
+            own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            if own:
+                getattr(module, "model", module).load_state_dict(own)
 
 
-def _check_inputs(
-    tokenizer: PreTrainedTokenizerBase,
-    train_dataset: Dataset,
-    args: PPOConfig,
-    reward_funcs: list[RewardFunction],
-) -> None:
-    for name in ("pad_token", "eos_token"):
-        if getattr(tokenizer, name) is None:
-            raise ValueError(
-                f"the tokenizer has no {name}: set tokenizer.{name}, PPO needs it to batch prompts and end responses"
-            )
-    if "prompt" not in train_dataset.column_names:
-        raise ValueError(
-            f"train_dataset has columns {', '.join(train_dataset.column_names)}: it needs a text column 'prompt'"
-        )
-    if len(train_dataset) < (batch := args.prompts_per_step * args.world_size):
-        raise ValueError(
-            f"train_dataset has {len(train_dataset)} prompts, fewer than a batch of {batch}: give more, or lower "
-            "per_device_train_batch_size (in the labs LABS_PPO_BATCH_SIZE)"
-        )
-    if clash := {"prompts", "completions"} & set(train_dataset.column_names):
-        raise ValueError(
-            f"train_dataset has a column {clash.pop()!r}, a name that reward functions use: rename it"
-        )
-    if not reward_funcs:
-        raise ValueError("reward_funcs is empty: give at least one reward function")
-    if len({reward_name(function) for function in reward_funcs}) < len(reward_funcs):
-        raise ValueError(
-            f"reward functions {', '.join(map(reward_name, reward_funcs))}: give each a name of its own (__name__)"
-        )
-    if args.reward_weights is not None and len(args.reward_weights) != len(reward_funcs):
-        raise ValueError(
-            f"{len(args.reward_weights)} reward_weights for {len(reward_funcs)} reward functions: give one each"
-        )
+def _rows(drawn: Sample, rows: Tensor) -> Sample:
+    """Return some rows of a sample."""
+    rows = rows.to(drawn["ids"].device)
+    prompts = {name: tensor[rows] for name, tensor in drawn["prompts"].items()}
+    return {name: t[rows] for name, t in drawn.items() if name != "prompts"} | {"prompts": prompts}
+
+
+def _without_head(
+    model: nn.Module, state_dict: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return the model's weights under the names that it had before the value head was added."""
+    state = model.state_dict() if state_dict is None else state_dict
+    return {name: t for name, t in state.items() if not name.startswith("value_head.")}

@@ -1,0 +1,123 @@
+"""Before training: the model made ready, the data checked, and the recipe that runs must share."""
+
+import hashlib
+import logging
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from .config import PPOConfig
+
+LOG = logging.getLogger(__name__)
+RESERVED = {"prompts", "completions", "trainer_state", "log_extra", "log_metric"}
+
+
+def prepared_model(
+    model: str | PreTrainedModel | PeftModel, args: PPOConfig, peft_config: PeftConfig | None
+) -> PreTrainedModel | PeftModel:
+    """Return the policy to train, loaded if it is an id, under a fresh adapter if there is one.
+
+    Raises ValueError if the model is decoder-only, has an adapter already, or has nothing to train.
+    """
+    if isinstance(model, str):
+        options = {"dtype": torch.float32} | (args.model_init_kwargs or {})
+        model = AutoModelForSeq2SeqLM.from_pretrained(model, **options)
+    if not model.config.is_encoder_decoder:
+        raise ValueError(
+            f"{model.name_or_path or type(model).__name__} is decoder-only: this trainer is for "
+            "encoder-decoders. TRL's GRPOTrainer and RLOOTrainer take the same reward functions"
+        )
+    if peft_config is not None and isinstance(model, PeftModel):
+        raise ValueError(
+            "a PeftModel and a peft_config are given: leave peft_config out to train the model's "
+            "adapter, or merge it first (model.merge_and_unload()) to train a fresh one"
+        )
+    if peft_config is not None:
+        model = get_peft_model(model, peft_config)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "the model has no parameter to train: load its adapter with is_trainable=True, or give "
+            "a peft_config"
+        )
+    if isinstance(model, PeftModel) and args.gradient_checkpointing:
+        model.enable_input_require_grads()
+    if args.value_trunk == "shared" and args.advantage_estimator == "gae":
+        LOG.warning(
+            "value_trunk='shared': the value loss also trains the policy, and can wreck its language"
+        )
+    return model
+
+
+def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
+    """Check the data, and prepare the arguments for a stream.
+
+    Raises ValueError if there are none, no column "prompt", a reserved name, or too few rows;
+    TypeError if they are no dataset.
+    """
+    if train_dataset is None:
+        raise ValueError("train_dataset is missing: give rows with a column 'prompt'")
+    given = list(eval_dataset.values()) if isinstance(eval_dataset, dict) else [eval_dataset]
+    for rows in (train_dataset, *(d for d in given if d is not None)):
+        if not isinstance(rows, Dataset | IterableDataset):
+            raise TypeError(f"a Dataset or IterableDataset is needed, not a {type(rows).__name__}")
+        names = rows.column_names or ["prompt"]  # a stream may not know them
+        if "prompt" not in names:
+            raise ValueError(f"the data have the columns {', '.join(names)}: name one 'prompt'")
+        if clash := RESERVED & set(names):
+            raise ValueError(
+                f"the data have a column {clash.pop()!r}, which rewards use: rename it"
+            )
+        if isinstance(rows, IterableDataset):
+            args.accelerator_config.dispatch_batches = False  # each process reads its own part
+            if args.dataloader_num_workers:
+                LOG.warning("a stream is read by one worker, which keeps groups together")
+                args.dataloader_num_workers = 0
+    if isinstance(train_dataset, Dataset) and len(train_dataset) < args.prompts_per_generation:
+        raise ValueError(
+            f"train_dataset has {len(train_dataset)} prompts, fewer than the "
+            f"{args.prompts_per_generation} that are sampled from at once: give more, or lower "
+            "per_device_train_batch_size or steps_per_generation"
+        )
+
+
+def reward_weights(args: PPOConfig, names: list[str]) -> Tensor:
+    """Return the reward functions' weights, 1 by default; ValueError if their number differs."""
+    weights = [1.0] * len(names) if args.reward_weights is None else args.reward_weights
+    if len(weights) != len(names):
+        raise ValueError(
+            f"{len(weights)} reward_weights for {len(names)} reward functions: give one each"
+        )
+    return torch.tensor(weights)
+
+
+def recipe(
+    model: nn.Module, args: PPOConfig, train_dataset: Any, reward_names: list[str]
+) -> dict[str, Any]:
+    """Return the settings that must match when a run is resumed."""
+    names = ("advantage_estimator", "num_generations", "num_iterations", "max_completion_length")
+    names += (
+        "beta",
+        "learning_rate",
+        "seed",
+        "generation_batch_size",
+        "gradient_accumulation_steps",
+    )
+    return {name: getattr(args, name) for name in names} | {
+        "lr_scheduler_type": str(args.lr_scheduler_type.value),
+        "reward_funcs": reward_names,
+        "prompts": getattr(train_dataset, "_fingerprint", None),
+        "initial_policy": weights_fingerprint(model),
+    }
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Return a hash of all weights, which tells two initial policies apart."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
