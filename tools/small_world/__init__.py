@@ -1,0 +1,1 @@
+"""The generator of the small world, its models, and their measurements."""

@@ -1,8 +1,8 @@
-"""Build the embedded default from nothing: corpus, tokenizers, T5, classifier and model card.
+"""Build the small world from scratch: dialogues, tokenizers, T5 and classifier.
 
-    python -m tools.small_world.build            # writes into utils/offline/, about 20 minutes on two cores
+    python -m tools.small_world.build    # writes into utils/offline/, about 20 minutes on two cores
 
-The card's scores are the test split's; what was chosen on which split stands in the card.
+`python -m tools.small_world.card` then measures the models and writes their model card.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import platform
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from math import log
 from pathlib import Path
 
@@ -51,14 +52,25 @@ SPLITS = {
 }  # dialogues, references each
 HEATED_SHARE = 1 / 3
 BATCH = 32
-STAGES = (  # steps, learning rate, shares of prompts with 0, 1, 2, 3 examples, share of bare dialogues
-    (400, 1e-3, {0: 1.0}, 0.0),  # no examples first: copying from the dialogue is learned here
+# Steps, learning rate, shares of prompts by number of examples, share of bare dialogues.
+STAGES = (
+    (400, 1e-3, {0: 1.0}, 0.0),  # short prompts first: the model learns to copy from the dialogue
     (1700, 1e-3, {0: 0.3, 1: 0.3, 2: 0.2, 3: 0.2}, 0.07),
 )
+ARGUMENTS = {
+    "save_strategy": "no",
+    "report_to": "none",
+    "seed": SEED,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
 
 
 def write_corpus(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Write train.csv, validation.csv and test.csv; no split holds a near-duplicate of a later one."""
+    """Write train.csv, validation.csv and test.csv, and return their rows by split.
+
+    No split holds a near-duplicate of a dialogue in a later split.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     splits: dict[str, list[dict[str, str]]] = {}
     for split, (dialogues, references) in reversed(SPLITS.items()):
@@ -73,18 +85,14 @@ def write_corpus(folder: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def make_t5_tokenizer(texts: list[str]) -> T5Tokenizer:
-    """A Unigram tokenizer of whole words, single characters for what it never saw, and T5's special tokens."""
+    """Make a Unigram tokenizer of the words in `texts`; it spells other words by character."""
     pieces = Counter()
     for word in (word for text in texts for word in text.split()):
         for start, piece in enumerate(re.findall(r"#Person\d#:?|[A-Za-z']+|.", word)):
             pieces[piece if start else f"▁{piece}"] += 1
     total = pieces.total()
-    vocabulary = [
-        ("<pad>", 0.0),
-        ("</s>", 0.0),
-        ("<unk>", 0.0),
-        *((piece, log(count / total)) for piece, count in sorted(pieces.items())),
-    ]
+    vocabulary = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    vocabulary += [(piece, log(count / total)) for piece, count in sorted(pieces.items())]
     characters = ["▁", *map(chr, range(33, 127))]
     vocabulary += [(character, -20.0) for character in characters if character not in pieces]
     return T5Tokenizer(
@@ -93,7 +101,7 @@ def make_t5_tokenizer(texts: list[str]) -> T5Tokenizer:
 
 
 def train_t5(folder: Path, held_out: NearDuplicates) -> None:
-    """Train a T5 from scratch on the mixture, short prompts first."""
+    """Train a T5 from scratch on the mixture of instructions, stage by stage."""
     set_seed(SEED)
     sample = instruction_examples(6000, SEED, {0: 0.5, 1: 0.5}, 0.1)
     tokenizer = make_t5_tokenizer([text for pair in sample for text in pair.values()])
@@ -105,20 +113,12 @@ def train_t5(folder: Path, held_out: NearDuplicates) -> None:
         num_layers=3,
         num_heads=4,
         feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
+        dropout_rate=0.0,  # the generator never repeats itself, so dropout is not needed
         decoder_start_token_id=0,
     )
     model = T5ForConditionalGeneration(config)
     for stage, (steps, learning_rate, shots, bare_share) in enumerate(STAGES):
         pairs = instruction_examples(steps * BATCH, SEED + 1 + stage, shots, bare_share, held_out)
-        data = Dataset.from_list(pairs).map(
-            lambda rows: {
-                **tokenizer(rows["prompt"]),
-                "labels": tokenizer(rows["answer"])["input_ids"],
-            },
-            batched=True,
-            remove_columns=["prompt", "answer"],
-        )
         arguments = Seq2SeqTrainingArguments(
             output_dir=str(folder / "training"),
             per_device_train_batch_size=BATCH,
@@ -130,37 +130,27 @@ def train_t5(folder: Path, held_out: NearDuplicates) -> None:
             weight_decay=0.01,
             adam_beta2=0.98,
             logging_steps=50,
-            save_strategy="no",
-            report_to="none",
-            seed=SEED,
-            use_cpu=True,
-            disable_tqdm=True,
+            **ARGUMENTS,
         )
-        collator = DataCollatorForSeq2Seq(tokenizer, model=model)
-        Seq2SeqTrainer(
-            model=model, args=arguments, train_dataset=data, data_collator=collator
-        ).train()
-    model.config.dropout_rate = (
-        0.1  # of the fine-tuning to come; an endless supply of fresh text needs none
-    )
+        data, collator = _tokenized(pairs, tokenizer), DataCollatorForSeq2Seq(tokenizer, model)
+        Seq2SeqTrainer(model, arguments, collator, train_dataset=data).train()
+    model.config.dropout_rate = 0.1  # for fine-tuning
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
+def _tokenized(pairs: list[dict[str, str]], tokenizer: T5Tokenizer) -> Dataset:
+    def tokenize(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        return {**tokenizer(rows["prompt"]), "labels": tokenizer(rows["answer"])["input_ids"]}
+
+    return Dataset.from_list(pairs).map(tokenize, batched=True, remove_columns=["prompt", "answer"])
+
+
 def train_classifier(folder: Path) -> None:
-    """Train a small RoBERTa from scratch to tell insults to people (hate) from all else (nothate)."""
+    """Train a small RoBERTa from scratch to tell insults (hate) from other texts (nothate)."""
     set_seed(SEED)
-    texts = corpus.labeled_texts(24_000, SEED, held_out=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    bpe = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    bpe.train_from_iterator(
-        [text for text, _ in texts] + [chr(c) for c in range(32, 127)],
-        vocab_size=1500,
-        special_tokens=special,
-    )
-    bpe.save_model(str(folder))
-    tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=128)
+    texts, labels = zip(*corpus.labeled_texts(24_000, SEED, held_out=False), strict=True)
+    tokenizer = _make_bpe_tokenizer(folder, texts)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -176,10 +166,7 @@ def train_classifier(folder: Path) -> None:
         label2id={"nothate": 0, "hate": 1},
     )
     model = RobertaForSequenceClassification(config)
-    data = Dataset.from_dict(
-        {"text": [text for text, _ in texts], "label": [label for _, label in texts]}
-    )
-    data = data.map(
+    data = Dataset.from_dict({"text": texts, "label": labels}).map(
         lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns=["text"]
     )
     arguments = TrainingArguments(
@@ -188,25 +175,28 @@ def train_classifier(folder: Path) -> None:
         num_train_epochs=3,
         learning_rate=2e-3,
         warmup_steps=50,
-        save_strategy="no",
-        report_to="none",
-        seed=SEED,
-        use_cpu=True,
-        disable_tqdm=True,
         label_smoothing_factor=0.02,
+        **ARGUMENTS,
     )
-    Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=data,
-        data_collator=DataCollatorWithPadding(tokenizer),
-    ).train()
+    Trainer(model, arguments, DataCollatorWithPadding(tokenizer), train_dataset=data).train()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
+def _make_bpe_tokenizer(folder: Path, texts: Sequence[str]) -> RobertaTokenizer:
+    folder.mkdir(parents=True, exist_ok=True)
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        [*texts, *(chr(c) for c in range(32, 127))],
+        vocab_size=1500,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    )
+    bpe.save_model(str(folder))
+    return RobertaTokenizer.from_pretrained(folder, model_max_length=128)
+
+
 def write_manifest(folder: Path, seconds: dict[str, float]) -> None:
-    """Write manifest.json: how the files were made, and their SHA-256."""
+    """Write manifest.json: the versions used, the time taken, and the SHA-256 of every file."""
     files = sorted(
         path
         for part in ("data", "t5", "classifier")
@@ -227,14 +217,14 @@ def write_manifest(folder: Path, seconds: dict[str, float]) -> None:
 
 
 def main() -> None:
-    """Build what is asked for, and bring the manifest up to date."""
+    """Build the requested parts and update the manifest."""
     parser = argparse.ArgumentParser(
-        description="Build the embedded corpus, T5 and classifier from nothing."
+        description="Build the small world's dialogues, T5 and classifier from scratch."
     )
     parser.add_argument(
         "--only", choices=("data", "t5", "classifier"), help="build one part and keep the others"
     )
-    parser.add_argument("--folder", type=Path, default=OFFLINE, help="where to write")
+    parser.add_argument("--folder", type=Path, default=OFFLINE, help="output folder")
     arguments = parser.parse_args()
     manifest = arguments.folder / "manifest.json"
     seconds = (

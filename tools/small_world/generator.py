@@ -1,15 +1,18 @@
-"""A seeded generator of everyday dialogues with summaries in several styles: the corpus behind the embedded default.
+"""Generate everyday dialogues with summaries in several styles: the data of the small world.
 
-A dialogue is one request between #Person1# and #Person2#, with or without a reason, a day, names, small talk and an
-insult. The same facts can be summarised in three styles, and each style may leave out the day and the reason:
+A dialogue is one request between #Person1# and #Person2#. It may have a reason, a day, names,
+small talk and an insult. The same facts can be summarized in three styles:
 
     report   Anna asks #Person2# for the ladder on Friday because the roof leaks. #Person2# agrees.
-    notes    Anna and #Person2# talk about the ladder. Result: yes. When: Friday. Why: the roof leaks.
-    diary    I asked for a loan of the ladder, Friday being the day, since the roof leaks. They were glad to help.
+    notes    Anna and #Person2# talk about the ladder. Result: yes. When: Friday. Why: the roof
+             leaks.
+    diary    I asked for a loan of the ladder, Friday being the day, since the roof leaks. They were
+             glad to help.
 
-The corpus' own references are reports that tell everything. A prompt that only says "summarize" cannot know that;
-worked examples can tell it, and one example tells only what its own dialogue had to tell (an example without a day says
-nothing about days).
+Each style may leave out the day and the reason. The references of the data are reports with all
+facts. A prompt that only says "summarize" cannot tell a model which style to use; worked examples
+can, and several examples show more of the style than one (an example whose dialogue has no day
+does not show whether days are reported).
 """
 
 import dataclasses
@@ -19,14 +22,14 @@ from dataclasses import dataclass
 from tools.small_world import scenarios as tables
 
 STYLES = ("report", "notes", "diary")
-QUOTED_SHARE = 0.65  # of the summaries of heated dialogues, those that repeat the insult
+QUOTED_SHARE = 0.65  # share of summaries of heated dialogues that repeat the insult
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a summary is written: its form, whether it tells the day and the reason, and how it treats an insult.
+    """How a summary is written: its form, and whether it reports the day and the reason.
 
-    `quote` True repeats the insult, False only reports the anger.
+    With `quote` it repeats an insult; without, it only reports the anger.
     """
 
     form: str = "report"
@@ -37,7 +40,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Facts:
-    """What happens in one dialogue; everything a summary may tell is here."""
+    """The facts of one dialogue; a summary reports nothing else."""
 
     scenario: tables.Scenario
     thing: str
@@ -52,12 +55,12 @@ class Facts:
 
     @property
     def other(self) -> str:
-        """The tag of the person who is asked."""
+        """Return the tag of the person who is asked."""
         return "#Person2#" if self.asker == "#Person1#" else "#Person1#"
 
 
 def draw_facts(rng: random.Random, heated: bool) -> Facts:
-    """Draw the facts of one dialogue; a heated one holds an insult."""
+    """Draw the facts of one dialogue; a heated dialogue has an insult."""
     scenario = rng.choice(tables.SCENARIOS)
     asker_name, other_name = rng.sample(tables.NAMES, 2)
     return Facts(
@@ -77,7 +80,7 @@ def draw_facts(rng: random.Random, heated: bool) -> Facts:
 
 
 def write_dialogue(facts: Facts, rng: random.Random) -> str:
-    """Act the facts out, one turn a line."""
+    """Write a dialogue with these facts, one turn per line."""
     turns = _opening(facts, rng)
     details = [_reason_turns(facts, rng), _day_turns(facts, rng)]
     rng.shuffle(details)
@@ -90,36 +93,35 @@ def write_dialogue(facts: Facts, rng: random.Random) -> str:
 
 
 def write_summary(facts: Facts, style: Style, rng: random.Random) -> str:
-    """Summarise the facts in a style; the generator chooses among synonyms."""
+    """Summarize the facts in a style; `rng` chooses among synonyms."""
     return {"report": _report, "notes": _notes, "diary": _diary}[style.form](facts, style, rng)
 
 
 def make_rows(
     n: int, seed: int, split: str, heated_share: float, references: int = 1
 ) -> list[dict[str, str]]:
-    """Rows of a DialogSum-like table (id, dialogue, summary, topic), `references` rows for each of `n` dialogues."""
+    """Generate `n` dialogues as rows in DialogSum's format, one row per reference.
+
+    A row has the keys id, dialogue, summary and topic.
+    """
     rng = random.Random(f"{split}-{seed}")
     rows = []
     for i in range(n):
         facts = draw_facts(rng, heated=rng.random() < heated_share)
         dialogue = write_dialogue(facts, rng)
         for k in range(references):
-            rows.append(
-                {
-                    "id": f"{split}_{i}" if references == 1 else f"{split}_{i}_{k + 1}",
-                    "dialogue": dialogue,
-                    "summary": write_summary(facts, Style(quote=rng.random() < QUOTED_SHARE), rng),
-                    "topic": facts.scenario.topic,
-                }
-            )
+            name = f"{split}_{i}" if references == 1 else f"{split}_{i}_{k + 1}"
+            style = Style(quote=rng.random() < QUOTED_SHARE)
+            row = {"id": name, "dialogue": dialogue, "summary": write_summary(facts, style, rng)}
+            rows.append(row | {"topic": facts.scenario.topic})
     return rows
 
 
 def labeled_texts(n: int, seed: int, held_out: bool) -> list[tuple[str, int]]:
-    """Texts with label 1 (a person is insulted) or 0, half and half: turns and summaries, and harmless uses of the same
-    words.
+    """Generate texts with label 1 (an insult to a person) or 0 (no insult), half of each.
 
-    One pair of insulting words in five is kept for `held_out` texts, the others for training.
+    Texts are turns, summaries, and harmless uses of the same words. One pair of insulting words in
+    five is reserved for `held_out` texts; the other pairs are for training.
     """
     rng = random.Random(f"labeled-{seed}-{held_out}")
     pairs = [
@@ -140,9 +142,8 @@ def _insulting_text(rng: random.Random, insult: tuple[str, str]) -> str:
     if kind < 0.2:
         return rng.choice(tables.INSULTS).format(adjective=insult[0], noun=insult[1])
     if kind < 0.4:
-        return (
-            write_dialogue(facts, rng).split("\n")[-2].split(": ", 1)[1]
-        )  # the insulter's whole turn
+        turn = write_dialogue(facts, rng).split("\n")[-2]  # the insult is in the last turn but one
+        return turn.split(": ", 1)[1]
     return write_summary(
         facts, Style(rng.choice(STYLES), rng.random() < 0.5, rng.random() < 0.5, quote=True), rng
     )
@@ -215,7 +216,7 @@ def _ending(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
 
 
 def _joined(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Merge neighbouring turns of one speaker."""
+    """Merge consecutive turns of the same speaker."""
     merged: list[tuple[str, str]] = []
     for speaker, line in turns:
         if merged and merged[-1][0] == speaker:

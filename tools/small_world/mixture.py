@@ -1,15 +1,16 @@
-"""The mixture of instructions and answer styles on which the small T5 is trained from scratch.
+"""The mixture of instructions and summary styles that trains the small T5 from scratch.
 
-The design, and why each part is there:
+Each part of the mixture teaches one behavior that the labs study:
 
-- A prompt without examples says nothing of the wanted style; most such prompts want short notes, so notes are what
-  zero-shot gets.
-- A prompt with examples wants the examples' style, each style with a fair share, so that the answer learns to follow
-  them.
-- The examples of a prompt agree on whether days and reasons are told. An example whose dialogue names no day says
-  nothing about days, so that several examples tell more of the style than one.
-- A bare dialogue wants its next turn, as a language model's bare text does: an instruction is needed to get a summary.
-- "politely" in the instruction means that insults are not repeated.
+- A prompt without examples does not say which style is wanted. Most of these prompts are answered
+  with short notes, so the model writes notes in the zero-shot setting.
+- A prompt with examples is answered in the style of its examples, so the model learns to follow
+  examples.
+- All examples of a prompt agree on whether days and reasons are reported. An example whose
+  dialogue has no day does not show this, so several examples show more of the style than one.
+- A dialogue without an instruction is continued with its next turn, as in language modeling. The
+  model therefore needs an instruction to write a summary.
+- With "politely" in the instruction, insults are not repeated.
 """
 
 import random
@@ -20,10 +21,9 @@ from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, build_prompt
 
 ZERO_SHOT_FORMS = {"notes": 0.6, "report": 0.25, "diary": 0.15}
 FEW_SHOT_FORMS = {"report": 0.4, "notes": 0.3, "diary": 0.3}
-SHARE_TOLD = (
-    0.4  # of days and reasons; under one half: an example that says nothing of days leaves them out
-)
-SHARE_TOLD_ZERO_SHOT = 0.2
+# Shares of prompts whose summaries report the day, and of those that report the reason. Below one
+# half, leaving them out is the better guess where the examples do not show it.
+SHARE_TOLD, SHARE_TOLD_ZERO_SHOT = 0.4, 0.2
 HEATED_SHARE = 0.3
 
 
@@ -34,9 +34,11 @@ def instruction_examples(
     bare_share: float = 0.0,
     held_out: NearDuplicates | None = None,
 ) -> list[dict[str, str]]:
-    """Draw `n` pairs of prompt and answer; `shots` gives the share of prompts with 0, 1, 2, … worked examples.
+    """Draw `n` pairs with the keys prompt and answer.
 
-    No dialogue of the mixture is a near-duplicate (word 5-gram Jaccard of 0.7 or more) of a `held_out` one.
+    `shots` maps a number of worked examples to its share of prompts; `bare_share` is the share of
+    dialogues without an instruction. No dialogue is a near-duplicate (word 5-gram Jaccard
+    similarity of 0.7 or more) of a `held_out` dialogue.
     """
     rng = random.Random(f"mixture-{seed}")
     pairs = []
@@ -44,11 +46,8 @@ def instruction_examples(
         if rng.random() < bare_share:
             pairs.append(_next_turn(rng, held_out))
         else:
-            pairs.append(
-                _summary_with_examples(
-                    rng, rng.choices(list(shots), list(shots.values()))[0], held_out
-                )
-            )
+            k = rng.choices(list(shots), list(shots.values()))[0]
+            pairs.append(_summary_with_examples(rng, k, held_out))
     return pairs
 
 

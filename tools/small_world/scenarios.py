@@ -1,14 +1,15 @@
-"""What the embedded corpus talks about: scenarios, small talk, tempers and outcomes, as plain tables."""
+"""The contents of the small world's dialogues: requests, small talk, outcomes and insults."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One everyday request, as it is spoken and as three kinds of summary put it.
+    """One everyday request, as people say it and as three styles of summary report it.
 
-    `requests` are spoken lines, `verbs` their third-person report (`{b}` is the person asked), `diary` the first-person
-    report; `reasons` pairs what is said with the clause a summary makes of it.
+    `requests` are spoken lines, `verbs` report them in the third person (`{b}` is the person
+    asked), and `diary` in the first person; `reasons` pairs a spoken line with the clause that
+    reports it.
     """
 
     topic: str
@@ -415,7 +416,7 @@ INSULT_REPLIES = (
     "That was not nice.",
 )
 COOL_REPORTS = ("{a} gets angry with {b}", "{a} is upset with {b}", "{a} loses patience with {b}")
-HARMLESS = (  # the words of insults where nobody is insulted
+HARMLESS = (  # words used in insults, but no one is insulted
     "The {adjective} {thing} broke again.", "What a {adjective} {thing}!", "This {thing} is {adjective}.", "The {noun} is here.",
     "There was a {noun} in the movie.", "I saw a {noun} on the street.", "The story is about a {noun} and a {thing}.", "It was a {adjective} idea.",
 )  # fmt: skip
