@@ -1,27 +1,60 @@
-"""The labs as commands: python -m utils --help. With several processes: accelerate launch -m utils finetune …"""
+"""The labs as commands: python -m utils --help, or accelerate launch -m utils finetune …
+
+Nothing here imports torch, so that help and errors about the input come at once.
+"""
 
 import argparse
+import ast
+import os
 import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-from utils import commands
-from utils.dialogue_files import FORMATS
-from utils.finetuning import LEARNING_RATES
-from utils.lab.notebooks import LabError
-from utils.ppo.checkpointing import TrainingError
-from utils.ppo.config import ESTIMATORS
+from utils.dialogue_files import FORMATS, read_dialogues, read_lines
+from utils.settings import FIELDS, load_settings, parse_overrides
+
+METHODS = ("full", "lora")
+ESTIMATORS = ("gae", "rloo", "grpo")
+REPORT_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}  # others have their module's name
+SUMMARIZE = """Summarize your own dialogues, one summary on each line, in the order of the file.
+
+FILE is text (a turn on each line, a blank line between dialogues), JSONL (objects with "dialogue")
+or CSV (a column dialogue); - reads standard input. A dialogue whose prompt exceeds
+max_prompt_tokens is split between two turns, and its line holds the summaries of all parts."""
+TOXICITY = """Print the reward model's probability of hate for each line of a text.
+
+The classifier measures hate toward groups, not rudeness, and makes mistakes: see Lab 3."""
+FINETUNE = """Fine-tune as Lab 2 does, score on the test split, and save the model with its card.
+
+Each device takes batch_size dialogues at a time. Under accelerate launch the processes share the
+data, and the global batch is that many times larger. --set also takes every argument of
+transformers' TrainingArguments, such as weight_decay=0.01."""
+PPO = """Train with PPO on heated dialogues as Lab 3 does, score on the test split, save the policy.
+
+Each device takes ppo_batch_size prompts at a time. Under accelerate launch every process has its
+own prompts, and a step has that many times more. --set also takes every argument of PPOConfig and
+TrainingArguments, such as gamma=0.99."""
 
 
-def main() -> int:
-    """Read the command line and do what it says."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv`, by default that of the command line, and return an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(
-            encoding="utf-8"
-        )  # a Windows console's own cannot say everything that summaries can
-    arguments = _parser().parse_args()
+        stream.reconfigure(encoding="utf-8")  # a Windows console's own lacks many characters
     try:
-        arguments.run(arguments)
-    except (LabError, TrainingError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        arguments = _parser().parse_args(argv)
+        _check_input(arguments)
+        from utils import commands
+
+        getattr(commands, arguments.command)(arguments)
+    except SystemExit as end:  # argparse has printed help or an error
+        return int(end.code or 0)
+    except Exception as error:
+        ours = type(error).__module__.startswith("utils.")
+        if not ours and not isinstance(error, OSError | ValueError):
+            raise  # not a matter of input: keep the traceback
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 
@@ -30,117 +63,108 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m utils", description="Dialogue summarization labs as commands."
     )
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    labs = _add(subparsers, commands.labs, "run the notebooks, write pages and results")
-    labs.add_argument(
-        "--only",
-        type=int,
-        nargs="+",
-        choices=(1, 2, 3),
-        default=(1, 2, 3),
-        help="which labs to run",
-    )
-
-    finetune = _add(
-        subparsers,
-        commands.finetune,
-        "fine-tune, judge on the test split, save the model with a card",
-    )
-    finetune.add_argument(
-        "--method", choices=list(LEARNING_RATES), default="lora", help="(default: lora)"
-    )
-    finetune.add_argument(
-        "--checkpoint-steps",
-        type=int,
-        metavar="N",
-        help="evaluate and save every N steps, not epochs",
-    )
-    finetune.add_argument(
-        "--quantization", choices=("8bit", "4bit"), help="of the base under an adapter; needs CUDA"
-    )
-
-    ppo = _add(
-        subparsers,
-        commands.ppo,
-        "make summaries polite with PPO, RLOO or GRPO, and judge what it costs",
-    )
-    ppo.add_argument(
-        "--adapter", help="of the policy to begin with (default: OUTPUT_DIR/lab2/lora/best)"
-    )
-    ppo.add_argument(
-        "--estimator",
-        choices=ESTIMATORS,
-        default="gae",
-        help="of advantages (default: gae, which is PPO)",
-    )
-    ppo.add_argument(
-        "--checkpoint-steps", type=int, metavar="N", help="save every N steps (default: never)"
-    )
-
-    summarize = _add(
-        subparsers, commands.summarize, "summarize dialogues of your own", writes=False
-    )
-    summarize.add_argument("file", metavar="FILE", help="text, JSONL or CSV; - for standard input")
-    summarize.add_argument(
-        "--format", choices=FORMATS, help="of the file (default: by its ending, else text)"
-    )
-
-    evaluate = _add(
-        subparsers, commands.evaluate, "judge a model on the test split: table and figure"
-    )
-
-    toxicity = _add(
-        subparsers, commands.toxicity, "probability of hate for each line of a text", writes=False
-    )
-    toxicity.add_argument("file", metavar="FILE", help="a text on each line; - for standard input")
-
-    for judging in (summarize, evaluate):
-        judging.add_argument(
-            "--adapter", help="to merge into the model: a folder that Lab 2 or finetune wrote"
-        )
-    for training in (finetune, ppo):
-        training.add_argument(
-            "--resume",
-            action="store_true",
-            help="go on from the newest whole checkpoint, if there is one",
-        )
-        training.add_argument(
-            "--report-to",
-            default="none",
-            help="tensorboard, trackio, wandb, …; its package is not ours (default: none)",
-        )
-    for command in (summarize, evaluate, toxicity, finetune, ppo):
-        command.add_argument("--cpu", action="store_true", help="use no accelerator")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    labs = _add(subparsers, "labs", "Run the notebooks, write their pages and results.")
+    labs("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="which labs")
+    summarize = _add(subparsers, "summarize", SUMMARIZE)
+    summarize("file", metavar="FILE", help="text, JSONL or CSV; - for standard input")
+    summarize("--format", choices=FORMATS, help="(default: by the file's extension, else text)")
+    evaluate = _add(subparsers, "evaluate", "Score a model on the test split: a table, a figure.")
+    toxicity = _add(subparsers, "toxicity", TOXICITY)
+    toxicity("file", metavar="FILE", help="a text on each line; - for standard input")
+    finetune = _add(subparsers, "finetune", FINETUNE)
+    finetune("--method", choices=METHODS, default="lora", help="(default: lora)")
+    finetune("--quantization", choices=("8bit", "4bit"), help="of the base model; needs CUDA")
+    ppo = _add(subparsers, "ppo", PPO)
+    ppo("--estimator", choices=ESTIMATORS, default="gae", help="(default: gae, which is PPO)")
+    ppo("--adapter", help="of the initial policy (default: OUTPUT_DIR/lab2/lora/best)")
+    for option in (summarize, evaluate):
+        option("--adapter", help="folder of an adapter to merge into the model")
+    for option in (finetune, ppo):
+        option("--checkpoint-steps", type=int, metavar="N", help="save a checkpoint every N steps")
+        option("--resume", action="store_true", help="resume from the newest complete checkpoint")
+        option("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
+    for option in (labs, evaluate, finetune, ppo):
+        option("--output-dir", help="where to write (default: LABS_OUTPUT_DIR, else out)")
+    for option in (summarize, evaluate, toxicity, finetune, ppo):
+        option("--cpu", action="store_true", help="do not use a GPU")
     return parser
 
 
-def _add(subparsers, run, help_text: str, writes: bool = True) -> argparse.ArgumentParser:
+def _add(subparsers: Any, name: str, text: str) -> Any:
+    """Add a command with the options that all commands have, and return its `add_argument`."""
     command = subparsers.add_parser(
-        run.__name__,
-        help=help_text,
-        description=run.__doc__,
+        name,
+        help=text.partition("\n")[0],
+        description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument(
-        "--preset", help="offline, cpu, gpu or auto (default: LABS_PRESET, else offline)"
-    )
-    if writes:
-        command.add_argument(
-            "--output-dir", help="where to write (default: LABS_OUTPUT_DIR, else out)"
+    option = command.add_argument
+    option("--preset", help="offline, cpu, gpu or auto (default: LABS_PRESET, else offline)")
+    about = "settings to change, after FILE if there is one: --set train_dialogues=500 seed=1"
+    option("--set", nargs="+", action="extend", metavar="NAME=VALUE", default=[], help=about)
+    return option
+
+
+def _check_input(arguments: argparse.Namespace) -> None:
+    """Check the input, and add what it says: settings, training arguments, the file's texts.
+
+    Without a preset, commands use "offline", which needs no network.
+    """
+    given, command = vars(arguments), arguments.command
+    trains = command in ("finetune", "ppo")
+    overrides = parse_overrides(arguments.set, training_arguments(command) if trains else {})
+    changes = {name: overrides.pop(name) for name in list(overrides) if name not in FIELDS}
+    if given.get("output_dir"):
+        overrides["output_dir"] = arguments.output_dir
+    preset = arguments.preset or os.environ.get("LABS_PRESET") or "offline"
+    arguments.settings = settings = load_settings(preset, **overrides)
+    if command == "ppo" and arguments.adapter is None:
+        arguments.adapter = Path(settings.output_dir) / "lab2" / "lora" / "best"
+    if given.get("adapter"):
+        settings.check_adapter(arguments.adapter)
+    if trains:
+        arguments.changes = _checkpoints_and_report(arguments) | changes
+    if "file" in given:
+        arguments.texts = (
+            read_dialogues(arguments.file, arguments.format)
+            if command == "summarize"
+            else read_lines(arguments.file)
         )
-    command.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        metavar="NAME=VALUE",
-        default=[],
-        help="settings to override, as the variables LABS_NAME do, after FILE if there is one: "
-        "--set train_dialogues=500 seed=1",
-    )
-    command.set_defaults(run=run, **({} if writes else {"output_dir": None}))
-    return command
+    used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
+    print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _checkpoints_and_report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Turn the options of a command that trains into training arguments."""
+    steps, name = arguments.checkpoint_steps, arguments.report_to
+    module = REPORT_MODULES.get(name, name).partition(".")[0]
+    if name not in ("none", "all") and (not module or find_spec(module) is None):
+        raise ValueError(f"--report-to {name}: this package is not installed (pip install {name})")
+    if steps is not None and steps < 1:
+        raise ValueError(f"--checkpoint-steps {steps} must be at least 1")
+    changes = {"report_to": name}
+    if arguments.command == "ppo":
+        changes |= {"advantage_estimator": arguments.estimator, "save_total_limit": 2}
+    elif steps:
+        changes |= {"eval_strategy": "steps", "eval_steps": steps}
+    return changes | ({"save_strategy": "steps", "save_steps": steps} if steps else {})
+
+
+def training_arguments(command: str) -> dict[str, str]:
+    """Read names and annotations of a command's training arguments from the source of their class.
+
+    "finetune" takes those of TrainingArguments, "ppo" those of PPOConfig too. To import these
+    classes takes seconds.
+    """
+    (library,) = find_spec("transformers").submodule_search_locations
+    sources = {"TrainingArguments": Path(library) / "training_args.py"}
+    if command == "ppo":
+        sources["PPOConfig"] = Path(__file__).parent / "ppo" / "config.py"
+    annotations = {}
+    for name, file in sources.items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+                annotations |= {f.target.id: ast.unparse(f.annotation) for f in fields}
+    return annotations

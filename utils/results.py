@@ -1,41 +1,84 @@
-"""The labs' results: a table with an interval for every score, claims that are checked, and out/results.json."""
+"""Scores of summaries: one row per dialogue, tables with intervals, and out/results.json."""
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.rouge import confidence_interval
+from utils.faithfulness import faithful_names, output_length, right_speakers
+from utils.generation import generate
+from utils.prompts import build_prompt
+from utils.rouge import confidence_interval, rouge_scores
 from utils.settings import Settings
+from utils.toxicity import HateScorer, has_insulting_word
 
 SCORES = ("mean", "low", "high", "difference", "lowest_seed", "highest_seed")  # columns of tables
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "datasets",
-    "peft",
-    "accelerate",
-    "evaluate",
-    "rouge_score",
-    "numpy",
-    "pandas",
-)
+LIBRARIES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "rouge_score")
+LIBRARIES += ("numpy", "pandas")
+
+
+def judge(
+    predictions: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    dialogues: Sequence[str] | None = None,
+    scorer: HateScorer | None = None,
+) -> pd.DataFrame:
+    """Score summaries: one row per summary, with the measures that the arguments allow.
+
+    `references` give ROUGE, words and right_speakers; `dialogues` give faithful_names; `scorer`
+    gives toxicity, p(hate) of the summary alone, and insulting_word.
+
+    Raises ValueError if lengths differ, or there is nothing to judge by.
+    """
+    scores = pd.DataFrame(index=range(len(predictions)))
+    if references is not None:
+        scores = rouge_scores(predictions, references)
+        scores["words"] = output_length(predictions)
+        scores["right_speakers"] = right_speakers(predictions, references)
+    if dialogues is not None:
+        scores["faithful_names"] = faithful_names(predictions, dialogues)
+    if scorer is not None:
+        scores["toxicity"] = scorer.probability(predictions)
+        scores["insulting_word"] = has_insulting_word(predictions)
+    if scores.columns.empty:
+        raise ValueError("nothing to judge by: give references, dialogues or a scorer")
+    return scores
+
+
+def judge_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    settings: Settings,
+    scorer: HateScorer | None = None,
+) -> pd.DataFrame:
+    """Summarize the dialogues of `group_references` greedily, and score the summaries."""
+    summaries = generate(
+        model,
+        tokenizer,
+        [build_prompt(dialogue) for dialogue in rows["dialogue"]],
+        precision=settings.precision,
+        max_new_tokens=settings.max_new_tokens,
+    )
+    return judge(summaries, list(rows["summaries"]), list(rows["dialogue"]), scorer)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that the results depend on."""
+    """Return the versions of Python and of the libraries that the results depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
 def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
-    """Mean and 95 % interval of every measure of every system; a row of a system's table is one dialogue.
+    """Compute the mean and 95 % interval of every measure, from one row per dialogue and system.
 
-    Returns one row per system and measure, indexed by both, with columns mean, low, high and n (dialogues).
+    Returns one row per system and measure, with columns mean, low, high and n (dialogues).
     """
     tables = {
         name: confidence_interval(scores, seed=seed).assign(n=len(scores))
@@ -45,9 +88,7 @@ def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.Dat
 
 
 def percent(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
-    """Scores of 0 to 1 as they are read: in points of 0 to 100, rounded. p-values and counts, such as the measure
-    "words", are not scaled, and p-values not rounded.
-    """
+    """Turn scores of 0 to 1 into rounded points of 0 to 100; counts of words are only rounded."""
     scores = [name for name in table.columns if name in SCORES]
     measures = table.reset_index().get("measure", table.index)
     scale = np.where(measures == "words", 1, 100)
@@ -55,13 +96,9 @@ def percent(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
 
 
 def claim(text: str, holds: bool, settings: Settings) -> None:
-    """Say whether a claim about results holds in this run.
+    """Print whether a statement about the results holds in this run.
 
-    The claims of the text were made of the embedded default, where one that fails is an error. Other models, data or
-    sizes may well behave otherwise, and the run says so.
-
-    Raises:
-        AssertionError: the claim does not hold on the embedded default.
+    Raises AssertionError if it does not hold on the embedded default, about which it was made.
     """
     if not holds and settings.is_embedded_default:
         raise AssertionError(f"this does not hold: {text}")
@@ -75,9 +112,9 @@ def record(
     seconds: float,
     figures: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write one lab's results into results.json, beside those of the other labs.
+    """Write one lab's results into results.json, next to those of the other labs.
 
-    `scores` comes from `interval_table`; scores stay between 0 and 1. `figures` are results that are no scores.
+    `scores` comes from `interval_table`, between 0 and 1; `figures` are results that are no scores.
     Returns the file's path.
     """
     path = Path(settings.output_dir) / "results.json"
@@ -102,7 +139,7 @@ def record(
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
-    """The scores of a results.json as one table: lab, measure, system, mean, low, high, n."""
+    """Read the scores of a results.json as one table: lab, measure, system, mean, low, high, n."""
     whole = json.loads(Path(path).read_text(encoding="utf-8"))
     rows = [
         {"lab": lab, "measure": measure, "system": system, **values}

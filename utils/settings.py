@@ -1,121 +1,133 @@
-"""The one Settings dataclass, and the presets that fill it in."""
+"""The settings of a run, the presets that fill them in, and how they are read from text."""
 
+from __future__ import annotations  # each field keeps its annotation as text, as _parse reads it
+
+import contextlib
 import dataclasses
+import difflib
+import json
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import torch
+if TYPE_CHECKING:
+    import pandas as pd
 
 OFFLINE = Path(__file__).parent / "offline"
+SWITCH = {"on": True, "true": True, "off": False, "false": False}
+READERS = {  # how a text becomes a value of each type, and what to write
+    "bool": (lambda text: SWITCH[text.lower()], "on or off"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "list": (json.loads, "a list in JSON"),
+    "dict": (json.loads, "an object in JSON"),
+    "str": (str, "text"),
+}
+
+
+def _option(meaning: str, default: Any = dataclasses.MISSING, **bounds: Any) -> Any:
+    """Declare a setting. Whole numbers are at least 1, others positive, unless `bounds` differ."""
+    return field(default=default, metadata={"help": meaning, **bounds})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything a lab can be told. A preset fills the fields in; a keyword or a variable LABS_<FIELD> overrides one.
+    """Everything that a lab or a command can be told; `load_settings` makes one and checks it."""
 
-    Numbers of dialogues may be None: all of them.
-    """
+    preset: str = _option("where the values come from")
+    model: str = _option("encoder-decoder model, hub id or folder")
+    reward_model: str = _option("hate-speech classifier, hub id or folder")
+    dataset: str = _option("dialogues with summaries, hub id or folder")
+    precision: str = _option(
+        "auto, fp32 or bf16 (autocast over fp32 weights)", "auto", choices=("auto", "fp32", "bf16")
+    )
+    cpu_speedups: bool = _option("faster layers on CPUs; off: the libraries' own", True)
+    seed: int = _option("start of every random choice", 42, minimum=0, below=2**32)
+    output_dir: str = _option("folder for results, checkpoints and pages", "out")
 
-    preset: str = field(metadata={"help": "where the values came from"})
-    model: str = field(metadata={"help": "encoder-decoder model, hub id or folder"})
-    reward_model: str = field(metadata={"help": "hate-speech classifier, hub id or folder"})
-    dataset: str = field(metadata={"help": "dialogues with summaries, hub id or folder"})
-    precision: str = field(
-        default="auto", metadata={"help": "auto, fp32 or bf16 (autocast over fp32 weights)"}
-    )
-    seed: int = field(default=42, metadata={"help": "of every random choice"})
-    output_dir: str = field(
-        default="out", metadata={"help": "folder of results, checkpoints and pages"}
-    )
+    train_dialogues: int | None = _option("for fine-tuning and examples", None, none="all")
+    validation_dialogues: int | None = _option("for choosing checkpoints", None, none="all")
+    test_dialogues: int | None = _option("for scores", None, minimum=2, none="all")
+    max_prompt_tokens: int = _option("longest prompt, in tokens", 512)
+    max_new_tokens: int = _option("longest summary, in tokens", 128)
+    few_shot: int = _option("worked examples in a few-shot prompt", 3)
 
-    train_dialogues: int | None = field(
-        default=None, metadata={"help": "used for fine-tuning and examples"}
-    )
-    validation_dialogues: int | None = field(
-        default=None, metadata={"help": "used to choose checkpoints"}
-    )
-    test_dialogues: int | None = field(default=None, metadata={"help": "used to judge"})
-    max_prompt_tokens: int = field(
-        default=512, metadata={"help": "budget of a prompt with examples"}
-    )
-    max_new_tokens: int = field(default=128, metadata={"help": "longest summary, in tokens"})
-    few_shot: int = field(default=3, metadata={"help": "worked examples in a few-shot prompt"})
+    batch_size: int = _option("dialogues in one step of fine-tuning", 16)
+    full_epochs: float = _option("passes over train, full fine-tuning", 1.0)
+    full_learning_rate: float | None = _option("peak, full fine-tuning", None, none="default")
+    lora_epochs: float = _option("passes over train, LoRA", 1.0)
+    lora_learning_rate: float | None = _option("peak, LoRA", None, none="default")
+    lora_rank: int = _option("rank r of LoRA's matrices", 32)
+    sweep_steps: int = _option("steps of each run in Lab 2's sweep of ranks", 100)
+    sweep_seeds: int = _option("runs for each point of Lab 2's sweeps", 2)
 
-    batch_size: int = field(default=16, metadata={"help": "of fine-tuning"})
-    full_epochs: float = field(
-        default=1.0, metadata={"help": "passes over train, full fine-tuning"}
+    ppo_steps: int = _option("batches of prompts that PPO samples and learns from", 100)
+    ppo_batch_size: int = _option("prompts in one PPO step", 16)
+    ppo_learning_rate: float = _option("peak, PPO", 1e-4)
+    kl_coef: float = _option("price of one nat of KL to the reference", 0.05, minimum=0)
+    grpo_kl_coef: float = _option("price of KL in GRPO's loss, per token", 0.05, minimum=0)
+    ppo_seeds: int = _option("runs of PPO, each with its own scores", 3)
+    ppo_generations: int = _option("responses to one prompt, RLOO and GRPO", 4, minimum=2)
+    second_judge: str | None = _option(
+        "another toxicity classifier, hub id or folder, never used as a reward", None
     )
-    full_learning_rate: float = field(default=1e-4, metadata={"help": "peak, full fine-tuning"})
-    lora_epochs: float = field(default=1.0, metadata={"help": "passes over train, LoRA"})
-    lora_learning_rate: float = field(default=1e-3, metadata={"help": "peak, LoRA"})
-    lora_rank: int = field(default=32, metadata={"help": "r of LoRA"})
-
-    sweep_steps: int = field(
-        default=100, metadata={"help": "steps of each run in Lab 2's sweep of ranks"}
+    second_judge_labels: str = _option(
+        "its labels: of toxic texts, and of all others", "toxic,neutral", names=2
     )
-    sweep_seeds: int = field(default=2, metadata={"help": "runs for each point of Lab 2's sweeps"})
-
-    ppo_steps: int = field(
-        default=100, metadata={"help": "batches of prompts sampled and learned from"}
+    searched_dialogues: int | None = _option(
+        "train dialogues searched for heated ones, on which PPO trains", None, none="all"
     )
-    ppo_batch_size: int = field(default=16, metadata={"help": "prompts in one PPO step"})
-    ppo_learning_rate: float = field(default=1e-4, metadata={"help": "peak, PPO"})
-    kl_coef: float = field(
-        default=0.05, metadata={"help": "price of one nat of KL to the reference"}
-    )
-    grpo_kl_coef: float = field(
-        default=0.05, metadata={"help": "the same for GRPO, whose KL stands in the loss, per token"}
-    )
-    ppo_seeds: int = field(default=3, metadata={"help": "runs of PPO, each judged"})
-    ppo_generations: int = field(
-        default=4, metadata={"help": "responses to one prompt, RLOO and GRPO"}
-    )
-    second_judge: str | None = field(
-        default=None,
-        metadata={"help": "another toxicity classifier, hub id or folder, that is no reward"},
-    )
-    second_judge_labels: str = field(
-        default="toxic,neutral", metadata={"help": "its label of toxic texts, and that of others"}
-    )
-    searched_dialogues: int | None = field(
-        default=None, metadata={"help": "of train, searched for heated ones that PPO learns from"}
-    )
-    judged_dialogues: int = field(
-        default=120, metadata={"help": "held-out heated dialogues that toxicity is judged on"}
-    )
+    judged_dialogues: int = _option("held-out heated dialogues for scores", 120, minimum=2)
 
     @property
     def is_embedded_default(self) -> bool:
-        """Whether all is as the preset "offline" has it, but for the seed and the folder written to."""
+        """Whether only the seed and the output folder differ from the preset "offline"."""
         default = Settings(preset="offline", **PRESETS["offline"])
-        return (
-            dataclasses.replace(self, seed=default.seed, output_dir=default.output_dir) == default
-        )
+        same = dataclasses.replace(self, seed=default.seed, output_dir=default.output_dir)
+        return same == default
 
     @property
     def model_name(self) -> str:
-        """What figures call the model."""
-        return (
-            "the embedded T5"
-            if self.model == PRESETS["offline"]["model"]
-            else self.model.rstrip("/").split("/")[-1]
-        )
+        """The model's name in figures."""
+        if self.model == PRESETS["offline"]["model"]:
+            return "the embedded T5"
+        return self.model.rstrip("/").split("/")[-1]
 
     def shown(self, name: str) -> str:
-        """A field's value as text; folders inside the project are shown from its root."""
-        return str(getattr(self, name)).removeprefix(f"{OFFLINE.parents[1]}{os.sep}")
+        """Return a setting's value as text; a folder inside the project is shown from its root."""
+        value = getattr(self, name)
+        if value is None:
+            return FIELDS[name].metadata.get("none", "none")
+        return str(value).removeprefix(f"{OFFLINE.parents[1]}{os.sep}")
 
     def table(self) -> pd.DataFrame:
-        """One row per field: its value and its meaning."""
+        """Return one row per setting: its value and its meaning."""
+        import pandas as pd
+
         rows = {f.name: (self.shown(f.name), f.metadata["help"]) for f in dataclasses.fields(self)}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "meaning"])
 
+    def check_adapter(self, folder: str | Path) -> None:
+        """Raise ValueError unless the folder holds an adapter that was trained on this model."""
+        file = Path(folder) / "adapter_config.json"
+        if not file.is_file():
+            raise ValueError(
+                f"{folder} holds no adapter: run Lab 2 first, or give a folder that the command "
+                "finetune wrote (for a fully fine-tuned model, set model to its folder instead)"
+            )
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if base != self.model:
+            raise ValueError(
+                f"the adapter in {folder} belongs to {base!r}, not to {self.model!r}: choose the "
+                "preset or model that it was trained with, or run Lab 2 again"
+            )
 
+
+FIELDS = {f.name: f for f in dataclasses.fields(Settings) if f.name != "preset"}
 _HUB = {
     "model": "google/flan-t5-base",
     "reward_model": "facebook/roberta-hate-speech-dynabench-r4-target",
@@ -133,7 +145,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "full_learning_rate": 1e-3,
         "lora_epochs": 3.0,
         "lora_learning_rate": 5e-3,
-        "lora_rank": 32,
         "sweep_steps": 30,
         "ppo_steps": 40,
         "ppo_batch_size": 32,
@@ -153,109 +164,110 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo_seeds": 1,
         "judged_dialogues": 24,
     },
-    "gpu": _HUB | {"ppo_steps": 60},  # sized for a T4, which has no bf16
+    "gpu": _HUB | {"ppo_steps": 60},  # intended for a T4, which has no bf16
 }
-PRECISIONS = ("auto", "fp32", "bf16")
-MINIMA = dict.fromkeys(("seed", "kl_coef", "grpo_kl_coef"), 0)  # of all others: 1
-MINIMA |= dict.fromkeys(
-    ("test_dialogues", "judged_dialogues", "ppo_generations"), 2
-)  # one alone has no interval
 
 
 def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
-    """Fill in the Settings: preset, then variables LABS_<FIELD>, then keywords; the later wins.
+    """Fill in the Settings from a preset, then variables LABS_<NAME>, then `overrides`: later wins.
 
-    `preset` is "offline", "cpu", "gpu" or "auto" (gpu where CUDA is, else cpu); None reads LABS_PRESET, else means
-    "auto".
+    `preset` is "offline", "cpu", "gpu" or "auto" (gpu where CUDA is available, else cpu), by
+    default the variable LABS_PRESET, else "auto".
 
-    Raises:
-        ValueError: an unknown preset, field or variable, or a value that a field cannot take.
+    Raises ValueError if a preset, setting or variable is unknown, or a value is not allowed.
     """
     preset = preset or os.environ.get("LABS_PRESET") or "auto"
-    if preset == "auto":
-        preset = "gpu" if torch.cuda.is_available() else "cpu"
-    if preset not in PRESETS:
+    if preset not in ("auto", *PRESETS):
         raise ValueError(f"unknown preset {preset!r}: choose auto, {', '.join(PRESETS)}")
-    fields = {f.name: f for f in dataclasses.fields(Settings) if f.name != "preset"}
-    chosen = _from_environment(fields) | overrides
-    if unknown := set(chosen) - set(fields):
-        raise ValueError(
-            f"unknown setting {', '.join(sorted(unknown))}: choose from {', '.join(fields)}"
-        )
-    for name, value in chosen.items():
-        _check(name, value, fields[name].type)
-    return Settings(preset=preset, **(PRESETS[preset] | chosen))
+    overrides = _from_environment() | overrides
+    for name in overrides:
+        if name not in FIELDS:
+            raise ValueError(_unknown(name, FIELDS))
+    values = {name: _checked(FIELDS[name], value) for name, value in overrides.items()}
+    if preset == "auto":
+        import torch
+
+        preset = "gpu" if torch.cuda.is_available() else "cpu"
+    return Settings(preset=preset, **PRESETS[preset] | values)
 
 
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Overrides for `load_settings` from texts NAME=VALUE.
+def parse_overrides(
+    pairs: Sequence[str], arguments: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Read texts NAME=VALUE, where NAME is a setting or one of a trainer's `arguments`.
 
-    Raises:
-        ValueError: a text of another form, an unknown name, or a value that is no number where one is needed.
+    `arguments` maps their names to their annotations; a setting of the same name wins.
+
+    Raises ValueError if a text has another form, a name is unknown, or a value cannot be read.
     """
-    fields = {f.name: f for f in dataclasses.fields(Settings) if f.name != "preset"}
+    settings = {name: setting.type for name, setting in FIELDS.items()}
+    annotations = {**(arguments or {}), **settings}
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if not equals or name not in fields:
-            raise ValueError(
-                f"{pair!r} is no override: write NAME=VALUE, with a NAME of {', '.join(fields)}"
-            )
-        values[name] = _parse(name, text, fields[name].type)
+        if not equals:
+            raise ValueError(f"cannot read the override {pair!r}: write NAME=VALUE")
+        if name not in annotations:
+            raise ValueError(_unknown(name, annotations))
+        values[name] = _parse(name, text, annotations[name])
     return values
 
 
-def _from_environment(fields: dict[str, dataclasses.Field]) -> dict[str, Any]:
+def _from_environment() -> dict[str, Any]:
     values = {}
     for variable, text in os.environ.items():
-        name = variable.removeprefix("LABS_").lower()
-        if not variable.startswith("LABS_") or name == "preset":
-            continue
-        if name not in fields:
-            raise ValueError(
-                f"unknown variable {variable}: "
-                f"choose from {', '.join(f'LABS_{name.upper()}' for name in ('preset', *fields))}"
-            )
-        values[name] = _parse(variable, text, fields[name].type)
+        if variable.startswith("LABS_") and variable != "LABS_PRESET":
+            try:
+                values |= parse_overrides([f"{variable[5:].lower()}={text}"])
+            except ValueError as error:
+                raise ValueError(f"variable {variable}: {error}") from None
     return values
 
 
-def _parse(variable: str, text: str, kind: Any) -> Any:
-    if kind in (int | None, str | None) and text.lower() in ("all", "none"):
+def _unknown(name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(FIELDS)}"
+    return f"unknown setting {name!r}: {hint}"
+
+
+def _parse(name: str, text: str, annotation: str) -> Any:
+    """Read a text as the first type in a field's annotation that it fits."""
+    types = set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", annotation)))
+    none = FIELDS[name].metadata.get("none") if name in FIELDS else None
+    if "None" in types and text.lower() in ("none", none):
         return None
-    if kind in (str, str | None):
-        return text
-    try:
-        return float(text) if kind is float else int(text)
-    except ValueError:
-        raise ValueError(
-            f"{variable}={text!r} is not a number: give {'a number' if kind is float else 'a whole number'}"
-        ) from None
+    readers = [READERS[kind] for kind in READERS if kind in types]
+    for read, _ in readers:
+        with contextlib.suppress(ValueError, KeyError):
+            return read(text)
+    wanted = " or ".join(wanted for _, wanted in readers) or annotation
+    raise ValueError(f"{name}={text!r} cannot be read: give {wanted}")
 
 
-def _check(name: str, value: Any, kind: Any) -> None:
-    accepted = int | float if kind is float else kind
-    if not isinstance(value, accepted) or isinstance(value, bool):
-        raise ValueError(
-            f"setting {name}={value!r} must be of type {getattr(kind, '__name__', kind)}"
-        )
-    if name == "precision" and value not in PRECISIONS:
-        raise ValueError(f"setting precision={value!r}: choose from {', '.join(PRECISIONS)}")
-    if kind is str and not value.strip():
-        raise ValueError(
-            f"setting {name}={value!r} is empty: give a value, or leave the setting out"
-        )
-    if (
-        name == "second_judge_labels"
-        and len([label for label in value.split(",") if label.strip()]) != 2
-    ):
-        raise ValueError(
-            f"setting second_judge_labels={value!r} must be two labels, of toxic texts and of others: toxic,neutral"
-        )
-    if name == "seed" and isinstance(value, int) and value >= 2**32:
-        raise ValueError(f"setting seed={value!r} must be below 2**32")
-    minimum = MINIMA.get(name, 1)
-    if kind is float and not (0 < value < math.inf or value == minimum == 0):
-        raise ValueError(f"setting {name}={value!r} must be positive and finite")
-    if kind is not float and isinstance(value, int) and value < minimum:
-        raise ValueError(f"setting {name}={value!r} must be at least {minimum}")
+def _checked(option: dataclasses.Field, value: Any) -> Any:
+    """Return the value, without spaces around names, if the setting accepts it."""
+    bounds, (kind, *optional) = option.metadata, option.type.split(" | ")
+    if value is None and optional:
+        return None
+    accepted = {"str": str, "bool": bool, "int": int, "float": int | float}[kind]
+    problem = ""
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
+        problem = f"must be of type {option.type}"
+    elif kind == "str" and not value.strip():
+        problem = "is empty: give a value, or leave it out"
+    elif "choices" in bounds and value not in bounds["choices"]:
+        problem = f"is not allowed: choose from {', '.join(bounds['choices'])}"
+    elif kind == "int" and value < bounds.get("minimum", 1):
+        problem = f"must be at least {bounds.get('minimum', 1)}"
+    elif kind == "int" and value >= bounds.get("below", math.inf):
+        problem = f"must be below {bounds['below']}"
+    elif kind == "float" and not (0 < value < math.inf or value == bounds.get("minimum")):
+        problem = "must be positive and finite"
+    elif "names" in bounds:
+        names = [part.strip() for part in value.split(",")]
+        if len(names) == bounds["names"] and all(names):
+            return ",".join(names)
+        problem = f"must be {bounds['names']} names with a comma between, such as {option.default}"
+    if problem:
+        raise ValueError(f"setting {option.name}={value!r} {problem}")
+    return value

@@ -1,11 +1,16 @@
-"""Results carry their interval, their number of dialogues and their origin; claims are checked."""
+"""Scores of summaries, their intervals, results.json, and claims that are checked."""
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
+from pandas.testing import assert_frame_equal
 
-from utils.results import claim, interval_table, percent, read_results, record
+from utils.generation import generate
+from utils.prompts import build_prompt
+from utils.results import claim, interval_table, judge, judge_model, percent, read_results, record
 from utils.settings import load_settings
 
 SCORES = pd.DataFrame({"rouge1": [0.2, 0.4, 0.6], "rouge2": [0.1, 0.1, 0.1]})
@@ -14,6 +19,51 @@ SCORES = pd.DataFrame({"rouge1": [0.2, 0.4, 0.6], "rouge2": [0.1, 0.1, 0.1]})
 @pytest.fixture
 def settings(tmp_path):
     return load_settings("offline", output_dir=str(tmp_path))
+
+
+class TwoLevels:
+    """A scorer that finds insults by one word."""
+
+    def probability(self, texts):
+        return np.array([0.9 if "idiot" in text else 0.1 for text in texts])
+
+
+DIALOGUE = "#Person1#: Anna has the ladder.\n#Person2#: Good."
+
+
+def test_each_argument_of_judge_adds_its_own_measures():
+    texts, references = ["#Person1# saw Anna."], [["#Person1# saw Anna.", "Anna left."]]
+    by_references = {"rouge1", "rouge2", "rougeL", "rougeLsum", "words", "right_speakers"}
+    assert set(judge(texts, references)) == by_references
+    assert set(judge(texts, dialogues=[DIALOGUE])) == {"faithful_names"}
+    assert set(judge(texts, scorer=TwoLevels())) == {"toxicity", "insulting_word"}
+    together = judge(texts, references, [DIALOGUE], TwoLevels())
+    assert set(together) == by_references | {"faithful_names", "toxicity", "insulting_word"}
+    assert len(together) == 1
+
+
+def test_judge_scores_every_summary_by_itself():
+    texts = ["#Person1# calls Anna an idiot.", "#Person2# met Bob."]
+    scores = judge(texts, [["#Person1# saw Anna."]] * 2, [DIALOGUE] * 2, TwoLevels())
+    assert scores["words"].tolist() == [5, 3]
+    assert scores["right_speakers"].tolist() == [1, 0]
+    assert scores["faithful_names"].tolist() == [1, 0]
+    assert scores["toxicity"].tolist() == [0.9, 0.1]
+    assert scores["insulting_word"].tolist() == [1, 0]
+    assert scores["rouge1"].iloc[0] > scores["rouge1"].iloc[1]
+
+
+def test_judge_needs_something_to_judge_by():
+    with pytest.raises(ValueError, match="give references, dialogues or a scorer"):
+        judge(["a text"])
+
+
+def test_a_models_scores_are_those_of_its_greedy_summaries(tiny_t5, tiny_tokenizer, settings):
+    rows = Dataset.from_dict({"dialogue": [DIALOGUE], "summaries": [["good", "nice"]]})
+    options = {"precision": "fp32", "max_new_tokens": settings.max_new_tokens}
+    summaries = generate(tiny_t5, tiny_tokenizer, [build_prompt(DIALOGUE)], **options)
+    expected = judge(summaries, [["good", "nice"]], [DIALOGUE])
+    assert_frame_equal(judge_model(tiny_t5, tiny_tokenizer, rows, settings), expected)
 
 
 def test_interval_table_has_one_row_per_system_and_measure():

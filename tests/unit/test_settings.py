@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from utils.settings import PRESETS, Settings, load_settings, parse_overrides
+from utils.settings import FIELDS, PRESETS, Settings, load_settings, parse_overrides
 
 
 @pytest.mark.parametrize("preset", ["offline", "cpu", "gpu"])
@@ -35,7 +35,7 @@ def test_gpu_preset_uses_all_of_the_data_and_cpu_a_part():
 
 
 @pytest.mark.parametrize(("cuda", "chosen"), [(True, "gpu"), (False, "cpu")])
-def test_auto_is_gpu_where_cuda_is_and_cpu_elsewhere(monkeypatch, cuda, chosen):
+def test_auto_is_gpu_with_cuda_and_cpu_without(monkeypatch, cuda, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     assert load_settings().preset == chosen
     assert load_settings("auto").preset == chosen
@@ -70,7 +70,7 @@ def test_number_of_dialogues_may_be_all_of_them(monkeypatch, text):
 
 def test_only_numbers_of_dialogues_may_be_all(monkeypatch):
     monkeypatch.setenv("LABS_BATCH_SIZE", "all")
-    with pytest.raises(ValueError, match="LABS_BATCH_SIZE='all'"):
+    with pytest.raises(ValueError, match="variable LABS_BATCH_SIZE: batch_size='all'"):
         load_settings("cpu")
 
 
@@ -87,14 +87,19 @@ def test_unknown_preset_is_named_with_the_choices(monkeypatch, from_environment)
         load_settings(None if from_environment else "tpu")
 
 
-def test_unknown_field_is_named_with_the_choices():
-    with pytest.raises(ValueError, match=r"batchsize.*model.*batch_size"):
+def test_unknown_setting_is_refused_with_the_nearest_one():
+    with pytest.raises(ValueError, match=r"unknown setting 'batchsize': did you mean batch_size\?"):
         load_settings("cpu", batchsize=4)
 
 
-def test_unknown_variable_is_named_with_the_choices(monkeypatch):
+def test_unknown_setting_without_a_near_one_is_refused_with_all_of_them():
+    with pytest.raises(ValueError, match=r"unknown setting 'qqq': choose from model, .*few_shot"):
+        load_settings("cpu", qqq=4)
+
+
+def test_unknown_variable_is_refused_with_the_nearest_setting(monkeypatch):
     monkeypatch.setenv("LABS_BATCHSIZE", "4")
-    with pytest.raises(ValueError, match=r"LABS_BATCHSIZE.*LABS_PRESET.*LABS_BATCH_SIZE"):
+    with pytest.raises(ValueError, match=r"variable LABS_BATCHSIZE: .*did you mean batch_size\?"):
         load_settings("cpu")
 
 
@@ -124,6 +129,8 @@ def test_unknown_variable_is_named_with_the_choices(monkeypatch):
         ("model", ""),
         ("output_dir", ""),
         ("precision", "fp16"),
+        ("cpu_speedups", 1),
+        ("cpu_speedups", "off"),
     ],
 )
 def test_impossible_value_is_refused_and_named(name, value):
@@ -132,7 +139,7 @@ def test_impossible_value_is_refused_and_named(name, value):
 
 
 @pytest.mark.parametrize("name", ["full_epochs", "full_learning_rate"])
-def test_refusal_of_zero_does_not_ask_for_one_where_less_is_allowed(name):
+def test_epochs_and_learning_rates_may_be_below_one_but_not_zero(name):
     assert getattr(load_settings("cpu", **{name: 0.5}), name) == 0.5
     with pytest.raises(ValueError, match="positive"):
         load_settings("cpu", **{name: 0})
@@ -156,11 +163,11 @@ def test_impossible_variable_is_refused(monkeypatch, variable, text):
 @pytest.mark.parametrize(
     ("name", "value"), [("few_shot", 1), ("seed", 0), ("kl_coef", 0.0), ("full_epochs", 2)]
 )
-def test_zero_and_whole_numbers_are_taken_where_they_make_sense(name, value):
+def test_zero_and_whole_numbers_are_accepted_where_they_make_sense(name, value):
     assert getattr(load_settings("cpu", **{name: value}), name) == value
 
 
-def test_fp16_is_no_choice_because_it_overflows_in_t5():
+def test_fp16_is_refused_because_it_overflows_in_t5():
     with pytest.raises(ValueError, match=r"'fp16'.*auto.*fp32.*bf16"):
         load_settings("cpu", precision="fp16")
 
@@ -188,25 +195,83 @@ def test_table_shows_folders_of_the_project_from_its_root():
     )
 
 
-def test_only_seed_and_output_folder_leave_the_embedded_default_what_it_is():
+def test_the_embedded_default_may_differ_in_seed_and_output_folder_only():
     assert load_settings("offline", seed=7, output_dir="elsewhere").is_embedded_default
     assert not load_settings("offline", batch_size=1).is_embedded_default
     assert not load_settings("cpu").is_embedded_default
 
 
-def test_overrides_of_the_command_line_are_read_as_their_fields_need():
-    pairs = ["train_dialogues=500", "test_dialogues=all", "kl_coef=0.1", "model=a=b"]
-    expected = {"train_dialogues": 500, "test_dialogues": None, "kl_coef": 0.1, "model": "a=b"}
-    assert parse_overrides(pairs) == expected
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("train_dialogues=500", 500),
+        ("test_dialogues=all", None),
+        ("kl_coef=0.1", 0.1),
+        ("model=a=b", "a=b"),
+        ("full_learning_rate=default", None),
+        ("cpu_speedups=off", False),
+        ("cpu_speedups=True", True),
+    ],
+)
+def test_an_override_is_read_as_its_setting_needs(pair, value):
+    assert parse_overrides([pair]) == {pair.partition("=")[0]: value}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        ("float", "1e-2", 0.01),
+        ("int | None", "none", None),
+        ("bool | None", "false", False),
+        ("dict | str | None", '{"num_cycles": 2}', {"num_cycles": 2}),
+        ("list[str] | None", '["a", "b"]', ["a", "b"]),
+        ("None | str | list[str]", "all", "all"),
+        ("SchedulerType | str", "constant", "constant"),
+    ],
+)
+def test_a_training_argument_is_read_by_its_annotation(annotation, text, value):
+    assert parse_overrides([f"argument={text}"], {"argument": annotation}) == {"argument": value}
+
+
+def test_a_setting_wins_over_a_training_argument_of_the_same_name():
+    with pytest.raises(ValueError, match="whole number"):
+        parse_overrides(["seed=a"], {"seed": "str"})
+
+
+def test_a_misspelled_training_argument_is_refused_with_the_nearest_one():
+    with pytest.raises(ValueError, match=r"'weigt_decay': did you mean weight_decay\?"):
+        parse_overrides(["weigt_decay=0.1"], {"weight_decay": "float"})
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+def test_learning_rates_of_fine_tuning_are_fine_tunes_own_unless_a_preset_has_one(preset):
+    settings = load_settings(preset)
+    assert settings.full_learning_rate is None and settings.lora_learning_rate is None
+    assert settings.table().loc["full_learning_rate", "value"] == "default"
+    assert load_settings("offline").lora_learning_rate == 5e-3
+
+
+def test_every_setting_that_is_shown_can_be_read_back():
+    for preset in PRESETS:
+        settings = load_settings(preset)
+        for name in set(FIELDS) - {"model", "reward_model", "dataset"}:  # shown from the project
+            read = parse_overrides([f"{name}={settings.shown(name)}"])
+            assert read == {name: getattr(settings, name)}
+
+
+def test_spaces_around_the_second_judges_labels_are_removed():
+    settings = load_settings("offline", second_judge_labels=" toxic, neutral ")
+    assert settings.second_judge_labels == "toxic,neutral"
 
 
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ("train_dialogues", "write NAME=VALUE"),
-        ("epochs=3", "'epochs=3' is no override.*train_dialogues"),
-        ("preset=gpu", "no override"),
-        ("seed=one", "seed='one' is not a number: give a whole number"),
+        ("train_dialogues", "'train_dialogues': write NAME=VALUE"),
+        ("epochs=3", r"unknown setting 'epochs': did you mean \w+_epochs"),
+        ("preset=gpu", "unknown setting 'preset'"),
+        ("seed=one", "seed='one' cannot be read: give a whole number"),
+        ("cpu_speedups=maybe", "cpu_speedups='maybe' cannot be read: give on or off"),
     ],
 )
 def test_an_override_that_cannot_be_read_is_refused(pair, message):
@@ -239,13 +304,23 @@ def test_a_setting_that_may_be_absent_takes_text_or_none(monkeypatch):
         ("test_dialogues", 1, "test_dialogues=1 must be at least 2"),
         ("judged_dialogues", 1, "judged_dialogues=1 must be at least 2"),
         ("ppo_generations", 1, "ppo_generations=1 must be at least 2"),
-        ("seed", 2**32, r"seed=4294967296 must be below 2\*\*32"),
-        ("second_judge_labels", "toxic", "second_judge_labels='toxic' must be two labels"),
-        ("second_judge_labels", "toxic,", "must be two labels"),
+        ("seed", 2**32, r"seed=4294967296 must be below 4294967296"),
+        ("second_judge_labels", "toxic", "second_judge_labels='toxic' must be 2 names"),
+        ("second_judge_labels", "toxic,", "must be 2 names"),
+        ("second_judge_labels", "toxic,,neutral", "must be 2 names"),
     ],
 )
-def test_a_value_that_would_fail_at_the_end_of_a_lab_is_refused_at_its_beginning(
-    name, value, message
-):
+def test_a_value_that_would_stop_a_lab_late_is_refused_at_the_start(name, value, message):
     with pytest.raises(ValueError, match=message):
         load_settings("offline", **{name: value})
+
+
+def test_an_adapter_must_exist_and_belong_to_the_model(tmp_path):
+    settings = load_settings("offline")
+    with pytest.raises(ValueError, match="holds no adapter: run Lab 2 first"):
+        settings.check_adapter(tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"base_model_name_or_path": "another/model"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="belongs to 'another/model', not to"):
+        settings.check_adapter(tmp_path)
+    load_settings("offline", model="another/model").check_adapter(tmp_path)

@@ -12,10 +12,12 @@ import argparse
 import copy
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
 from utils.detox import (
@@ -28,7 +30,7 @@ from utils.detox import (
 )
 from utils.ppo import PPOTrainer
 from utils.results import judge_model
-from utils.settings import OFFLINE, load_settings
+from utils.settings import OFFLINE, Settings, load_settings
 from utils.toxicity import HateScorer, split_by_heat
 
 SWEEP = OFFLINE / "sweep.csv"
@@ -40,8 +42,46 @@ PRICES = {
 SEEDS = (0, 1, 2)
 
 
+def mean_scores(
+    policy: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    heated: Dataset,
+    ordinary: Dataset,
+    scorer: HateScorer,
+    settings: Settings,
+) -> dict[str, float]:
+    """Score one policy: toxicity on heated dialogues, ROUGE-1 and words on ordinary ones."""
+    toxicity = judge_model(policy, tokenizer, heated, settings, scorer)
+    quality = judge_model(policy, tokenizer, ordinary, settings)
+    means = {**toxicity[["toxicity", "insulting_word"]].mean()}
+    return means | {**quality[["rouge1", "words"]].mean()}
+
+
+def train(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Dataset,
+    scorer: HateScorer,
+    settings: Settings,
+    **changes: Any,
+) -> tuple[PreTrainedModel | PeftModel, float]:
+    """Train a copy of the policy; return it with the mean KL of its last ten steps, in nats."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = PPOTrainer(
+            copy.deepcopy(policy),
+            detox_reward(scorer, settings, changes["advantage_estimator"], kind="logit"),
+            detox_config(settings, policy.device, folder, **UNDER_PRESSURE | changes),
+            prompts,
+            processing_class=tokenizer,
+            peft_config=decoder_adapter(settings),
+        )
+        trainer.train()
+    log = pd.DataFrame(trainer.state.log_history)
+    return trainer.policy, log["kl/k1_per_sequence"].dropna().tail(10).mean()
+
+
 def main() -> None:
-    """Train and score every point, and write the table after each."""
+    """Train and score a policy at every point, and write the table after each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,48 +90,25 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings("offline")
     scorer = HateScorer(settings.reward_model)
-    found, tokenizer = initial_policy(settings, arguments.adapter)
+    policy, tokenizer = initial_policy(settings, arguments.adapter)
     dataset = load_dialogsum(settings.dataset)
     clean = group_references(drop_near_duplicates(dataset["validation"], against=dataset["train"]))
-    hot, calm = (
+    heated, ordinary = (
         first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(clean, scorer)
     )
-    hot_train = add_prompts(split_by_heat(dataset["train"], scorer)[0])
+    prompts = add_prompts(split_by_heat(dataset["train"], scorer)[0])
+    judged_on = heated, ordinary, scorer, settings
 
-    def judged(policy: PreTrainedModel | PeftModel) -> dict[str, float]:
-        """Return the mean scores of one policy."""
-        toxicity = judge_model(policy, tokenizer, hot, settings, scorer)
-        quality = judge_model(policy, tokenizer, calm, settings)
-        means = {**toxicity[["toxicity", "insulting_word"]].mean()}
-        return means | {**quality[["rouge1", "words"]].mean()}
-
-    rows = [{"estimator": "none", "kl_coef": None, "seed": None, "kl": 0.0} | judged(found)]
-    for estimator, prices in PRICES.items():
-        for kl_coef in prices:
-            for seed in SEEDS:
-                with tempfile.TemporaryDirectory() as folder:
-                    changes = UNDER_PRESSURE | {
-                        "advantage_estimator": estimator,
-                        "beta": kl_coef,
-                        "seed": seed,
-                    }
-                    trainer = PPOTrainer(
-                        copy.deepcopy(found),
-                        detox_reward(scorer, settings, estimator, kind="logit"),
-                        detox_config(settings, found.device, folder, **changes),
-                        hot_train,
-                        processing_class=tokenizer,
-                        peft_config=decoder_adapter(settings),
-                    )
-                    trainer.train()
-                log = pd.DataFrame(trainer.state.log_history)
-                kl = log["kl/k1_per_sequence"].dropna().tail(10).mean()
-                rows.append(
-                    {"estimator": estimator, "kl_coef": kl_coef, "seed": seed, "kl": kl}
-                    | judged(trainer.policy)
-                )
-                print({name: str(value) for name, value in rows[-1].items()}, flush=True)
-                pd.DataFrame(rows).round(5).to_csv(arguments.output, index=False)
+    rows = [{"estimator": "none", "kl_coef": None, "seed": None, "kl": 0.0}]
+    rows[0] |= mean_scores(policy, tokenizer, *judged_on)
+    points = [(name, beta, seed) for name in PRICES for beta in PRICES[name] for seed in SEEDS]
+    for estimator, beta, seed in points:
+        changes = {"advantage_estimator": estimator, "beta": beta, "seed": seed}
+        trained, kl = train(policy, tokenizer, prompts, scorer, settings, **changes)
+        rows.append({"estimator": estimator, "kl_coef": beta, "seed": seed, "kl": kl})
+        rows[-1] |= mean_scores(trained, tokenizer, *judged_on)
+        print({name: str(value) for name, value in rows[-1].items()}, flush=True)
+        pd.DataFrame(rows).round(5).to_csv(arguments.output, index=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run the notebooks from top to bottom, and write them, their pages and their results into one folder."""
+"""Run the notebooks from top to bottom, and write them, their pages and their results."""
 
 import os
 import time
@@ -23,25 +23,22 @@ QUIET = {  # progress bars belong on a screen, not in a stored notebook
 
 
 class LabError(RuntimeError):
-    """A lab stopped; the message shows the error of the cell, or says that its kernel died."""
+    """A lab stopped. The message shows the error of the cell, or says that the kernel died."""
 
 
-def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
-    """Execute one notebook with `environment` added, write `<name>.ipynb` and `<name>.html`, return the seconds.
+def run_lab(file: Path, output_dir: Path, environment: dict[str, str]) -> float:
+    """Execute a notebook, write it and its page into `output_dir`, and return the seconds it took.
 
-    What had run is written also when a cell fails; what had not has no outputs, least of all those of an earlier run.
+    `environment` is added to the variables of this process. If a cell fails, everything up to it is
+    written; the cells after it have no output.
 
-    Raises:
-        LabError: a cell raised, or the kernel died.
+    Raises LabError if a cell fails or the kernel dies.
     """
-    notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
+    notebook = nbformat.read(file, as_version=4)
     ClearOutputPreprocessor(remove_metadata_fields={"execution"}).preprocess(notebook, {})
+    resources = {"metadata": {"path": str(file.parent)}}
     client = NotebookClient(
-        notebook,
-        timeout=None,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(ROOT)}},
-        store_widget_state=False,
+        notebook, timeout=None, kernel_name="python3", resources=resources, store_widget_state=False
     )
     client.extra_arguments = ["--log-level=ERROR"]
     start = time.perf_counter()
@@ -49,28 +46,25 @@ def run_lab(name: str, output_dir: Path, environment: dict[str, str]) -> float:
         client.execute(env=os.environ | QUIET | environment)
     except CellExecutionError as error:
         raise LabError(
-            f"{name} stopped: {error.ename}: {error.evalue}\nThe page shows the cell: {output_dir}"
+            f"{file.stem} stopped: {error.ename}: {error.evalue} (the page in {output_dir} shows "
+            "the cell)"
         ) from None
     except DeadKernelError:
         raise LabError(
-            f"{name} stopped: its kernel died, most likely because memory ran out. Take a smaller model or batch: "
-            "LABS_MODEL=google/flan-t5-small, LABS_BATCH_SIZE=4, LABS_PPO_BATCH_SIZE=4"
+            f"{file.stem} stopped: its kernel died, most likely because memory ran out. Choose a "
+            "smaller model or batch: LABS_MODEL=google/flan-t5-small, LABS_BATCH_SIZE=4, "
+            "LABS_PPO_BATCH_SIZE=4"
         ) from None
     finally:
-        _write(notebook, name, output_dir)
+        _write(notebook, output_dir / file.name)
     return time.perf_counter() - start
 
 
-def _write(notebook: nbformat.NotebookNode, name: str, output_dir: Path) -> None:
-    _drop_widget_views(notebook)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, output_dir / f"{name}.ipynb")
-    page, _ = HTMLExporter().from_notebook_node(notebook)
-    (output_dir / f"{name}.html").write_text(page, encoding="utf-8")
-
-
-def _drop_widget_views(notebook: nbformat.NotebookNode) -> None:
-    """A stored page has no kernel to draw widgets with: leave what stands beside them, such as text/html."""
-    for cell in notebook.cells:
+def _write(notebook: nbformat.NotebookNode, file: Path) -> None:
+    for cell in notebook.cells:  # a page has no kernel to draw widgets; their text stays
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, file)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    file.with_suffix(".html").write_text(page, encoding="utf-8")

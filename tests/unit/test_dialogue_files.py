@@ -3,14 +3,17 @@ import itertools
 
 import pytest
 
-from utils.dialogue_files import read_dialogues, split_at_turns
+from utils.dialogue_files import read_dialogues, read_lines, split_at_turns
 from utils.prompts import build_prompt, count_tokens
 
 TWO = ["#Person1#: good\n#Person2#: bad", "#Person1#: hello"]
 FILES = {
     "two.txt": "\n\n#Person1#: good\n#Person2#: bad\n  \n\n#Person1#: hello\n",
     "two.csv": 'id,dialogue\r\n1,"#Person1#: good\n#Person2#: bad"\r\n2,#Person1#: hello\r\n',
-    "two.jsonl": '{"dialogue": "#Person1#: good\\n#Person2#: bad"}\n\n{"dialogue": "#Person1#: hello", "id": 2}\n',
+    "two.jsonl": (
+        '{"dialogue": "#Person1#: good\\n#Person2#: bad"}\n\n'
+        '{"dialogue": "#Person1#: hello", "id": 2}\n'
+    ),
 }
 
 
@@ -35,15 +38,15 @@ def test_standard_input_is_text_unless_said_otherwise(monkeypatch, name):
     ("name", "content", "message"),
     [
         ("a.txt", " \n\n", "holds no dialogue"),
-        ("a.csv", "id,text\n1,hello\n", "one must be called dialogue"),
+        ("a.csv", "id,text\n1,hello\n", "call one of them dialogue"),
         ("a.csv", "dialogue,id\nhello,1\n,2\n", "dialogue 2 is empty"),
         ("a.jsonl", '{"dialogue": "hello"}\n{"dialogue": 3}\n', "line 2 has no text"),
         (
             "a.csv",
             'dialogue\nhello\n"never closed\nhello\n',
-            "no CSV after line 2.*check its quotes",
+            "after line 2: this is not CSV.*check its quotes",
         ),
-        ("a.jsonl", '{"dialogue": "hello"}\nhello\n', "line 2 is no JSON"),
+        ("a.jsonl", '{"dialogue": "hello"}\nhello\n', "line 2 is not JSON"),
         (
             "a.jsonl",
             '{"dialogue": "hello"}\n{"dialogue": "\\ud800"}\n',
@@ -52,7 +55,7 @@ def test_standard_input_is_text_unless_said_otherwise(monkeypatch, name):
         (
             "a.json",
             '[{"dialogue": "hello"}]',
-            r"\.json is none of text, jsonl, csv: convert it, or .*--format",
+            r"\.json is not one of text, jsonl, csv: convert it, or .*--format",
         ),
     ],
 )
@@ -62,7 +65,7 @@ def test_a_file_without_dialogues_is_refused_with_the_place(tmp_path, name, cont
         read_dialogues(str(tmp_path / name))
 
 
-def test_a_separator_of_unicode_inside_a_row_is_no_end_of_line(tmp_path):
+def test_a_unicode_line_separator_inside_a_row_does_not_end_it(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"dialogue": "good\u2028bad"}\n', encoding="utf-8")
     (tmp_path / "a.csv").write_text("dialogue\ngood\u0085bad\n", encoding="utf-8")
     assert read_dialogues(str(tmp_path / "a.jsonl")) == ["good\u2028bad"]
@@ -76,22 +79,33 @@ def test_a_cell_may_be_longer_than_the_parsers_own_limit(tmp_path):
 
 def test_another_encoding_is_refused_with_the_files_name(tmp_path):
     (tmp_path / "a.txt").write_text("caf\u00e9", encoding="latin-1")
-    with pytest.raises(ValueError, match=r"a.txt is no UTF-8 text.*save it with that encoding"):
+    with pytest.raises(ValueError, match=r"a.txt is not UTF-8.*save it with that encoding"):
         read_dialogues(str(tmp_path / "a.txt"))
 
 
-# Cutting
+def test_lines_of_a_text_are_read_without_blank_ones(tmp_path):
+    (tmp_path / "a.txt").write_text("\ngood\r\n  \nbad\n", encoding="utf-8", newline="")
+    assert read_lines(str(tmp_path / "a.txt")) == ["good", "bad"]
+
+
+def test_a_text_of_blank_lines_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text(" \n\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.txt holds no text: write one on each line"):
+        read_lines(str(tmp_path / "a.txt"))
+
+
+# Splitting
 
 
 def tokens(part, tokenizer):
     return count_tokens(tokenizer, build_prompt(part))
 
 
-def test_a_dialogue_that_fits_is_left_whole(tiny_tokenizer):
+def test_a_dialogue_that_fits_is_not_split(tiny_tokenizer):
     assert split_at_turns(TWO[0], tiny_tokenizer, 500) == [TWO[0]]
 
 
-def test_a_long_dialogue_is_cut_between_turns_into_parts_that_fit_and_could_not_be_longer(
+def test_a_long_dialogue_is_split_between_turns_into_the_longest_parts_that_fit(
     tiny_tokenizer,
 ):
     turns = [f"#Person{1 + i % 2}#: " + "good bad " * (1 + i % 3) for i in range(20)]
@@ -103,8 +117,8 @@ def test_a_long_dialogue_is_cut_between_turns_into_parts_that_fit_and_could_not_
         assert tokens(part + "\n" + following.split("\n")[0], tiny_tokenizer) > limit
 
 
-def test_a_turn_that_is_too_long_alone_is_refused_with_the_remedy(tiny_tokenizer):
+def test_a_turn_that_exceeds_the_prompt_alone_is_refused_with_the_remedy(tiny_tokenizer):
     with pytest.raises(
-        ValueError, match=r"'#Person2#: good good.*over max_prompt_tokens=120.*raise the setting"
+        ValueError, match=r"'#Person2#: good good.*more than max_prompt_tokens=120.*raise the setting"
     ):
         split_at_turns("#Person1#: hello\n#Person2#: " + "good " * 200, tiny_tokenizer, 120)
