@@ -120,8 +120,8 @@ class CheckedTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
-                f"cannot write {folder}: {error}. Free some space or choose another disk, then start "
-                "again and resume; the last complete checkpoint is "
+                f"cannot write {folder}: {error}. Free some space or choose another disk, then "
+                "start again and resume; the last complete checkpoint is "
                 f"{self.written or last_whole_checkpoint(folder.parent)}"
             ) from error
         self.written = folder

@@ -47,7 +47,7 @@ def prepared_model(
         model.enable_input_require_grads()
     if args.value_trunk == "shared" and args.advantage_estimator == "gae":
         LOG.warning(
-            "value_trunk='shared': the value loss also trains the policy, and can wreck its language"
+            "value_trunk='shared': the value loss also trains the policy, and can wreck its text"
         )
     return model
 
