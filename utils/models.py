@@ -1,4 +1,4 @@
-"""Load models and tokenizers; device, precision and parameter counts."""
+"""Load models and tokenizers; choose device and precision; count parameters."""
 
 import contextlib
 import importlib.util
@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -14,12 +16,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils.hub import from_hub
+from utils.hub import UnavailableError, from_hub
 from utils.training.cpu import use_fast_layers
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for; else CUDA, Apple's MPS, or the CPU, whichever is there first."""
+    """Return the device asked for, else the first available of CUDA, MPS and the CPU."""
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():
@@ -28,32 +30,29 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bf16 by hardware: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX; never MPS."""
+    """Return whether the hardware computes in bf16: CUDA from Ampere on, CPUs with AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Decide "auto", "fp32" or "bf16" for a device. Never fp16: T5's feed-forward output overflows it.
+    """Decide "auto", "fp32" or "bf16" for a device; fp16 would overflow in T5's feed-forward layer.
 
-    Raises:
-        ValueError: bf16 is asked for where the device has none.
+    Raises ValueError if the precision is unknown, or bf16 is asked for where the device has none.
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise ValueError(f"precision {precision!r}: choose 'auto', 'fp32' or 'bf16'")
     if precision == "bf16" and not has_bf16(device):
         raise ValueError(f"precision 'bf16' is not supported on {device}: choose 'auto' or 'fp32'")
-    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+    return precision != "fp32" and has_bf16(device)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Autocast to bf16 where `use_bf16` says so; a context that changes nothing elsewhere."""
-    return (
-        torch.autocast(device.type, torch.bfloat16)
-        if use_bf16(precision, device)
-        else contextlib.nullcontext()
-    )
+    """Return a context that computes in bf16 where `use_bf16` says so, and changes nothing else."""
+    if use_bf16(precision, device):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def load_model(
@@ -62,27 +61,43 @@ def load_model(
     dtype: torch.dtype | None = None,
     quantization: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder-decoder model, in eval mode on its device and in fast layers, and its tokenizer.
+    """Load an encoder-decoder of any family, in eval mode on its device, and its tokenizer.
 
-    `dtype` None is float32: training needs float32 weights, and autocast gives bf16's speed over them. `quantization`
-    "8bit" or "4bit" (NF4, Dettmers et al. 2023) loads a frozen base for an adapter; it needs CUDA and bitsandbytes.
+    `dtype` is float32 by default: training needs float32 weights, and autocast computes in bf16
+    over them. `quantization` "8bit" or "4bit" (NF4, Dettmers et al. 2023) loads a frozen base for
+    an adapter; it needs CUDA and bitsandbytes.
 
-    Raises:
-        UnavailableError: nothing can be loaded under that id or path.
-        ValueError: a quantization that is unknown, or that this machine cannot do.
+    Raises UnavailableError if nothing can be loaded, and ValueError if the model is not an
+    encoder-decoder, or the quantization is unknown or not possible on this machine.
     """
     device = pick_device(device)
-    options = {"dtype": dtype or torch.float32, "attn_implementation": "sdpa"}
+    options = {"dtype": dtype or torch.float32}
     if quantization is not None:
-        options |= {
-            "quantization_config": _quantization_config(quantization, device),
-            "device_map": {"": device},
-        }
+        options["quantization_config"] = _quantization_config(quantization, device)
+        options["device_map"] = {"": device}
     tokenizer = from_hub(id_or_path, lambda: AutoTokenizer.from_pretrained(id_or_path))
-    model = from_hub(
-        id_or_path, lambda: AutoModelForSeq2SeqLM.from_pretrained(id_or_path, **options)
-    )
+    try:
+        model = from_hub(
+            id_or_path, lambda: AutoModelForSeq2SeqLM.from_pretrained(id_or_path, **options)
+        )
+    except UnavailableError:
+        _check_encoder_decoder(id_or_path)
+        raise
     return use_fast_layers(model if quantization else model.to(device)).eval(), tokenizer
+
+
+def _check_encoder_decoder(id_or_path: str) -> None:
+    """Raise ValueError if the id or folder has a configuration, but of another architecture."""
+    try:
+        config = AutoConfig.from_pretrained(id_or_path)
+    except (OSError, ValueError):
+        return  # the caller's error tells more
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"{id_or_path!r} is a {config.model_type} model, not an encoder-decoder such as T5 or "
+            "BART: for decoder-only models (GPT-2, Llama, …) use TRL's GRPOTrainer or RLOOTrainer "
+            "with the same reward functions"
+        ) from None
 
 
 def _quantization_config(quantization: str, device: torch.device) -> BitsAndBytesConfig:
@@ -90,8 +105,8 @@ def _quantization_config(quantization: str, device: torch.device) -> BitsAndByte
         raise ValueError(f"quantization {quantization!r}: choose '8bit', '4bit' or None")
     if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
-            f"quantization {quantization!r} needs a CUDA device (this one is {device}) and the package bitsandbytes "
-            "(pip install bitsandbytes): choose None to load the model as it is"
+            f"quantization {quantization!r} needs a CUDA device (this one is {device}) and the "
+            "package bitsandbytes: choose None to load the model unquantized"
         )
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -101,7 +116,7 @@ def _quantization_config(quantization: str, device: torch.device) -> BitsAndByte
 
 
 def parameter_counts(model: nn.Module) -> dict[str, float]:
-    """Total and trainable parameters, shared ones once, and the trainable share in percent."""
+    """Count total and trainable parameters, shared ones once, and the trainable percentage."""
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"total": total, "trainable": trainable, "trainable_percent": 100 * trainable / total}
