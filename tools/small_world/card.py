@@ -188,7 +188,7 @@ def write_card(settings: Settings) -> None:
         vocabulary=len(tokenizer),
         t5_parameters=int(parameter_counts(t5)["total"]),
         t5_seconds=seconds["t5"],
-        shape=f"d_model {wide.hidden_size}, {wide.num_hidden_layers} layers",
+        shape=f"hidden size {wide.hidden_size}, {wide.num_hidden_layers} layers",
         parameters=int(parameter_counts(classifier)["total"]),
         seconds=seconds["classifier"],
         pairs=BATCH * sum(stage[0] for stage in STAGES),
