@@ -1,28 +1,27 @@
-"""Full and LoRA fine-tuning on Seq2SeqTrainer."""
+"""Full and LoRA fine-tuning of encoder-decoder models on dialogues and their summaries."""
 
+import copy
+import inspect
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
-from peft import (
-    LoraConfig,
-    PeftConfig,
-    PeftModel,
-    TaskType,
-    get_peft_model,
-    prepare_model_for_kbit_training,
-)
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN_TO_PEFT
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -30,37 +29,36 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from transformers.trainer_utils import EvalLoopOutput
 
 from utils.generation import MAX_NEW_TOKENS, generate
 from utils.models import parameter_counts, use_bf16
-from utils.ppo.checkpointing import GuardedTrainer, Recipe, check_recipe, last_whole_checkpoint
-from utils.progress import EstimateCallback
+from utils.ppo.checkpointing import CheckedTrainer, Recipe, check_recipe, last_whole_checkpoint
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
 from utils.settings import Settings
 from utils.training.cpu import use_fast_layers
-from utils.training.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
+from utils.training.memory import activation_bytes, device_memory, freed_memory_kept
 
 LOG = logging.getLogger(__name__)
-LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}
+LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}  # unless the caller gives one
+QUERY_AND_VALUE = {"q", "v", "q_proj", "v_proj", "query", "value"}
 
 
 @dataclass(frozen=True)
 class FineTuningResult:
-    """A fine-tuned model and how it came about.
+    """A fine-tuned model and how it was trained.
 
-    `history` holds one row per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …); `recipe` is
-    what was asked for, and `epochs` the passes over train. `kept` tells which weights the model has, and `checkpoint`
-    is their folder, None where they were not written. `seconds` are those of this process, evaluations included;
-    `batch_size` is what one device took at a time in the end; `peak_megabytes` is the memory of training above that of
-    the loaded model.
+    `recipe` holds the settings that must match when a run is resumed. `kept` says which weights the
+    model has; `checkpoint` is their folder, or None if they were not saved. `history` has one row
+    per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …). `seconds` include
+    evaluation, `peak_megabytes` are above the memory of the loaded model, and `batch_size` is what
+    one device took at a time in the end.
     """
 
     model: PreTrainedModel | PeftModel
@@ -74,21 +72,15 @@ class FineTuningResult:
     peak_megabytes: float
     batch_size: int
     checkpoint: Path | None
-    output_dir: str
 
 
 def lora_config(rank: int = 32, **changes: Any) -> LoraConfig:
-    """LoRA on the query and value projections, as in Hu et al. 2021; alpha = rank, so that W + BA is not scaled."""
-    return LoraConfig(
-        **{
-            "task_type": TaskType.SEQ_2_SEQ_LM,
-            "r": rank,
-            "lora_alpha": rank,
-            "lora_dropout": 0.05,
-            "target_modules": ["q", "v"],
-        }
-        | changes
-    )
+    """Return a LoRA configuration with alpha = rank, so that W + BA is not scaled (Hu et al. 2021).
+
+    `fine_tune` adapts the query and value projections, unless `target_modules` names others.
+    """
+    defaults = {"task_type": "SEQ_2_SEQ_LM", "r": rank, "lora_alpha": rank, "lora_dropout": 0.05}
+    return LoraConfig(**defaults | changes)
 
 
 def finetune_arguments(settings: Settings, method: str, **changes: Any) -> dict[str, Any]:
@@ -112,11 +104,6 @@ def finetune_arguments(settings: Settings, method: str, **changes: Any) -> dict[
     } | changes
 
 
-def _check_method(method: str) -> None:
-    if method not in LEARNING_RATES:
-        raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
-
-
 def tokenize_pairs(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -124,20 +111,25 @@ def tokenize_pairs(
     max_prompt_tokens: int = 1024,
     max_summary_tokens: int = 128,
 ) -> Dataset:
-    """Prompts and summaries as token ids: input_ids, attention_mask and labels, unpadded.
+    """Turn dialogues and summaries into unpadded token ids: input_ids, attention_mask and labels.
 
-    A row of `group_references` counts with its first summary. Longer texts are cut at the limits.
+    A row with several `summaries` uses the first. Longer texts are truncated. Labels end in the
+    end-of-sequence token, also where the tokenizer marks only the start of a text (Gemma's does).
     """
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+    def ended(ids: list[int]) -> list[int]:
+        if end is None or ids[-1:] == [end]:
+            return ids
+        return [*ids[int(ids[:1] == [start]) :][: max_summary_tokens - 1], end]
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
-        """Token ids of a batch of rows."""
         prompts = [build_prompt(dialogue, template=template) for dialogue in batch["dialogue"]]
-        summaries = (
-            batch["summary"] if "summary" in batch else [texts[0] for texts in batch["summaries"]]
-        )
-        encoded = tokenizer(prompts, max_length=max_prompt_tokens, truncation=True)
+        summaries = batch.get("summary") or [texts[0] for texts in batch["summaries"]]
+        inputs = tokenizer(prompts, max_length=max_prompt_tokens, truncation=True)
         labels = tokenizer(text_target=summaries, max_length=max_summary_tokens, truncation=True)
-        return {**encoded, "labels": labels["input_ids"]}
+        kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return kept | {"labels": [ended(ids) for ids in labels["input_ids"]]}
 
     return rows.map(encode, batched=True, remove_columns=rows.column_names, desc="tokenize")
 
@@ -148,13 +140,14 @@ def token_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Cross-entropy in float32, every label token of the whole batch with the same weight.
+    """Return the cross-entropy in float32, with the same weight for every label token of a batch.
 
-    `num_items_in_batch` counts the labels of all parts over which a batch is accumulated, on all devices. T5's own loss
-    is the mean of one part: accumulated, the tokens of a part with short summaries would weigh more.
+    `labels` are (batch, time), padded with −100. `num_items_in_batch` counts the label tokens of
+    all accumulated parts on all devices. The mean of each part alone, as T5 computes it, would give
+    more weight to the tokens of parts with short summaries.
     """
     logits = outputs["logits"]  # (batch, time, vocabulary)
-    total = torch.nn.functional.cross_entropy(
+    total = cross_entropy(
         logits.flatten(0, 1).float(),
         labels.flatten(),
         ignore_index=-100,
@@ -164,13 +157,23 @@ def token_loss(
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
+class ProgressBar(ProgressCallback):
+    """The Trainer's progress bar, with the loss beside it instead of log entries above it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show the newest loss."""
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=logs["loss"])
+
+
 class _LengthGroups(LengthGroupedSampler):
-    """Batches of like length, in an order that follows from the seed and the epoch alone: a resumed run sees the same
-    batches as one that was not stopped, and so does each of several processes.
+    """Batches of similar length, in an order that depends on the seed and the epoch alone.
+
+    A resumed run sees the same batches as one that was not stopped, and so do several processes.
     """
 
-    def __init__(self, trainer: Seq2SeqTrainer, lengths: list[int], batch_size: int):
-        super().__init__(batch_size, lengths=lengths)
+    def __init__(self, trainer: Seq2SeqTrainer, rows: Dataset):
+        super().__init__(_global_batch(trainer.args), lengths=[len(r) for r in rows["input_ids"]])
         self.trainer = trainer
 
     def __iter__(self) -> Iterator[int]:
@@ -179,76 +182,67 @@ class _LengthGroups(LengthGroupedSampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-class _EvaluateByRouge(GuardedTrainer, Seq2SeqTrainer):
-    """Adds the validation dialogues' ROUGE, from generated summaries, to every evaluation."""
+class SummaryTrainer(CheckedTrainer, Seq2SeqTrainer):
+    """A Seq2SeqTrainer that adds the ROUGE of generated summaries to every evaluation.
 
-    rouge_rows: Dataset
-    template: str
-    max_new_tokens: int
+    `validation` holds dialogues and references, and `generation` the arguments of `generate`.
+    """
+
+    def __init__(self, validation: Dataset, template: str, generation: dict, **arguments: Any):
+        super().__init__(**arguments)
+        self.references = list(validation[_summary_column(validation)])
+        self.prompts = [build_prompt(text, template=template) for text in validation["dialogue"]]
+        self.generation, self.peak_bytes = generation, 0
+        self.remove_callback(PrinterCallback)  # it prints every log entry as a dict
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(ProgressBar)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(ids) for ids in rows["input_ids"]]
-        global_batch = (
-            self.args.train_batch_size
-            * self.args.gradient_accumulation_steps
-            * self.args.world_size
-        )
-        return _LengthGroups(self, lengths, global_batch)
+        return _LengthGroups(self, self.train_dataset if train_dataset is None else train_dataset)
 
     def training_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs
     ) -> torch.Tensor:
-        """One step, in parts whose gradients add up where the prompts are too long for one."""
+        """Take a step; a batch of long prompts is computed in parts whose gradients add up."""
         *parts, last = self._parts(inputs)
         loss = torch.zeros((), device=self.args.device)
         for part in parts:
-            with self.accelerator.no_sync(
-                model
-            ):  # several processes meet once a step, however many parts each has
-                loss += super().training_step(model, part, num_items_in_batch)
-        return loss + super().training_step(model, last, num_items_in_batch)
+            with self.accelerator.no_sync(model):  # processes exchange gradients once a step
+                loss += super().training_step(model, part, *args, **kwargs)
+        return loss + super().training_step(model, last, *args, **kwargs)
 
     def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        """The batch in as few parts of rows as keep the activations of each within a quarter of the memory."""
+        """Split a batch into the fewest parts whose activations fit into a quarter of the memory.
+
+        The rest is for weights, gradients and the optimizer's moments.
+        """
         rows, tokens = inputs["input_ids"].shape
-        most = (
-            device_memory(self.args.device) / 4
-        )  # weights, gradients and the optimizer's moments need theirs
-        count = min(rows, math.ceil(activation_bytes(self.model.config, rows, tokens) / most))
-        return [
-            {name: t[part] for name, t in inputs.items()}
-            for part in torch.arange(rows).tensor_split(count)
-        ]
+        needed = activation_bytes(self.model.get_encoder().config.get_text_config(), rows, tokens)
+        count = min(rows, math.ceil(needed / (device_memory(self.args.device) / 4)))
+        numbers = torch.arange(rows).tensor_split(count)
+        return [{name: tensor[part] for name, tensor in inputs.items()} for part in numbers]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs):
-        """Without a cache, which T5's decoder, having a config of its own, would fill whatever the Trainer's says."""
-        return super().compute_loss(model, inputs | {"use_cache": False}, *args, **kwargs)
+        """Compute the loss without a cache; T5's decoder does not follow the Trainer's setting."""
+        base = getattr(self.model, "get_base_model", lambda: self.model)()
+        if "use_cache" in inspect.signature(base.forward).parameters:
+            inputs = inputs | {"use_cache": False}
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self.peak_bytes = max(self.peak_bytes, _memory_in_use(self.args.device))
+        return loss
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """Compute the loss, then generate the summaries, and add their ROUGE to the metrics."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        prompts = [
-            build_prompt(dialogue, template=self.template)
-            for dialogue in self.rouge_rows["dialogue"]
-        ]
         with (
             self.accelerator.autocast(),
-            self.accelerator.split_between_processes(prompts) as own_prompts,
+            self.accelerator.split_between_processes(self.prompts) as prompts,
         ):
-            own = generate(
-                self.model, self.processing_class, own_prompts, max_new_tokens=self.max_new_tokens
-            )
-        predictions = gather_object(own)
-        column = "summary" if "summary" in self.rouge_rows.column_names else "summaries"
-        scores = rouge_scores(predictions, self.rouge_rows[column]).mean()
-        output.metrics.update(
-            {f"{metric_key_prefix}_{name}": float(value) for name, value in scores.items()}
-        )
+            own = generate(self.model, self.processing_class, prompts, **self.generation)
+        means = rouge_scores(gather_object(own), self.references).mean()
+        output.metrics.update({f"{metric_key_prefix}_{k}": float(v) for k, v in means.items()})
         return output
 
 
@@ -270,182 +264,213 @@ def fine_tune(
     callbacks: Sequence[TrainerCallback] = (),
     **arguments: Any,
 ) -> FineTuningResult:
-    """Train on (prompt, summary) pairs; keep the checkpoint whose validation ROUGE-1 is best.
+    """Train on dialogues and summaries, and keep the checkpoint with the best validation ROUGE-1.
 
-    `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains `model` itself; "lora"
-    trains an adapter (`peft_config`, by default `lora_config()`) put into `model`: give it a copy if the original is
-    still needed. Prompts and summaries are cut at `max_prompt_tokens` and `max_summary_tokens`; validation summaries
-    have `max_new_tokens` at most. Labels are padded with −100, batches are padded to their longest row and grouped by
-    length; weights are float32, under bf16 autocast where `precision` allows. `arguments` go to
-    Seq2SeqTrainingArguments, `callbacks` to the trainer.
+    `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains
+    `model` itself; "lora" puts an adapter into it (`peft_config`, by default `lora_config()`).
+    Weights stay float32, with bf16 autocast if `precision` allows. `resume` continues from the
+    newest whole checkpoint in `output_dir`. If memory runs out, smaller batches are accumulated.
+    `arguments` go to Seq2SeqTrainingArguments; a `learning_rate` of None is the method's default.
 
-    With `resume`, training goes on from the newest whole checkpoint in `output_dir`, or starts where there is none.
-    A batch whose prompts are too long for the memory is computed in parts whose gradients add up. Where memory runs out
-    all the same, smaller batches are accumulated to the same size.
-
-    Raises:
-        ValueError: an unknown method, a peft_config with method "full", "full" for a quantized model, weights of half
-            precision, or a checkpoint of another run.
-        TrainingError: the gradient or the weights are not finite, or a checkpoint cannot be written.
+    Raises ValueError if an argument cannot be used or a checkpoint belongs to another run, and
+    TrainingError if a gradient or weight is not finite or a checkpoint cannot be written.
     """
-    _check_request(model, method, peft_config, arguments)
-    set_seed(
-        arguments.get("seed", TrainingArguments.seed)
-    )  # before the adapter draws its first weights
+    limits = {"max_prompt_tokens": max_prompt_tokens, "max_summary_tokens": max_summary_tokens}
+    _check_model(model, method, peft_config)
+    _check_data(train, validation, limits | {"max_new_tokens": max_new_tokens})
+    args = _training_arguments(model, method, output_dir, precision, arguments)
+    set_seed(args.seed)  # before the adapter draws its first weights
     if method == "lora":
         model = _with_adapter(model, peft_config or lora_config())
-    use_fast_layers(model)
-    checkpoint = last_whole_checkpoint(output_dir) if resume else None
-    if resume:
-        LOG.warning(
-            "going on from %s", checkpoint or f"the beginning: {output_dir} has no whole checkpoint"
-        )
-    train_rows, validation_rows = (
-        tokenize_pairs(rows, tokenizer, template, max_prompt_tokens, max_summary_tokens)
-        for rows in (train, validation)
+    recipe = _recipe(args, method=method, template=template, train_dialogues=len(train))
+    build = partial(
+        SummaryTrainer,
+        model=use_fast_layers(model),
+        processing_class=tokenizer,
+        train_dataset=tokenize_pairs(train, tokenizer, template, **limits),
+        eval_dataset=tokenize_pairs(validation, tokenizer, template, **limits),
+        **{"validation": validation, "template": template},
+        generation={"max_new_tokens": max_new_tokens},
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model, label_pad_token_id=-100),
+        compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
+        callbacks=[Recipe(**recipe), *callbacks],
     )
-    args = _training_arguments(model, method, output_dir, precision, arguments)
-    recipe = {"method": method, "template": template, "train_dialogues": len(train)} | _recipe(args)
-    if checkpoint:
-        check_recipe(checkpoint, recipe)
+    return _trained(build, args, recipe, _checkpoint(output_dir, recipe) if resume else None)
 
-    def build(sizes: dict[str, int]) -> _EvaluateByRouge:
-        """A trainer with these batch sizes in place of those asked for."""
-        trainer = _EvaluateByRouge(
-            model=model,
-            args=_training_arguments(model, method, output_dir, precision, arguments | sizes),
-            train_dataset=train_rows,
-            eval_dataset=validation_rows,
-            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
-            processing_class=tokenizer,
-            compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
-            callbacks=[EstimateCallback(), Recipe(**recipe), *callbacks],
-        )
-        trainer.rouge_rows, trainer.template, trainer.max_new_tokens = (
-            validation,
-            template,
-            max_new_tokens,
-        )
-        trainer.remove_callback(PrinterCallback)
-        return trainer
 
-    start = time.perf_counter()
+def _trained(
+    build: Callable[..., SummaryTrainer],
+    args: Seq2SeqTrainingArguments,
+    recipe: dict[str, Any],
+    checkpoint: Path | None,
+) -> FineTuningResult:
+    """Train, and release the trainer with the optimizer's moments, twice the size of the model."""
+    if args.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(args.device)
+    start, memory = time.perf_counter(), _memory_in_use(args.device)
     with freed_memory_kept():
-        with peak_memory(model.device) as memory:
-            trainer = _train_within_memory(build, checkpoint)
-        model.eval().zero_grad(set_to_none=True)
-        result = _result(trainer, recipe, time.perf_counter() - start, memory.megabytes)
-        del trainer, build  # with the optimizer's moments, twice the model's size
+        trainer = _train_within_memory(build, args, checkpoint)
+        trainer.model.eval().zero_grad(set_to_none=True)
+        args, state = trainer.args, trainer.state
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        result = FineTuningResult(
+            model=trainer.model,
+            method=recipe["method"],
+            recipe=recipe,
+            epochs=state.epoch,
+            kept=f"best {args.metric_for_best_model}" if best else "last",
+            history=pd.DataFrame(state.log_history),
+            parameters=parameter_counts(trainer.model),
+            seconds=time.perf_counter() - start,
+            peak_megabytes=max(0, trainer.peak_bytes - memory) / 1e6,
+            batch_size=args.per_device_train_batch_size,
+            checkpoint=Path(best) if best else trainer.written,
+        )
+        del trainer
         clear_device_cache(garbage_collection=True)
     return result
 
 
-def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return get_peft_model(model, peft_config)
-
-
-def _recipe(args: Seq2SeqTrainingArguments) -> dict[str, Any]:
-    """What must be the same for two runs of the same length to be one; batches count on all devices."""
-    return {
-        "learning_rate": args.learning_rate,
-        "lr_scheduler_type": str(args.lr_scheduler_type.value),
-        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "seed": args.seed,
-    }
-
-
-def _result(
-    trainer: _EvaluateByRouge, recipe: dict[str, Any], seconds: float, peak_megabytes: float
-) -> FineTuningResult:
-    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-    return FineTuningResult(
-        model=trainer.model,
-        method=recipe["method"],
-        recipe=recipe,
-        epochs=trainer.state.epoch,
-        kept=f"best {trainer.args.metric_for_best_model}" if best else "last",
-        history=pd.DataFrame(trainer.state.log_history),
-        parameters=parameter_counts(trainer.model),
-        seconds=seconds,
-        peak_megabytes=peak_megabytes,
-        batch_size=trainer.args.per_device_train_batch_size,
-        checkpoint=Path(best) if best else trainer.written,
-        output_dir=trainer.args.output_dir,
-    )
-
-
 def _train_within_memory(
-    build: Callable[[dict[str, int]], _EvaluateByRouge], checkpoint: Path | None
-) -> _EvaluateByRouge:
-    """Train; where memory runs out, take the next smaller part of the batch that accumulates to the same size, and go
-    on from a checkpoint of the last whole step, or from the start if none was taken yet.
+    build: Callable[..., SummaryTrainer], args: Seq2SeqTrainingArguments, checkpoint: Path | None
+) -> SummaryTrainer:
+    """Train; if memory runs out, continue with smaller batches that accumulate to the same size.
+
+    They continue from a checkpoint of the last whole step, or from the start if there is none.
     """
-    sizes: dict[str, int] = {}
     while True:
-        trainer = build(sizes)
+        trainer, whole = build(args=args), args.per_device_train_batch_size
         try:
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             return trainer
         except RuntimeError as error:
-            if not should_reduce_batch_size(error) or trainer.args.per_device_train_batch_size == 1:
+            if not should_reduce_batch_size(error) or whole == 1:
                 raise
         trainer.model.zero_grad(set_to_none=True)
         step = trainer.state.global_step
-        whole = trainer.args.per_device_train_batch_size
-        batch_size = next(part for part in range(whole // 2, 0, -1) if whole % part == 0)
-        accumulation = trainer.args.gradient_accumulation_steps * (whole // batch_size)
-        sizes = {
-            "per_device_train_batch_size": batch_size,
-            "gradient_accumulation_steps": accumulation,
-        }
         if step > 0 and (checkpoint is None or checkpoint.name != f"checkpoint-{step}"):
             trainer._save_checkpoint(trainer.model, trial=None)
             checkpoint = trainer.written
         del trainer
         clear_device_cache(garbage_collection=True)
+        part = next(size for size in range(whole // 2, 0, -1) if whole % size == 0)
+        count = args.gradient_accumulation_steps * whole // part
+        args = copy.copy(args)
+        args.per_device_train_batch_size, args.gradient_accumulation_steps = part, count
         LOG.warning(
-            "memory ran out at step %d: going on with batches of %d, accumulated over %d",
-            step,
-            batch_size,
-            accumulation,
+            "out of memory at step %d: batches of %d, accumulated over %d", step, part, count
         )
 
 
-def _check_request(
-    model: PreTrainedModel, method: str, peft_config: PeftConfig | None, arguments: dict[str, Any]
-) -> None:
-    _check_method(method)
-    if arguments.get("fp16"):
-        raise ValueError(
-            "fp16=True overflows T5's feed-forward output: choose precision='auto', 'fp32' or 'bf16'"
-        )
-    if method == "full" and peft_config is not None:
-        raise ValueError(
-            "peft_config is given with method 'full': choose method='lora' to train an adapter"
-        )
-    if method == "full" and getattr(model, "is_quantized", False):
-        raise ValueError(
-            "a quantized model cannot be trained in full: choose method='lora' to train an adapter on it"
-        )
+def _memory_in_use(device: torch.device) -> int:
+    """Return bytes: on CUDA the highest since the last reset, else what the process has now.
+
+    The Trainer's own memory metrics poll in a busy loop and double the time of a step on a CPU.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+def _recipe(args: Seq2SeqTrainingArguments, **others: Any) -> dict[str, Any]:
+    return others | {
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": str(args.lr_scheduler_type.value),
+        "batch_size": _global_batch(args),
+        "seed": args.seed,
+    }
+
+
+def _global_batch(args: Seq2SeqTrainingArguments) -> int:
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def _checkpoint(output_dir: str, recipe: dict[str, Any]) -> Path | None:
+    """Find the checkpoint to resume from, and check that it belongs to this run."""
+    checkpoint = last_whole_checkpoint(output_dir)
+    beginning = f"the beginning: {output_dir} has no whole checkpoint"
+    LOG.warning("resuming from %s", checkpoint or beginning)
+    if checkpoint:
+        check_recipe(checkpoint, recipe)
+    return checkpoint
+
+
+def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
+    """Put a fresh adapter into the model.
+
+    peft knows the query and value projections of T5, mT5 and BART; in other families they are found
+    by name, without those of T5Gemma2's vision tower.
+    """
     if getattr(model, "is_quantized", False):
-        return
-    refused = {torch.float16} if method == "lora" else {torch.float16, torch.bfloat16}
-    if halves := refused & {parameter.dtype for parameter in model.parameters()}:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    unknown = isinstance(peft_config, LoraConfig) and model.config.model_type not in KNOWN_TO_PEFT
+    if unknown and peft_config.target_modules is None:
+        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        peft_config = copy.copy(peft_config)
+        peft_config.target_modules = names & QUERY_AND_VALUE
+        peft_config.exclude_modules = r".*\bvision_tower\b.*"
+    return get_peft_model(model, peft_config)
+
+
+def _check_method(method: str) -> None:
+    if method not in LEARNING_RATES:
+        raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
+
+
+def _check_model(model: PreTrainedModel, method: str, peft_config: PeftConfig | None) -> None:
+    _check_method(method)
+    if isinstance(model, PeftModel):
         raise ValueError(
-            f"the model's weights are {halves.pop()}: load it with dtype=torch.float32; precision='bf16' computes in "
-            "bf16 over them"
+            "the model is a PeftModel: fine-tune what model.merge_and_unload() returns instead"
         )
+    if not model.config.is_encoder_decoder:
+        raise ValueError(
+            f"{model.config.model_type!r} is not an encoder-decoder: choose a model such as "
+            "google/flan-t5-small, or train this one with TRL's SFTTrainer"
+        )
+    quantized = getattr(model, "is_quantized", False)
+    if method == "full" and (quantized or peft_config is not None):
+        reason = "the model is quantized" if quantized else "peft_config is given"
+        raise ValueError(f"method='full', but {reason}: choose method='lora' to train an adapter")
+    refused = {torch.float16} if method == "lora" else {torch.float16, torch.bfloat16}
+    halves = refused & {parameter.dtype for parameter in model.parameters()}
+    if halves and not quantized:
+        raise ValueError(
+            f"the model's weights are {halves.pop()}: load it with dtype=torch.float32; "
+            "precision='bf16' then computes in bf16"
+        )
+
+
+def _check_data(train: Dataset, validation: Dataset, limits: dict[str, int]) -> None:
+    for name, rows in (("train", train), ("validation", validation)):
+        if len(rows) == 0:
+            raise ValueError(f"{name} has no rows: give at least one dialogue with its summary")
+        if "dialogue" not in rows.column_names or _summary_column(rows) is None:
+            raise ValueError(
+                f"{name} has the columns {rows.column_names}: it needs dialogue, and summary or "
+                "summaries, as load_dialogsum and group_references return them"
+            )
+    for name, value in limits.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number, at least 1")
+
+
+def _summary_column(rows: Dataset) -> str | None:
+    return next((name for name in ("summary", "summaries") if name in rows.column_names), None)
 
 
 def _training_arguments(
     model: PreTrainedModel, method: str, output_dir: str, precision: str, arguments: dict[str, Any]
 ) -> Seq2SeqTrainingArguments:
+    known = {field.name for field in fields(Seq2SeqTrainingArguments)}
+    if unknown := sorted(arguments.keys() - known):
+        nearest = get_close_matches(unknown[0], known, n=1) or ["Seq2SeqTrainingArguments' names"]
+        raise ValueError(f"unknown training argument {unknown[0]!r}: did you mean {nearest[0]}?")
+    if arguments.get("fp16"):
+        raise ValueError("fp16=True overflows in T5: choose precision='auto', 'fp32' or 'bf16'")
     defaults = {
         "num_train_epochs": 1,
         "per_device_train_batch_size": 16,
-        "learning_rate": LEARNING_RATES[method],
         "warmup_steps": 0.05,  # a share of all steps
         "lr_scheduler_type": "cosine",
         "train_sampling_strategy": "group_by_length",
@@ -458,10 +483,10 @@ def _training_arguments(
         "logging_steps": 10,
         "logging_first_step": True,
         "report_to": "none",
-        "disable_tqdm": True,
         "bf16": use_bf16(precision, model.device),
         "use_cpu": model.device.type == "cpu",
     }
-    if arguments.get("learning_rate") is None:  # the default of the method
-        arguments = {name: value for name, value in arguments.items() if name != "learning_rate"}
-    return Seq2SeqTrainingArguments(output_dir=output_dir, **defaults | arguments)
+    chosen = defaults | arguments
+    if chosen.get("learning_rate") is None:
+        chosen["learning_rate"] = LEARNING_RATES[method]
+    return Seq2SeqTrainingArguments(output_dir=output_dir, **chosen)

@@ -123,13 +123,13 @@ def test_long_texts_are_cut_at_the_limits_and_still_end_in_eos(tiny_tokenizer):
 def batches(train, monkeypatch):
     """What the loss was computed from, in training and in evaluation."""
     seen = []
-    original = utils.finetuning._EvaluateByRouge.compute_loss
+    original = utils.finetuning.SummaryTrainer.compute_loss
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         seen.append(dict(inputs))
         return original(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(utils.finetuning._EvaluateByRouge, "compute_loss", compute_loss)
+    monkeypatch.setattr(utils.finetuning.SummaryTrainer, "compute_loss", compute_loss)
     train(per_device_train_batch_size=4, per_device_eval_batch_size=4)
     assert len(seen) == 2
     return seen
@@ -200,9 +200,9 @@ def test_the_length_of_new_summaries_does_not_cut_those_learned_from(
     train, tiny_tokenizer, monkeypatch
 ):
     seen = []
-    original = utils.finetuning._EvaluateByRouge.compute_loss
+    original = utils.finetuning.SummaryTrainer.compute_loss
     monkeypatch.setattr(
-        utils.finetuning._EvaluateByRouge,
+        utils.finetuning.SummaryTrainer,
         "compute_loss",
         lambda self, model, inputs, *a, **k: (
             seen.append(inputs["labels"]) or original(self, model, inputs, *a, **k)
@@ -623,7 +623,7 @@ def test_resuming_passes_over_a_checkpoint_that_was_cut_short(train, tiny_t5, tm
         **arguments,
     )
     assert "checkpoint-4: optimizer.pt is missing or cut short" in caplog.text
-    assert "going on from" in caplog.text and "checkpoint-3" in caplog.text
+    assert "resuming from" in caplog.text and "checkpoint-3" in caplog.text
     assert same(weights(again.model), weights(whole.model))
 
 
@@ -665,7 +665,7 @@ def test_a_full_disk_stops_training_and_names_the_last_whole_checkpoint(train, t
 def out_of_memory_above(monkeypatch, rows: int, times: int = 1000, step: int = 0) -> list[int]:
     """Let training run out of memory wherever a batch has more than `rows`; returns the sizes that were tried."""
     tried: list[int] = []
-    original = utils.finetuning._EvaluateByRouge.compute_loss
+    original = utils.finetuning.SummaryTrainer.compute_loss
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         tried.append(len(inputs["labels"]))
@@ -673,7 +673,7 @@ def out_of_memory_above(monkeypatch, rows: int, times: int = 1000, step: int = 0
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return original(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(utils.finetuning._EvaluateByRouge, "compute_loss", compute_loss)
+    monkeypatch.setattr(utils.finetuning.SummaryTrainer, "compute_loss", compute_loss)
     return tried
 
 
@@ -746,7 +746,7 @@ def test_where_memory_runs_out_late_training_goes_on_from_the_newest_checkpoint(
     }
     result = train("full", num_train_epochs=2, **arguments)
     assert result.batch_size == 1
-    assert "ran out at step 1" in caplog.text
+    assert "out of memory at step 1" in caplog.text
     assert result.history["step"].max() == 4
 
 
@@ -787,7 +787,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(train, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(utils.finetuning._EvaluateByRouge, "compute_loss", broken)
+    monkeypatch.setattr(utils.finetuning.SummaryTrainer, "compute_loss", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         train("full")
 
