@@ -1,4 +1,4 @@
-"""The repositories that the labs ask a hub for, at their true width and vocabulary, one layer deep, untrained."""
+"""The repositories that the presets name: real widths and vocabularies, one layer, untrained."""
 
 import csv
 import shutil
@@ -30,7 +30,7 @@ DATASET = "knkarthick/dialogsum"
 
 
 def write_repositories(folder: Path) -> list[Repository]:
-    """All of them, ready to be served."""
+    """Write all repositories under `folder` and return them, ready to be served."""
     _write_dialogsum(folder / DATASET)
     for seed, (name, labels) in enumerate(LABELS.items()):
         _write_classifier(folder / name, labels, seed)
@@ -41,14 +41,14 @@ def write_repositories(folder: Path) -> list[Repository]:
 
 
 def _write_dialogsum(folder: Path) -> None:
-    """The embedded corpus in the layout of the hub's copy of DialogSum."""
+    """Write the small world's dialogues in the layout of the hub's copy of DialogSum."""
     shutil.copytree(OFFLINE / "data", folder)
-    card = "---\nlanguage:\n- en\nlicense: cc-by-nc-sa-4.0\npretty_name: DialogSum\n---\n\n# A stand-in for DialogSum\n"
+    card = "---\nlanguage:\n- en\nlicense: cc-by-nc-sa-4.0\npretty_name: DialogSum\n---\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_flan_t5(folder: Path, name: str) -> None:
-    """A T5 of version 1.1 with a head of its own, as FLAN-T5's checkpoints have; weights and tokenizer files."""
+    """Write a T5 v1.1 whose head is not tied to its embedding, as in FLAN-T5, and its tokenizer."""
     _write_t5_tokenizer(folder)
     torch.manual_seed(0)
     config = T5Config(
@@ -67,7 +67,7 @@ def _write_flan_t5(folder: Path, name: str) -> None:
 
 
 def _write_t5_tokenizer(folder: Path) -> None:
-    """spiece.model, trained on the embedded corpus, and the tokenizer.json made from it."""
+    """Write spiece.model, trained on the small world's dialogues, and its tokenizer.json."""
     folder.mkdir(parents=True)
     texts = folder / "texts.txt"
     texts.write_text((OFFLINE / "data" / "train.csv").read_text(encoding="utf-8"), encoding="utf-8")
@@ -90,7 +90,7 @@ def _write_t5_tokenizer(folder: Path) -> None:
 
 
 def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:
-    """A RoBERTa-base of one layer with labels of these names; vocab.json and merges.txt, no tokenizer.json."""
+    """Write a one-layer RoBERTa-base with these labels, vocab.json and merges.txt."""
     folder.mkdir(parents=True)
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(OFFLINE / "classifier" / file, folder / file)
@@ -112,7 +112,7 @@ def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:
 
 @torch.no_grad()
 def _spread_out(model: RobertaForSequenceClassification, tokenizer: RobertaTokenizer) -> None:
-    """Untrained, it gives all texts one probability: let it find hate in every twentieth turn of the corpus."""
+    """Scale and shift the untrained classifier so that it finds hate in every twentieth turn."""
     with (OFFLINE / "data" / "validation.csv").open(encoding="utf-8", newline="") as rows:
         spoken = [
             turn.split(": ", 1)[-1]

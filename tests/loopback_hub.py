@@ -1,7 +1,8 @@
-"""A model hub on 127.0.0.1, which the true clients of huggingface_hub, transformers and datasets talk to.
+"""A model hub on 127.0.0.1 for the real clients: huggingface_hub, transformers and datasets.
 
-It answers what those clients ask of the real hub: files by HEAD and GET, with hashes, ranges and the redirect of large
-files to another address, and a repository's description, tree and paths. Faults can be laid on any file.
+It answers what those clients ask of the real hub: files by HEAD and GET, with hashes, ranges and
+the redirect of large files to another address; a repository's description, tree and paths. A test
+can give any file a fault.
 """
 
 import hashlib
@@ -17,12 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = {
-    ".safetensors",
-    ".bin",
-    ".model",
-    ".csv",
-}  # kept apart, under their sha256, as the hub's large files are
+# Stored at another address, by their SHA-256, as the hub's large files are.
+LARGE = {".safetensors", ".bin", ".model", ".csv"}
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,10 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What happens to requests for a file: an HTTP status; or its bytes cut off on their way, one of them flipped, or
-    the last ones missing; or the connection reset.
+    """What goes wrong with requests for a file.
 
-    `times` is how often it happens before all is well again; None is always.
+    An HTTP status; the answer cut off, with one bit flipped, or without its last bytes; or the
+    connection reset. `times` is how many requests meet the fault; None means all.
     """
 
     status: int | None = None
@@ -66,7 +63,7 @@ class Fault:
 
 @dataclass
 class LoopbackHub:
-    """The hub's state: repositories, faults by repository and file, and what was asked of it."""
+    """The hub's state: repositories, faults by repository and file, and the requests so far."""
 
     repositories: list[Repository]
     faults: dict[str, Fault] = field(default_factory=dict)
@@ -75,20 +72,21 @@ class LoopbackHub:
 
     @property
     def endpoint(self) -> str:
-        """What HF_ENDPOINT is set to."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self.port}"
 
     def large_file(self, repository: Repository, file: str) -> str:
-        """Where a large file lies: to a client another host, as with the real hub."""
-        return f"http://localhost:{self.port}/large/{repository.kind}/{repository.name}/{repository.commit}/{file}"
+        """Return the address of a large file, on another host, as at the real hub."""
+        place = f"{repository.kind}/{repository.name}/{repository.commit}/{file}"
+        return f"http://localhost:{self.port}/large/{place}"
 
     def answers(self, name: str, file: str) -> list[tuple[str, int]]:
-        """Method and status of every answer about a repository's file."""
+        """Return method and status of every answer about a repository's file."""
         asked = re.compile(rf"/{re.escape(name)}/.*{re.escape(file)}$")
         return [(method, status) for method, path, status in self.requests if asked.search(path)]
 
     def fault(self, method: str, name: str, file: str) -> Fault | None:
-        """The fault that this request meets, counted down."""
+        """Return the fault that this request meets, and count it."""
         fault = self.faults.get(f"{name}/{file}")
         if fault is None or method not in fault.methods or fault.times == 0:
             return None
@@ -99,7 +97,7 @@ class LoopbackHub:
 
 @contextmanager
 def serve(repositories: list[Repository]) -> Iterator[LoopbackHub]:
-    """Run the hub in a thread for as long as the block lasts."""
+    """Run the hub in a thread while the block runs."""
     hub = LoopbackHub(repositories)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.port = server.server_port
@@ -129,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, *arguments: object) -> None:
-        """The tests read `hub.requests`; nothing is printed."""
+        """Print nothing: the tests read `hub.requests`."""
 
     def _answer(self) -> None:
         self.path_only = unquote(urlsplit(self.path).path)
@@ -164,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         path, common = repository.files().get(file), {"X-Repo-Commit": repository.commit}
         fault = self.hub.fault(self.command, name, file)
         if fault and fault.status:
-            self._refuse(fault.status, fault.code, f"a fault laid on {file}")
+            self._refuse(fault.status, fault.code, f"a fault of {file}")
         elif path is None:
             self._refuse(404, "EntryNotFound", f"no file {file}", common)
         elif path.suffix in LARGE:
@@ -183,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path, fault = repository.files()[file], self.hub.fault(self.command, name, file)
         if fault and fault.status:
-            self._refuse(fault.status, fault.code, f"a fault laid on {file}")
+            self._refuse(fault.status, fault.code, f"a fault of {file}")
         else:
             self._send_file(path, {"ETag": f'"{_sha256(path)}"'}, fault)
 
@@ -205,9 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
             return
-        if (
-            fault and fault.cut_after is not None
-        ):  # the connection ends before the promised bytes have come
+        if fault and fault.cut_after is not None:  # the connection ends before the last bytes
             self._send(status, bytes(content), headers, only=fault.cut_after)
             self.close_connection = True
             return
@@ -263,16 +259,15 @@ class _Handler(BaseHTTPRequestHandler):
     # Answers
 
     def _repository(self, kind: str, name: str, revision: str | None) -> Repository | None:
-        """The repository asked for; where there is none, the client is told so."""
+        """Return the repository asked for, or answer that there is none."""
         for repository in self.hub.repositories:
             if (repository.kind, repository.name) == (kind, name):
                 if revision in (None, "main", repository.commit):
                     return repository
                 self._refuse(404, "RevisionNotFound", f"no revision {revision}")
                 return None
-        self._refuse(
-            401, "RepoNotFound", "Repository not found"
-        )  # the hub hides whether a repository is private
+        # The hub does not tell private repositories from those that do not exist.
+        self._refuse(401, "RepoNotFound", "Repository not found")
         return None
 
     def _refuse(

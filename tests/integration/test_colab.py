@@ -1,4 +1,4 @@
-"""The bootstrap cell, run as Colab would: from a clone by tag, in an environment that has much of it already."""
+"""The bootstrap cell, run as in Colab: a clone by tag, in an environment that has most packages."""
 
 import os
 import shutil
@@ -33,12 +33,12 @@ def test_badge_and_cell_carry_the_one_address_and_tag(name):
     )
 
 
-LACKING = "rouge_score"  # what the simulated Colab has not
+LACKING = "rouge_score"  # not installed in the simulated Colab
 
 
 @pytest.fixture
 def content(tmp_path) -> Path:
-    """An empty folder, beside it a fresh environment that sees this one's packages but one, and google.colab."""
+    """An empty folder beside an environment with google.colab and all packages but one."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
     packages = next((tmp_path / "env").rglob("site-packages"))
     for old in packages.glob("setuptools*"):  # Python 3.11 brings one that is too old for torch
@@ -82,11 +82,12 @@ def published(folder: Path) -> str:
     return folder.as_uri()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows lets few users make symbolic links")
-def test_in_colab_the_project_is_fetched_once_what_lacks_is_installed_and_torch_and_numpy_stay(
+def test_in_colab_the_project_is_cloned_once_missing_packages_install_and_torch_and_numpy_stay(
     content,
 ):
-    """The newest release of the missing package wants a newer numpy, which is to be had: an older release must do."""
+    """The newest release of the missing package needs a newer numpy: an older one is installed."""
     wheels = content.parent / "wheels"
     write_wheel(wheels, LACKING, "0.1.2")
     write_wheel(wheels, LACKING, "0.1.3", f"numpy>{version('numpy')}")
@@ -94,7 +95,8 @@ def test_in_colab_the_project_is_fetched_once_what_lacks_is_installed_and_torch_
     python = content.parent / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     cell = publish.bootstrap().replace(publish.project()[0], published(content.parent / "project"))
     code = f"import google.colab\n{cell}\n{cell}\nimport torch, numpy, {LACKING}, utils.settings\n"
-    code += f"print(torch.__version__, numpy.__version__, {LACKING}.__version__, utils.settings.__file__)"
+    versions = f"torch.__version__, numpy.__version__, {LACKING}.__version__"
+    code += f"print({versions}, utils.settings.__file__)"
     from_wheels = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
     done = subprocess.run(
         [str(python), "-c", code], cwd=content, env=from_wheels, capture_output=True, text=True

@@ -2,12 +2,15 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
 from tools.publish import DOCS, FIGURES, SYSTEMS, picture, results_tables
+from utils.cli import _parser, training_arguments
 from utils.lab.notebooks import ROOT
 from utils.results import percent, read_results
+from utils.settings import parse_overrides
 
 STORED = DOCS / "results.json"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
@@ -33,6 +36,25 @@ def headings(text: str) -> set[str]:
     """Anchors of a page's headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def quoted_commands() -> list[str]:
+    """Arguments of every `python -m utils …` on the pages, also of those over several lines."""
+    texts = [page.read_text(encoding="utf-8").replace("\\\n", " ") for page in PAGES]
+    found = [line for text in texts for line in re.findall(r"-m utils (\w[^#`\n]*)", text)]
+    return [" ".join(line.replace("…", "").split()) for line in found]
+
+
+@pytest.mark.parametrize("command", quoted_commands())
+def test_a_command_on_a_page_is_one_that_the_command_line_takes(command):
+    arguments = _parser().parse_args(shlex.split(command))
+    trains = arguments.command in ("finetune", "ppo")
+    parse_overrides(arguments.set, training_arguments(arguments.command) if trains else {})
+
+
+def test_pages_show_every_command():
+    shown = {command.split()[0] for command in quoted_commands()}
+    assert shown >= {"labs", "finetune", "ppo", "summarize", "evaluate", "toxicity"}
 
 
 @pytest.mark.parametrize(("lab", "measure"), SYSTEMS)
