@@ -1,122 +1,102 @@
-"""A second view beside ROUGE, cheap and offline: how long an output is, and whether it speaks of the right people.
+"""Check whom a summary names and how long it is: cheap measures beside ROUGE.
 
-ROUGE counts shared words; an output can share many of them and speak of people who are not in the dialogue. Speakers
-stand in DialogSum's summaries as `#Person1#` and `#Person2#` where the dialogue does not tell their names. These are
-checks of *who* is named, never of *who does what*: an output that swaps two people passes them all.
+ROUGE counts shared words, and a summary can share many and still name people who are not in the
+dialogue. In DialogSum, speakers without a known name are `#Person1#` and `#Person2#`. These
+measures check *who* is named, not *who does what*: a summary that swaps two people passes them all.
 """
 
+import os
 import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from utils.bm25 import STOPWORDS_EN_PLUS
-
-SECOND_VIEW = ("words", "right_speakers", "faithful_names")
-SPEAKER = re.compile(
-    r"#?\s*person\s*_?(\d+)\s*#?", re.IGNORECASE
-)  # models often lose a part of the tag
+Texts = Sequence[str]
+References = Texts | Sequence[Texts]
+SPEAKER = re.compile(r"#?\s*person\s*_?(\d+)\s*#?", re.IGNORECASE)  # models often lose a "#"
 TITLES = {"mr", "mrs", "ms", "miss", "dr"}
 _LABEL = re.compile(r"\w+:")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
 
 
-def second_view(
-    predictions: Sequence[str],
-    references: Sequence[str] | Sequence[Sequence[str]],
-    dialogues: Sequence[str],
+def faithfulness_scores(
+    predictions: Texts, references: References, dialogues: Texts
 ) -> pd.DataFrame:
-    """All measures of this module: one row per prediction, columns words, right_speakers, faithful_names.
+    """Compute all measures: one row per prediction, columns words, right_speakers, faithful_names.
 
-    Raises:
-        ValueError: lengths differ.
+    Raises ValueError if lengths differ.
     """
-    columns = (
-        output_length(predictions),
-        right_speakers(predictions, references),
-        faithful_names(predictions, dialogues),
-    )
-    return pd.DataFrame(dict(zip(SECOND_VIEW, columns, strict=True)))
+    table = pd.DataFrame({"words": output_length(predictions)})
+    table["right_speakers"] = right_speakers(predictions, references)
+    return table.assign(faithful_names=faithful_names(predictions, dialogues))
 
 
-def output_length(predictions: Sequence[str]) -> np.ndarray:
-    """Words of each prediction, as white space parts them."""
+def output_length(predictions: Texts) -> np.ndarray:
+    """Count the words of each prediction, separated by white space."""
     return np.array([len(text.split()) for text in predictions], dtype=float)
 
 
-def right_speakers(
-    predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]]
-) -> np.ndarray:
-    """1 where the prediction speaks of the same set of `#PersonN#` as one of its references does, else 0.
+def right_speakers(predictions: Texts, references: References) -> np.ndarray:
+    """Return 1 where a prediction names the same speakers as one of its references, else 0.
 
-    A prediction that names no speaker is right where a reference names none; a tag that lost its marks ("Person1")
-    still counts. Hold it against a constant answer: "#Person1# and #Person2# talk." is right quite often.
-
-    Raises:
-        ValueError: lengths differ.
+    Two texts without any `#PersonN#` agree, and a tag without its marks ("Person1") counts. Compare
+    with a constant answer: "#Person1# and #Person2# talk." is right quite often. Raises ValueError
+    if lengths differ.
     """
     _check_lengths("references", references, predictions)
-    targets = ([texts] if isinstance(texts, str) else texts for texts in references)
-    return np.array(
-        [
-            float(any(_speakers(prediction) == _speakers(text) for text in texts))
-            for prediction, texts in zip(predictions, targets, strict=True)
-        ]
-    )
+    targets = [[texts] if isinstance(texts, str) else texts for texts in references]
+    pairs = zip(predictions, targets, strict=True)
+    return np.array([float(_speakers(text) in map(_speakers, right)) for text, right in pairs])
 
 
-def faithful_names(predictions: Sequence[str], dialogues: Sequence[str]) -> np.ndarray:
-    """Share of the names in each prediction that occur in its dialogue; 1 where the prediction has none.
+def faithful_names(predictions: Texts, dialogues: Texts) -> np.ndarray:
+    """Compute the share of each prediction's names that occur in its dialogue, 1 if it has none.
 
-    A name is a capitalized word (people, places, days), but for titles and for a label before a colon. At the start of
-    a sentence every word is capitalized: there it is a name only if it is no stop word and none of the dialogues has it
-    in small letters: hold shares against each other only over the same dialogues. This is precision alone: an output
-    that names nobody has no wrong name.
-
-    Raises:
-        ValueError: lengths differ.
+    A name is a capitalized word (people, places, days) other than a title or a label before a
+    colon. The first word of a sentence is a name only if it is no stop word and none of the
+    dialogues has it in lower case, so compare shares over the same dialogues only. This is
+    precision: a prediction that names nobody has no wrong name. Raises ValueError if lengths
+    differ.
     """
-    pairs = _all_and_wrong_names(predictions, dialogues)
+    pairs = _names_and_wrong_names(predictions, dialogues)
     return np.array([1 - len(wrong) / max(1, len(names)) for names, wrong in pairs])
 
 
-def wrong_names(predictions: Sequence[str], dialogues: Sequence[str]) -> list[set[str]]:
-    """The names in each prediction that do not occur in its dialogue, in small letters; names as in `faithful_names`.
+def wrong_names(predictions: Texts, dialogues: Texts) -> list[set[str]]:
+    """Return the names in each prediction that its dialogue lacks, in lower case.
 
-    Raises:
-        ValueError: lengths differ.
+    Names and errors are those of `faithful_names`.
     """
-    return [wrong for _, wrong in _all_and_wrong_names(predictions, dialogues)]
+    return [wrong for _, wrong in _names_and_wrong_names(predictions, dialogues)]
 
 
-def _all_and_wrong_names(
-    predictions: Sequence[str], dialogues: Sequence[str]
-) -> list[tuple[set[str], set[str]]]:
-    """The names in each prediction, and those of them that its dialogue has not."""
+def _names_and_wrong_names(predictions: Texts, dialogues: Texts) -> list[tuple[set, set]]:
+    # bm25s starts JAX where it is installed, which would take most of the GPU's memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from bm25s.stopwords import STOPWORDS_EN_PLUS
+
     _check_lengths("dialogues", dialogues, predictions)
-    ordinary = {word for text in dialogues for word in _WORD.findall(text) if word.islower()} | set(
-        STOPWORDS_EN_PLUS
-    )
-    pairs = []
-    for prediction, dialogue in zip(predictions, dialogues, strict=True):
-        names = _names(prediction, ordinary)
-        pairs.append((names, names - {word.lower() for word in _words(dialogue)}))
-    return pairs
+    ordinary = {word for text in dialogues for word in _WORD.findall(text) if word.islower()}
+    ordinary.update(STOPWORDS_EN_PLUS)
+    names = [_names(text, ordinary) for text in predictions]
+    known = [{word.lower() for word in _words(text)} for text in dialogues]
+    return [(found, found - words) for found, words in zip(names, known, strict=True)]
 
 
 def _speakers(text: str) -> set[str]:
-    """Numbers of the speakers that a text names."""
+    """Return the numbers of the speakers that a text names."""
     return set(SPEAKER.findall(text))
 
 
 def _words(text: str) -> list[str]:
-    """Words without speaker tags and possessive endings."""
+    """Return a text's words without speaker tags and possessive endings."""
     return [re.sub(r"['’]s$", "", word) for word in _WORD.findall(SPEAKER.sub(" ", text))]
 
 
 def _names(text: str, ordinary: set[str]) -> set[str]:
+    """Return a text's names in lower case; `ordinary` words are no names at a sentence's start."""
     found = set()
     for sentence in _SENTENCE.split(text):
         starts_with_tag = SPEAKER.match(sentence.lstrip()) is not None
@@ -128,7 +108,7 @@ def _names(text: str, ordinary: set[str]) -> set[str]:
     return found
 
 
-def _check_lengths(name: str, texts: Sequence, predictions: Sequence[str]) -> None:
+def _check_lengths(name: str, texts: Sequence, predictions: Texts) -> None:
     if len(texts) != len(predictions):
         raise ValueError(
             f"{len(predictions)} predictions with {len(texts)} {name}: give each prediction its own"

@@ -1,22 +1,25 @@
-"""Train a T5 from scratch on DialogSum's train split with `fine_tune`, and hold it against published and simple scores.
+"""Train a T5 from scratch on DialogSum with `fine_tune`, and compare it with published scores.
 
-A check of the whole training path: the DialogSum paper's Transformer, trained from scratch, has 35.91 / 8.74 / 33.50
-(Chen et al. 2021, table 4, in the paper's own ROUGE, mean of three references), its LEAD-3 27.50 / 6.81 / 27.31.
+This checks the whole training path. In the DialogSum paper's own ROUGE, averaged over three
+references, its Transformer trained from scratch scores 35.91 / 8.74 / 33.50 and its LEAD-3
+27.50 / 6.81 / 27.31 (Chen et al. 2021, table 4).
 
     python tests/benchmarks/from_scratch.py path/to/dialogsum --epochs 30
 
-Five epochs, a hundred seconds on an H200 shared with other work, teach a random T5 the form of a summary and little of
-the dialogue: 22.9 / 4.3 / 24.5 in the paper's ROUGE, below lead-2's 26.9 / 6.3 / 26.7. More epochs were not tried.
+Measured so far, in the same ROUGE:
 
-On two cores without AMX, the embedded T5's layers under a vocabulary of real words (2.0 million parameters):
+- A random T5 after 5 epochs (100 seconds on a shared H200): 22.9 / 4.3 / 24.5, against
+  26.9 / 6.3 / 26.7 for lead-2. It learned the form of a summary and little of the dialogue.
+- The layers of the small world's T5 with a new vocabulary (2.0 million parameters), on two CPU
+  cores without AMX:
 
-    python tests/benchmarks/from_scratch.py path/to/dialogsum --body utils/offline/t5 --vocabulary 4000 \\
-        --batch-size 32 --learning-rate 2e-3 --precision fp32 --epochs 4.1
+      python tests/benchmarks/from_scratch.py path/to/dialogsum --body utils/offline/t5 \\
+          --vocabulary 4000 --batch-size 32 --learning-rate 2e-3 --precision fp32 --epochs 4.1
 
-and the same again for 3.5 epochs with the checkpoint that this wrote as --body: 24.5 / 5.0 / 26.3 after the first part
-(24 minutes beside other work), 26.6 / 5.6 / 27.9 after the second (12 minutes). In rouge_score's ROUGE-1 that is 0.3
-points less than lead-2, interval -1.4 to +0.8, and in ROUGE-L 1.2 more, +0.3 to +2.2: no difference can be told in the
-one, and one can in the other. Validation still rose at the end. The first part was a script with the same steps.
+  24.5 / 5.0 / 26.3 after 24 minutes. Another 3.5 epochs (12 minutes) from that checkpoint, passed
+  as --body, give 26.6 / 5.6 / 27.9. In rouge_score's ROUGE-1 this differs from lead-2 by -0.3
+  points [-1.4, 0.8], and in ROUGE-L by 1.2 points [0.3, 2.2]. The validation score was still
+  rising. An earlier script with the same steps ran the first part.
 """
 
 import argparse
@@ -25,46 +28,42 @@ import io
 import pandas as pd
 import sentencepiece
 import torch
+from datasets import Dataset
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.faithfulness import second_view
+from utils.faithfulness import faithfulness_scores
 from utils.finetuning import fine_tune
 from utils.generation import generate
 from utils.models import load_model
-from utils.paper_rouge import paper_rouge_scores
 from utils.results import interval_table, percent
-from utils.rouge import compare, human_agreement, lead, rouge_scores
+from utils.rouge import compare, human_agreement, lead, paper_rouge_scores, rouge_scores
 
 TEMPLATE = "{dialogue}"  # a model trained on one task needs no instruction
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset")
     parser.add_argument("--train-dialogues", type=int, help="(default: all)")
     parser.add_argument("--epochs", type=float, default=10)
-    parser.add_argument(
-        "--body", help="folder of a trained T5 whose layers to begin with, in its own size"
-    )
+    parser.add_argument("--body", help="folder of a trained T5 whose layers to start from")
     parser.add_argument("--d-model", type=int, default=512)
     parser.add_argument("--layers", type=int, default=3, help="in the encoder, and in the decoder")
     parser.add_argument("--vocabulary", type=int, default=8000, help="subwords")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument(
-        "--precision", default="auto", help="a small model gains nothing from bf16: fp32"
-    )
+    parser.add_argument("--precision", default="auto", help="fp32 is as fast for a small model")
     parser.add_argument("--output-dir", default="out/from_scratch")
     parser.add_argument("--resume", action="store_true")
     return parser.parse_args()
 
 
 def make_tokenizer(texts: list[str], size: int) -> T5Tokenizer:
-    """A Unigram tokenizer of subwords, in which speaker tags are one token each."""
+    """Train a Unigram tokenizer of subwords in which each speaker tag is one token."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -84,7 +83,7 @@ def make_tokenizer(texts: list[str], size: int) -> T5Tokenizer:
 
 
 def untrained(tokenizer: T5Tokenizer, d_model: int, layers: int) -> T5ForConditionalGeneration:
-    """A T5 drawn at random."""
+    """Make a T5 with random weights."""
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=d_model,
@@ -100,12 +99,14 @@ def untrained(tokenizer: T5Tokenizer, d_model: int, layers: int) -> T5ForConditi
 
 @torch.no_grad()
 def with_vocabulary(folder: str, tokenizer: T5Tokenizer) -> T5ForConditionalGeneration:
-    """A trained T5 with another vocabulary: a new piece begins as the mean of the pieces that spelled it (Gee et al.
-    2022, Fast Vocabulary Transfer).
+    """Load a trained T5 and give it the vocabulary of another tokenizer.
+
+    The embedding of a new piece is the mean of the old pieces that spell it (Gee et al. 2022, Fast
+    Vocabulary Transfer).
     """
     body, old_tokenizer = load_model(folder, "cpu")
     old = body.get_input_embeddings().weight.clone()
-    new = old.mean(dim=0).repeat(len(tokenizer), 1)  # of a piece that cannot be spelled
+    new = old.mean(dim=0).repeat(len(tokenizer), 1)  # for pieces that cannot be spelled
     for number, piece in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
         if piece in (tokenizer.pad_token, tokenizer.eos_token):
             new[number] = old[number]
@@ -119,22 +120,38 @@ def with_vocabulary(folder: str, tokenizer: T5Tokenizer) -> T5ForConditionalGene
     return body
 
 
+def print_scores(texts: dict[str, list[str]], test: Dataset) -> None:
+    """Print the scores of two systems, `from scratch` and `lead-2`, and three examples."""
+    dialogues, references = list(test["dialogue"]), list(test["summaries"])
+    scores = {
+        name: pd.concat([rouge_scores(t, references), paper_rouge_scores(t, references)], axis=1)
+        for name, t in texts.items()
+    }
+    table = interval_table(scores | {"human": human_agreement(references)})
+    print(percent(table).to_string())
+    print(percent(compare(scores["from scratch"], scores["lead-2"])).to_string())
+    faithful = faithfulness_scores(texts["from scratch"], references, dialogues).mean()
+    print(faithful.round(3).to_string())
+    for dialogue, text, summaries in zip(
+        dialogues[:3], texts["from scratch"][:3], references[:3], strict=True
+    ):
+        print(f"{dialogue}\n→ {text}\n= {summaries[0]}\n")
+
+
 def main() -> None:
-    """Train, judge on the test split, print."""
+    """Train, score the summaries of the test split, and print the scores."""
     options = arguments()
     dataset = load_dialogsum(options.dataset)
     train = first_rows(dataset["train"], options.train_dialogues)
     validation = first_rows(drop_near_duplicates(dataset["validation"], dataset["train"]), 100)
     tokenizer = make_tokenizer([*train["dialogue"], *train["summary"]], options.vocabulary)
     torch.manual_seed(0)
-    model = (
-        with_vocabulary(options.body, tokenizer)
-        if options.body
-        else untrained(tokenizer, options.d_model, options.layers)
-    )
-    print(
-        f"{model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}, {len(train):,} train dialogues"
-    )
+    if options.body:
+        model = with_vocabulary(options.body, tokenizer)
+    else:
+        model = untrained(tokenizer, options.d_model, options.layers)
+    print(f"{model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
+    print(f"{len(train):,} train dialogues")
     result = fine_tune(
         model,
         tokenizer,
@@ -152,32 +169,14 @@ def main() -> None:
         learning_rate=options.learning_rate,
         logging_steps=100,
     )
-    print(
-        result.history.dropna(subset="eval_rouge1")[
-            ["epoch", "eval_rouge1", "eval_rouge2"]
-        ].to_string(index=False)
-    )
+    history = result.history.dropna(subset="eval_rouge1")
+    print(history[["epoch", "eval_rouge1", "eval_rouge2"]].to_string(index=False))
     print(f"{result.seconds:.0f} s of training")
-
     test = group_references(dataset["test"])
-    dialogues, references = list(test["dialogue"]), list(test["summaries"])
-    asked = [TEMPLATE.replace("{dialogue}", dialogue) for dialogue in dialogues]
-    texts = {
-        "from scratch": generate(result.model, tokenizer, asked, max_new_tokens=64),
-        "lead-2": [lead(dialogue, 2) for dialogue in dialogues],
-    }
-    scores = {
-        name: pd.concat([rouge_scores(t, references), paper_rouge_scores(t, references)], axis=1)
-        for name, t in texts.items()
-    }
-    table = interval_table(scores | {"human": human_agreement(references)})
-    print(percent(table).to_string())
-    print(percent(compare(scores["from scratch"], scores["lead-2"])).to_string())
-    print(second_view(texts["from scratch"], references, dialogues).mean().round(3).to_string())
-    for dialogue, text, summaries in list(
-        zip(dialogues, texts["from scratch"], references, strict=True)
-    )[:3]:
-        print(f"{dialogue}\n→ {text}\n= {summaries[0]}\n")
+    prompts = [TEMPLATE.replace("{dialogue}", dialogue) for dialogue in test["dialogue"]]
+    summaries = generate(result.model, tokenizer, prompts, max_new_tokens=64)
+    leads = [lead(dialogue, 2) for dialogue in test["dialogue"]]
+    print_scores({"from scratch": summaries, "lead-2": leads}, test)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The `evaluate` modules load from their files without network and score as the functions behind them."""
+"""The `evaluate` modules load from files, without network, and score as the functions they call."""
 
 from pathlib import Path
 
@@ -6,13 +6,12 @@ import evaluate
 import pytest
 
 from utils.evaluate_modules.text_metric import TextMetric
-from utils.faithfulness import second_view
-from utils.paper_rouge import paper_rouge_scores
-from utils.rouge import rouge_scores
+from utils.faithfulness import faithfulness_scores
+from utils.rouge import paper_rouge_scores, rouge_scores
 from utils.settings import OFFLINE
 from utils.toxicity import HateScorer
 
-METRICS = Path(__file__).parents[2] / "utils" / "metrics"
+MODULES = Path(__file__).parents[2] / "utils" / "evaluate_modules"
 PREDICTIONS = ["#Person1# asks Anna for the ladder.", "Tom and #Person2# decline."]
 ONE = ["#Person1# wants the ladder.", "Tom says no."]
 SEVERAL = [["Anna wants it.", "#Person1# asks."], ["No.", "Tom and #Person2# refuse."]]
@@ -20,7 +19,7 @@ DIALOGUES = ["#Person1#: Anna, may I have the ladder?", "#Person2#: No."]
 
 
 def load(name: str) -> TextMetric:
-    return evaluate.load(str(METRICS / f"{name}.py"))
+    return evaluate.load(str(MODULES / f"{name}.py"))
 
 
 @pytest.mark.parametrize("references", [ONE, SEVERAL])
@@ -54,7 +53,7 @@ def test_all_measures_of_summaries_combine_into_one():
     expected = (
         rouge_scores(PREDICTIONS, SEVERAL).mean().to_dict()
         | paper_rouge_scores(PREDICTIONS, SEVERAL).mean().to_dict()
-        | second_view(PREDICTIONS, SEVERAL, DIALOGUES).mean().to_dict()
+        | faithfulness_scores(PREDICTIONS, SEVERAL, DIALOGUES).mean().to_dict()
     )
     assert scores == pytest.approx(expected, abs=1e-12)
 

@@ -1,6 +1,4 @@
-"""Output length as an `evaluate` module: evaluate.load("utils/evaluate_modules/output_length.py")."""
-
-import pandas as pd
+"""Output length as an `evaluate` module."""
 
 from utils import faithfulness
 from utils.evaluate_modules import text_metric
@@ -9,7 +7,5 @@ from utils.evaluate_modules import text_metric
 class OutputLength(text_metric.TextMetric):
     """Mean number of words of the predictions."""
 
-    inputs = ("predictions",)
-
     def _score(self, predictions):
-        return pd.DataFrame({"words": faithfulness.output_length(predictions)})
+        return {"words": faithfulness.output_length(predictions)}

@@ -1,15 +1,11 @@
-"""Right speakers as an `evaluate` module: evaluate.load("utils/evaluate_modules/right_speakers.py")."""
-
-import pandas as pd
+"""Right speakers as an `evaluate` module."""
 
 from utils import faithfulness
 from utils.evaluate_modules import text_metric
 
 
 class RightSpeakers(text_metric.TextMetric):
-    """Share of predictions that speak of the same #PersonN# as one of their references does."""
+    """Share of predictions that name the same #PersonN# as one of their references."""
 
     def _score(self, predictions, references):
-        return pd.DataFrame(
-            {"right_speakers": faithfulness.right_speakers(predictions, references)}
-        )
+        return {"right_speakers": faithfulness.right_speakers(predictions, references)}

@@ -1,57 +1,41 @@
-"""What the `evaluate` modules of this folder share: texts in, means out, and `evaluate.combine` between them.
+"""Base class of the `evaluate` modules here: texts in, means out, combined by `evaluate.combine`.
 
-A module is loaded from its file and needs no network:
-
-    both = evaluate.combine([evaluate.load("utils/evaluate_modules/dialogue_rouge.py"), evaluate.load("utils/evaluate_modules/...")])
+    path = "utils/evaluate_modules/{}.py"
+    both = evaluate.combine([evaluate.load(path.format(name)) for name in ("dialogue_rouge", ...)])
     both.compute(predictions=..., references=..., sources=...)
 
-`predictions` are one text per dialogue; `references` one text, or a list of texts, per dialogue; `sources` the
-dialogues themselves. Each module takes what it needs and leaves the rest.
+A dialogue has one reference or a list of them; `sources` are the dialogues. No network needed.
 """
 
 import inspect
 
 import datasets
 import evaluate
-import pandas as pd
+import numpy as np
 
-KNOWN = {"predictions", "references", "sources", "reduce", "use_stemmer", "classifier"}
-_TEXT = datasets.Value("string")
-_INPUTS = {
-    ("predictions",): [datasets.Features({"predictions": _TEXT})],
-    ("predictions", "references"): [
-        datasets.Features({"predictions": _TEXT, "references": datasets.Sequence(_TEXT)}),
-        datasets.Features({"predictions": _TEXT, "references": _TEXT}),
-    ],
-    ("predictions", "sources"): [datasets.Features({"predictions": _TEXT, "sources": _TEXT})],
-}
+OPTIONS = {"reduce", "use_stemmer", "classifier"}
+TEXT = datasets.Value("string")
 
 
 class TextMetric(evaluate.Metric):
-    """A measure that scores each dialogue by `_score` and reports the mean of every column."""
-
-    inputs: tuple[str, ...] = ("predictions", "references")
-    source: str = ""
-
-    def _score(self, **inputs) -> pd.DataFrame:
-        """One row per dialogue; gets the texts that `inputs` names, and options."""
-        raise NotImplementedError
+    """Report the mean of each column that `_score` returns from the texts that it names."""
 
     def _info(self) -> evaluate.MetricInfo:
+        names = [name for name in inspect.signature(self._score).parameters if name not in OPTIONS]
+        one, several = dict.fromkeys(names, TEXT), {"references": datasets.Sequence(TEXT)}
+        features = [one | several, one] if "references" in names else [one]
         return evaluate.MetricInfo(
             description=self.__doc__,
-            citation=self.source,
-            inputs_description=", ".join(self.inputs),
-            features=_INPUTS[self.inputs],
+            citation="",
+            inputs_description=", ".join(names),
+            features=[datasets.Features(columns) for columns in features],
         )
 
     def _compute(self, **given) -> dict[str, float]:
-        """Under `evaluate.combine` every module is given the options and sources of all: each takes its own."""
-        if unknown := set(given) - KNOWN:
-            raise ValueError(
-                f"unknown option {', '.join(sorted(unknown))}: choose from {', '.join(sorted(KNOWN))}"
-            )
-        own = {
-            name: given[name] for name in inspect.signature(self._score).parameters if name in given
-        }
-        return {name: float(mean) for name, mean in self._score(**own).mean().items()}
+        """Score what `_score` names: `evaluate.combine` passes the inputs of all its modules."""
+        known = OPTIONS | {"predictions", "references", "sources"}
+        if unknown := ", ".join(sorted(given.keys() - known)):
+            raise ValueError(f"unknown option {unknown}: choose from {', '.join(sorted(known))}")
+        own = given.keys() & inspect.signature(self._score).parameters
+        columns = self._score(**{name: given[name] for name in own})
+        return {name: float(np.mean(column)) for name, column in columns.items()}

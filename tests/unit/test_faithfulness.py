@@ -1,14 +1,13 @@
-"""The second view beside ROUGE: length, the right speakers, and names that the dialogue has."""
+"""Measures beside ROUGE: length, the right speakers, and names that the dialogue has."""
 
 import numpy as np
 import pytest
 
 from utils.faithfulness import (
-    SECOND_VIEW,
     faithful_names,
+    faithfulness_scores,
     output_length,
     right_speakers,
-    second_view,
     wrong_names,
 )
 
@@ -82,13 +81,13 @@ def test_names_are_faithful_where_the_dialogue_has_them(prediction, dialogue, sh
     assert faithful_names([prediction], [dialogue]).tolist() == [pytest.approx(share)]
 
 
-def test_second_view_has_a_row_per_prediction_and_a_column_per_measure():
-    table = second_view(
+def test_all_measures_are_a_row_per_prediction_and_a_column_per_measure():
+    table = faithfulness_scores(
         ["Anna asks.", "Bob agrees."],
         [["Anna asks."], ["#Person1# agrees."]],
         ["Anna: Hi.", "Tom: Hi."],
     )
-    assert list(table.columns) == list(SECOND_VIEW)
+    assert list(table.columns) == ["words", "right_speakers", "faithful_names"]
     assert np.array_equal(table.to_numpy(), [[2, 1, 1], [2, 0, 0]])
 
 
