@@ -1,15 +1,16 @@
-"""DialogSum-like data: load and check it, group references, drop near-duplicates."""
+"""Load dialogues with summaries, check them, group references, and drop near-duplicates."""
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, config, load_dataset
+import pandas as pd
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from huggingface_hub import snapshot_download
 
-from utils.hub import UnavailableError, from_hub, is_full_disk
+from utils.hub import UnavailableError, from_hub
+from utils.settings import Settings
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("id", "dialogue", "summary", "topic")
@@ -20,79 +21,70 @@ class DatasetError(ValueError):
 
 
 def load_dialogsum(id_or_path: str) -> DatasetDict:
-    """Load DialogSum, or data of the same layout, from the hub or from a folder with train.csv, validation.csv and
-    test.csv.
+    """Load DialogSum, or data of the same layout, from the hub or from a folder of CSV files.
 
-    Returns splits train, validation and test with the text columns id, dialogue, summary and topic, as they stand in
-    the files.
+    Returns splits train, validation and test with the text columns id, dialogue, summary and topic.
 
-    Raises:
-        DatasetError: a split or column is missing, a cell is empty or not text, an id is repeated, or nothing is there
-            to load.
+    Raises DatasetError if nothing can be loaded, a split or column is missing, a cell is empty or
+    not text, or an id is repeated.
     """
     folder = Path(id_or_path)
+    names = {
+        s: str(folder / f"{s}.csv") if folder.is_dir() else f"{id_or_path}, {s}" for s in SPLITS
+    }
     dataset = _read_folder(folder) if folder.is_dir() else _read_hub(id_or_path)
-    if missing := [s for s in SPLITS if s not in dataset]:
-        raise DatasetError(
-            f"{id_or_path} has no split {', '.join(missing)}: it needs {', '.join(SPLITS)}"
-        )
-    for split in SPLITS:
-        _check_rows(
-            dataset[split],
-            str(folder / f"{split}.csv") if folder.is_dir() else f"{id_or_path}, split {split}",
-        )
+    if missing := [split for split in SPLITS if split not in dataset]:
+        needs = ", ".join(SPLITS)
+        raise DatasetError(f"{id_or_path} has no split {', '.join(missing)}: it needs {needs}")
+    for split, name in names.items():
+        _check_rows(dataset[split], name)
     return DatasetDict({split: dataset[split].select_columns(list(COLUMNS)) for split in SPLITS})
 
 
-def _read_folder(folder: Path) -> DatasetDict:
+def load_splits(settings: Settings) -> DatasetDict:
+    """Load the settings' dataset, and choose the rows to train on, to validate on and to test on.
+
+    Returns train and validation (rows of `load_dialogsum`) and test (rows of `group_references`),
+    at most as many as the settings say. Dialogues of train have no near-duplicate in test, and
+    dialogues of validation none in train.
+
+    Raises DatasetError as `load_dialogsum` does.
+    """
+    dataset = load_dialogsum(settings.dataset)
+    train = first_rows(dataset["train"], settings.train_dialogues)
+    validation = drop_near_duplicates(dataset["validation"], against=dataset["train"])
+    test = group_references(dataset["test"])
+    return DatasetDict(
+        train=drop_near_duplicates(train, against=dataset["test"]),
+        validation=first_rows(validation, settings.validation_dialogues),
+        test=first_rows(test, settings.test_dialogues),
+    )
+
+
+def _read_folder(folder: Path) -> dict[str, Dataset]:
     files = {split: folder / f"{split}.csv" for split in SPLITS}
-    if missing := [f.name for f in files.values() if not f.is_file()]:
-        raise DatasetError(
-            f"the folder {folder} has no {', '.join(missing)}: it needs {', '.join(f'{s}.csv' for s in SPLITS)}"
-        )
-    splits = {}
-    for split, file in files.items():
-        try:
-            features = _text_features(file)
-            splits[split] = load_dataset(
-                "csv",
-                data_files=str(file),
-                split="train",
-                keep_default_na=False,
-                encoding="utf-8-sig",  # spreadsheets write a byte order mark
-                features=features,
-            )
-        except DatasetError:
-            raise
-        except (
-            Exception
-        ) as error:  # datasets wraps the parser's own error, whose class is not public
-            cause = error.__cause__ or error
-            if is_full_disk(cause):
-                raise DatasetError(
-                    f"the disk is full: free some space for {config.HF_DATASETS_CACHE}"
-                ) from None
-            raise DatasetError(f"{file} is not a readable CSV file: {str(cause).strip()}") from None
-    return DatasetDict(splits)
+    if missing := [file.name for file in files.values() if not file.is_file()]:
+        needs = ", ".join(file.name for file in files.values())
+        raise DatasetError(f"the folder {folder} has no {', '.join(missing)}: it needs {needs}")
+    return {split: _read_file(file) for split, file in files.items()}
 
 
-def _text_features(file: Path) -> Features:
-    """Every column of a CSV file as text, so that a number in a dialogue stays the text that it was."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.reader(lines)
-        header = next(rows, [])
-        if next(rows, None) is None:
-            raise DatasetError(
-                f"{file} has no rows: it needs a header ({','.join(COLUMNS)}) and at least one dialogue"
-            )
-    if missing := [name for name in COLUMNS if name not in header]:
+def _read_file(file: Path) -> Dataset:
+    """Read a CSV file with every cell as text: a number or "NA" in a dialogue stays what it is."""
+    try:
+        # Spreadsheets begin a file with a byte order mark, which utf-8-sig skips.
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except ValueError as error:  # pandas' own errors and those of decoding
+        raise DatasetError(f"{file} is not a readable CSV file: {str(error).strip()}") from None
+    if missing := [name for name in COLUMNS if name not in rows.columns]:
         raise DatasetError(
-            f"{file} has no column {', '.join(missing)}: its first line, read as names apart by commas, is "
-            f"{', '.join(header)}"
+            f"{file} has no column {', '.join(missing)}: its first line, read as names separated "
+            f"by commas, is {', '.join(rows.columns)}"
         )
-    return Features(
-        {name or f"Unnamed: {number}": Value("string") for number, name in enumerate(header)}
-    )  # as pandas
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas took the first cells for names of rows
+        raise DatasetError(f"{file} has rows with more cells than its first line has names")
+    features = Features({column: Value("string") for column in COLUMNS})
+    return Dataset.from_pandas(rows[list(COLUMNS)], features, preserve_index=False)
 
 
 def _read_hub(id_or_path: str) -> DatasetDict:
@@ -105,37 +97,37 @@ def _read_hub(id_or_path: str) -> DatasetDict:
         raise DatasetError(str(error)) from None
 
 
-def _check_rows(rows: Dataset, where: str) -> None:
-    if missing := [c for c in COLUMNS if c not in rows.column_names]:
-        raise DatasetError(
-            f"{where} has no column {', '.join(missing)}: it has {', '.join(rows.column_names)}"
-        )
+def _check_rows(rows: Dataset, name: str) -> None:
+    if missing := [column for column in COLUMNS if column not in rows.column_names]:
+        has = ", ".join(rows.column_names)
+        raise DatasetError(f"{name} has no column {', '.join(missing)}: it has {has}")
     if len(rows) == 0:
-        raise DatasetError(f"{where} has no rows")
+        header = ",".join(COLUMNS)
+        raise DatasetError(f"{name} has no rows: it needs a header ({header}) and a dialogue")
     for column in COLUMNS:
         for number, cell in enumerate(rows[column], start=1):
             if not isinstance(cell, str) or not cell.strip():
                 raise DatasetError(
-                    f"{where}, row {number}: {column} is {cell!r}; fill it in with text or remove the row"
+                    f"{name}, row {number}: {column} is {cell!r}; fill it in or remove the row"
                 )
-    repeated = [name for name, count in Counter(rows["id"]).items() if count > 1]
-    if repeated:
-        number = len(rows["id"]) - rows["id"][::-1].index(repeated[0])
-        raise DatasetError(
-            f"{where}, row {number}: the id {repeated[0]!r} is repeated; give every row an id of its own"
-        )
+    first: dict[str, int] = {}
+    for number, row_id in enumerate(rows["id"], start=1):
+        if first.setdefault(row_id, number) != number:
+            raise DatasetError(
+                f"{name}, row {number}: the id {row_id!r} is repeated; give every row its own id"
+            )
 
 
 def first_rows(rows: Dataset, n: int | None) -> Dataset:
-    """The first `n` rows, or all where there are fewer or `n` is None."""
+    """Return the first `n` rows, or all rows if there are fewer or `n` is None."""
     return rows if n is None else rows.select(range(min(n, len(rows))))
 
 
 def group_references(dataset: Dataset) -> Dataset:
-    """Gather rows of the same dialogue: one row per dialogue, in order of first appearance.
+    """Gather the rows of each dialogue into one, in order of first appearance.
 
-    Returns columns id, dialogue, summaries (list) and topics (list); the id of several rows is theirs without the
-    trailing `_1`, `_2`, ….
+    Returns columns id, dialogue, summaries (list) and topics (list). Where several rows are
+    gathered, the id is theirs without the trailing `_1`, `_2`, ….
     """
     groups: dict[str, list[dict]] = defaultdict(list)
     for row in dataset:
@@ -154,12 +146,12 @@ def group_references(dataset: Dataset) -> Dataset:
 
 
 def turns(dialogue: str) -> list[str]:
-    """The dialogue's turns, speaker tags included."""
+    """Split a dialogue into its turns, speaker tags included."""
     return [turn for turn in dialogue.splitlines() if turn.strip()]
 
 
 class NearDuplicates:
-    """Finds, exactly, how near a text comes to any of many others: an inverted index from word n-grams to texts."""
+    """Find how similar a text is to any of many others, with an index of their word n-grams."""
 
     def __init__(self, texts: Iterable[str], n: int = 5):
         self.n = n
@@ -170,7 +162,7 @@ class NearDuplicates:
                 self.index[gram].append(i)
 
     def similarity(self, text: str) -> float:
-        """Highest Jaccard similarity of the text's word n-grams to those of any known text, 0 to 1."""
+        """Return the highest Jaccard similarity to any of the texts, 0 to 1."""
         grams = _ngrams(text, self.n)
         shared = Counter(i for gram in grams for i in self.index.get(gram, ()))
         return max(
@@ -182,11 +174,11 @@ class NearDuplicates:
 def drop_near_duplicates(
     dataset: Dataset, against: Dataset, n: int = 5, threshold: float = 0.7
 ) -> Dataset:
-    """Keep the rows whose dialogue has no near-duplicate in `against`: Jaccard similarity of word n-grams below
-    `threshold`.
+    """Keep the rows whose dialogue is unlike every dialogue in `against`.
 
-    Raises:
-        ValueError: n below 1, or a threshold outside (0, 1].
+    Two dialogues are alike if the Jaccard similarity of their word n-grams reaches `threshold`.
+
+    Raises ValueError if n is below 1, or the threshold outside (0, 1].
     """
     if n < 1 or not 0 < threshold <= 1:
         raise ValueError(f"n={n} must be at least 1 and threshold={threshold} in (0, 1]")

@@ -1,12 +1,11 @@
-"""Prompts: instruction templates, worked examples within a token budget, and the choice of examples."""
+"""Write prompts: templates, worked examples within a token budget, and the choice of examples."""
 
+import os
 import random
 import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
-
-from utils import bm25
 
 PLAIN = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
@@ -21,14 +20,12 @@ FLAN_TEMPLATES = (
     "Dialogue:\n{dialogue}\nWhat were the main points in that conversation?",
     "Dialogue:\n{dialogue}\nWhat was going on in that conversation?",
 )
-
 TEMPLATES = {
     "none": "{dialogue}",
     "plain": PLAIN,
     "polite": "Summarize the following conversation politely.\n\n{dialogue}\n\nSummary:",
     "flan": FLAN_TEMPLATES[0],
 }
-
 Example = tuple[str, str]  # (dialogue, summary)
 
 
@@ -41,51 +38,17 @@ def build_prompt(
 ) -> str:
     """Write the prompt for one dialogue, preceded by worked examples in the same template.
 
-    With `max_tokens`, whole examples are dropped, the last one first, until the prompt fits; the dialogue itself is
-    never cut.
+    With `max_tokens`, whole examples are dropped, the last one first, until the prompt fits; the
+    dialogue itself is never cut.
 
-    Raises:
-        ValueError: the template has no `{dialogue}`; `max_tokens` comes without a tokenizer; the dialogue alone exceeds
-            `max_tokens`.
+    Raises ValueError if the template has no `{dialogue}`, `max_tokens` comes without a tokenizer,
+    or the dialogue alone exceeds `max_tokens`.
     """
     if max_tokens is not None and tokenizer is None:
-        raise ValueError(
-            f"max_tokens={max_tokens} needs a tokenizer to count with: pass tokenizer="
-        )
+        raise ValueError(f"max_tokens={max_tokens} needs a tokenizer to count: pass tokenizer=")
     if max_tokens is not None:
         examples = fitting_examples(dialogue, examples, template, tokenizer, max_tokens)
-    return _written(dialogue, examples, template)
-
-
-def fitting_examples(
-    dialogue: str,
-    examples: Sequence[Example],
-    template: str,
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
-) -> Sequence[Example]:
-    """The first examples that fit into `max_tokens` together with the dialogue, whole.
-
-    Raises:
-        ValueError: the template has no `{dialogue}`, or the dialogue alone exceeds `max_tokens`.
-    """
-    for kept in range(len(examples), -1, -1):
-        tokens = count_tokens(tokenizer, _written(dialogue, examples[:kept], template))
-        if tokens <= max_tokens:
-            return examples[:kept]
-    raise ValueError(
-        f"the dialogue {dialogue[:60]!r}… needs {tokens} tokens without any example, over max_tokens={max_tokens}: "
-        "raise max_tokens (T5's relative positions read longer inputs than it was trained on) or shorten the dialogue"
-    )
-
-
-def _written(dialogue: str, examples: Sequence[Example], template: str) -> str:
-    if "{dialogue}" not in template:
-        raise ValueError(
-            f"the template {template!r} has no {{dialogue}}: put {{dialogue}} where the dialogue belongs"
-        )
-    shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
-    return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
+    return _fill(dialogue, examples, template)
 
 
 def build_prompts(
@@ -95,7 +58,10 @@ def build_prompts(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
 ) -> list[str]:
-    """Write one prompt per dialogue with its own examples within `max_tokens`; longer dialogues stand alone."""
+    """Write one prompt per dialogue with its own examples within `max_tokens`.
+
+    A dialogue that exceeds `max_tokens` by itself gets no examples.
+    """
     prompts = []
     for dialogue, shown in zip(dialogues, examples, strict=True):
         alone = count_tokens(tokenizer, build_prompt(dialogue, template=template))
@@ -103,8 +69,36 @@ def build_prompts(
     return prompts
 
 
+def fitting_examples(
+    dialogue: str,
+    examples: Sequence[Example],
+    template: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+) -> Sequence[Example]:
+    """Return the first examples that fit, whole, into `max_tokens` together with the dialogue.
+
+    Raises ValueError as `build_prompt` does.
+    """
+    for kept in range(len(examples), -1, -1):
+        tokens = count_tokens(tokenizer, _fill(dialogue, examples[:kept], template))
+        if tokens <= max_tokens:
+            return examples[:kept]
+    raise ValueError(
+        f"the dialogue {dialogue[:60]!r}… needs {tokens} tokens without any example, more than "
+        f"max_tokens={max_tokens}: raise max_tokens or shorten the dialogue"
+    )
+
+
+def _fill(dialogue: str, examples: Sequence[Example], template: str) -> str:
+    if "{dialogue}" not in template:
+        raise ValueError(f"the template {template!r} has no {{dialogue}}: put it into the template")
+    shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
+    return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
+
+
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """Tokens of a text as the model reads it, the end-of-sequence token included."""
+    """Count a text's tokens as the model reads them, special tokens included."""
     return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
 
@@ -113,10 +107,10 @@ def random_examples(
 ) -> list[list[Example]]:
     """Draw `k` examples for each of `queries` prompts, without repetition within a prompt.
 
-    Drawing anew for every prompt averages over the luck of the examples, so that a score speaks of "k random examples".
+    Each prompt has a draw of its own, so that a score is about "k random examples" and not about
+    the luck of one draw.
 
-    Raises:
-        ValueError: fewer than `k` dialogues to draw from.
+    Raises ValueError if there are fewer than `k` dialogues.
     """
     _check_supply(k, dialogues, summaries)
     rng = random.Random(seed)
@@ -129,22 +123,24 @@ def random_examples(
 def similar_examples(
     dialogues: Sequence[str], summaries: Sequence[str], k: int, queries: Sequence[str]
 ) -> list[list[Example]]:
-    """Find the `k` dialogues most like each query, the most similar first, by BM25 (Robertson and Zaragoza 2009).
+    """Find the `k` dialogues most similar to each query, the most similar first.
 
-    A query that is itself among the dialogues is found first: leave it out of them. One that shares no word with any
-    gets the first `k`, for all are equally unlike it.
+    Similarity is BM25 (Robertson and Zaragoza 2009). A query that is itself among the dialogues is
+    found first: leave it out of them. A query that shares no word with any gets the first `k`.
 
-    Raises:
-        ValueError: fewer than `k` dialogues to choose from.
+    Raises ValueError if there are fewer than `k` dialogues.
     """
     _check_supply(k, dialogues, summaries)
     if not queries:
         return []
-    index = bm25.BM25()
-    index.index(bm25.tokenize(list(dialogues), show_progress=False), show_progress=False)
-    found, _ = index.retrieve(
-        bm25.tokenize(list(queries), show_progress=False), k=k, show_progress=False
-    )
+    # bm25s starts JAX where it is installed, and JAX would take three quarters of a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import bm25s
+
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(list(dialogues), show_progress=False), show_progress=False)
+    tokens = bm25s.tokenize(list(queries), show_progress=False)
+    found, _ = index.retrieve(tokens, k=k, show_progress=False, backend_selection="numpy")
     return [[(dialogues[i], summaries[i]) for i in row] for row in found.tolist()]
 
 
@@ -156,33 +152,30 @@ def diverse_examples(
     seed: int = 0,
     pool: int = 50,
 ) -> list[list[Example]]:
-    """Draw `k` examples for each of `queries` prompts that differ from one another as much as possible.
+    """Draw `k` examples for each of `queries` prompts, as different from one another as possible.
 
-    The first is drawn at random; each next one is, of `pool` random dialogues, the one that shares the fewest words
-    (Jaccard similarity) with those chosen (farthest-first traversal, Gonzalez 1985).
+    The first is drawn at random. Each next one is, among `pool` random dialogues, the one that
+    shares the fewest words (Jaccard similarity) with those chosen so far: the farthest-first
+    traversal of Gonzalez (1985).
 
-    Raises:
-        ValueError: fewer than `k` dialogues to choose from.
+    Raises ValueError if there are fewer than `k` dialogues.
     """
     _check_supply(k, dialogues, summaries)
     rng = random.Random(seed)
     vocabularies = [set(re.findall(r"\w+", dialogue.lower())) for dialogue in dialogues]
 
-    def nearness(i: int, chosen: list[int]) -> float:
-        """Highest similarity of a dialogue to those chosen."""
-        shared = (
-            len(vocabularies[i] & vocabularies[j]) / max(1, len(vocabularies[i] | vocabularies[j]))
-            for j in chosen
-        )
-        return max(shared, default=0.0)
+    def similarity(i: int, j: int) -> float:
+        union = vocabularies[i] | vocabularies[j]
+        return len(vocabularies[i] & vocabularies[j]) / max(1, len(union))
 
     sets = []
     for _ in range(queries):
         candidates = rng.sample(range(len(dialogues)), min(max(pool, k), len(dialogues)))
         chosen: list[int] = []
         while len(chosen) < k:
+            rest = (i for i in candidates if i not in chosen)
             chosen.append(
-                min((i for i in candidates if i not in chosen), key=lambda i: nearness(i, chosen))
+                min(rest, key=lambda i: max((similarity(i, j) for j in chosen), default=0.0))
             )
         sets.append([(dialogues[i], summaries[i]) for i in chosen])
     return sets
@@ -191,9 +184,9 @@ def diverse_examples(
 def _check_supply(k: int, dialogues: Sequence[str], summaries: Sequence[str]) -> None:
     if len(dialogues) != len(summaries):
         raise ValueError(
-            f"{len(dialogues)} dialogues with {len(summaries)} summaries: give each dialogue its summary"
+            f"{len(dialogues)} dialogues with {len(summaries)} summaries: give each its summary"
         )
     if not 0 <= k <= len(dialogues):
         raise ValueError(
-            f"cannot choose k={k} examples from {len(dialogues)} dialogues: ask for 0 to {len(dialogues)}"
+            f"cannot choose k={k} examples from {len(dialogues)} dialogues: choose 0 to that many"
         )

@@ -2,7 +2,6 @@ import random
 import re
 from collections import Counter
 
-import datasets
 import pytest
 from datasets import Dataset, concatenate_datasets
 
@@ -13,15 +12,12 @@ from utils.data import (
     first_rows,
     group_references,
     load_dialogsum,
+    load_splits,
 )
+from utils.settings import load_settings
 
 HEADER = "id,dialogue,summary,topic\n"
 ROW = "a,#Person1#: Hello.,They greet.,greeting\n"
-
-
-@pytest.fixture(autouse=True)
-def _cache_of_its_own(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +95,8 @@ def test_a_missing_column_is_named_with_its_file(folder, column):
         load_dialogsum(str(path))
 
 
-def test_a_file_apart_by_semicolons_is_told_what_its_header_was_read_as(folder):
-    with pytest.raises(DatasetError, match=r"apart by commas, is id;dialogue;summary;topic$"):
+def test_a_file_with_semicolons_is_told_what_its_header_was_read_as(folder):
+    with pytest.raises(DatasetError, match=r"separated by commas, is id;dialogue;summary;topic$"):
         load_dialogsum(str(folder(train=(HEADER + ROW).replace(",", ";"))))
 
 
@@ -143,9 +139,21 @@ def test_a_row_with_too_few_cells_is_an_empty_cell(folder):
         load_dialogsum(str(folder(train=HEADER + ROW + "b,Hello.,They greet.\n")))
 
 
+def test_a_dialogue_of_140000_characters_loads(folder):
+    long = "#Person1#: Hello. " * 7_778
+    assert load_dialogsum(str(folder(train=HEADER + ROW.replace("#Person1#: Hello.", long))))[
+        "train"
+    ]["dialogue"][:] == [long]
+
+
+def test_rows_that_all_have_one_cell_too_many_are_not_shifted_but_refused(folder):
+    with pytest.raises(DatasetError, match=r"train\.csv has rows with more cells than its first"):
+        load_dialogsum(str(folder(train=HEADER + ROW.replace("\n", ",more\n"))))
+
+
 @pytest.mark.parametrize("text", ["", HEADER])
 def test_a_file_without_rows_is_named_with_the_remedy(folder, text):
-    with pytest.raises(DatasetError, match=r"train\.csv .*(no rows|is empty)"):
+    with pytest.raises(DatasetError, match=r"train\.csv .*(no rows|No columns)"):
         load_dialogsum(str(folder(train=text)))
 
 
@@ -297,6 +305,45 @@ def test_near_duplicates_agree_with_comparing_every_pair(n, threshold):
 def test_an_impossible_n_or_threshold_is_refused(n, threshold):
     with pytest.raises(ValueError, match=f"n={n}.*threshold={threshold}"):
         drop_near_duplicates(dialogues("a"), dialogues("b"), n, threshold)
+
+
+# Splits
+
+
+@pytest.fixture
+def split_folder(folder):
+    """Splits where train-2 is in test, validation-1 in train, and test-0 and test-1 are one."""
+
+    def rows(*pairs: tuple[str, str]) -> str:
+        return HEADER + "".join(f"{name},#Person1#: {text}.,s,t\n" for name, text in pairs)
+
+    return folder(
+        train=rows(("train-1", "a"), ("train-2", "x"), ("train-3", "c"), ("train-4", "d")),
+        validation=rows(("validation-1", "d"), ("validation-2", "m"), ("validation-3", "x")),
+        test=rows(("test-0_1", "x"), ("test-0_2", "x"), ("test-1", "y"), ("test-2", "z")),
+    )
+
+
+def chosen_ids(folder, **numbers: int | None) -> dict[str, list[str]]:
+    splits = load_splits(load_settings("offline", dataset=str(folder), **numbers))
+    return {split: rows["id"][:] for split, rows in splits.items()}
+
+
+def test_train_shares_nothing_with_test_and_validation_shares_nothing_with_train(split_folder):
+    assert chosen_ids(split_folder) == {
+        "train": ["train-1", "train-3", "train-4"],
+        "validation": ["validation-2"],
+        "test": ["test-0", "test-1", "test-2"],
+    }
+
+
+def test_train_is_cut_before_and_validation_after_near_duplicates_are_dropped(split_folder):
+    numbers = {"train_dialogues": 2, "validation_dialogues": 1, "test_dialogues": 2}
+    assert chosen_ids(split_folder, **numbers) == {
+        "train": ["train-1"],
+        "validation": ["validation-2"],
+        "test": ["test-0", "test-1"],
+    }
 
 
 # The real DialogSum

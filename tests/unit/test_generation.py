@@ -1,9 +1,10 @@
 import pytest
+import tiny_models
 import torch
 
-import utils.generation
 from utils import generation
 from utils.generation import generate
+from utils.models import load_model
 
 PROMPTS = [
     "good",
@@ -59,6 +60,35 @@ def test_answers_equal_those_given_one_by_one_in_the_prompts_order(
     assert (
         generate(model, tiny_tokenizer, PROMPTS, batch_size=batch_size, max_new_tokens=5) == alone
     )
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_a_loaded_model_of_every_family_answers_as_the_saved_one_does_one_by_one(
+    family, tiny_tokenizer, tmp_path
+):
+    saved = tiny_models.tiny_model(family)
+    if hasattr(saved.config, "initializer_factor"):  # T5's weights begin too small to differ
+        with torch.no_grad():
+            for parameter in saved.parameters():
+                parameter.mul_(3)
+    saved.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    alone = [
+        saved.generate(**tiny_tokenizer(prompt, return_tensors="pt"), max_new_tokens=6)[0]
+        for prompt in PROMPTS
+    ]
+    alone = tiny_tokenizer.batch_decode(alone, skip_special_tokens=True)
+    assert len(set(alone)) > 3
+    loaded = load_model(str(tmp_path), device="cpu")
+    assert generate(*loaded, PROMPTS, batch_size=3, max_new_tokens=6) == alone
+
+
+@pytest.mark.parametrize("family", ["bart", "pegasus", "led"])
+def test_a_prompt_beyond_a_models_last_position_is_refused_with_its_length(family, tiny_tokenizer):
+    model = tiny_models.tiny_model(family)
+    assert len(generate(model, tiny_tokenizer, ["good " * 255], max_new_tokens=1)) == 1
+    with pytest.raises(ValueError, match=r"'good .* has 257 tokens.* at most 256: shorten it"):
+        generate(model, tiny_tokenizer, ["good " * 256], max_new_tokens=1)
 
 
 def test_answers_move_with_their_prompts(model, tiny_tokenizer):
@@ -234,7 +264,7 @@ def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answer
         lambda module, args, options, output: encoded.append(tuple(options["input_ids"].shape)),
         with_kwargs=True,
     )
-    monkeypatch.setattr(utils.generation, "ENCODED_TOKENS", 10)
+    monkeypatch.setattr(generation, "ENCODED_TOKENS", 10)
     assert generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5) == whole
     assert len(encoded) > 1 and all(rows == 1 or rows * tokens <= 10 for rows, tokens in encoded)
     assert sum(rows for rows, _ in encoded) == len(set(PROMPTS))
@@ -263,3 +293,45 @@ def test_without_a_precision_it_is_the_callers(model, tiny_tokenizer):
     with torch.autocast("cpu", torch.bfloat16):
         generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=3)
     assert seen == {torch.bfloat16}
+
+
+# Progress
+
+
+class Clock:
+    """A clock that moves on by `step` seconds at each look."""
+
+    def __init__(self, step: float):
+        self.now, self.step = 0.0, step
+
+    def perf_counter(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        # A batch: 2 s to its first token, 7 more take 2 s each: 16 s. Four of them, less 8 s gone.
+        (2.0, ""),
+        # A batch: 80 s. Four of them, less 40 s gone: 280 s.
+        (10.0, "generating: at most 5 more minutes\n"),
+    ],
+)
+def test_the_longest_time_is_told_once_if_it_is_more_than_a_minute(
+    model, tiny_tokenizer, monkeypatch, capsys, step, told
+):
+    monkeypatch.setattr(generation, "time", Clock(step))
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    prompts = ["good", "bad", "hello", "world"]
+    generate(model, tiny_tokenizer, prompts, batch_size=1, max_new_tokens=8, min_new_tokens=8)
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(("variable", "shown"), [("0", True), ("1", False)])
+def test_a_bar_counts_prompts_unless_tqdm_is_disabled(
+    model, tiny_tokenizer, monkeypatch, capsys, variable, shown
+):
+    monkeypatch.setenv("TQDM_DISABLE", variable)
+    generate(model, tiny_tokenizer, ["good", "bad"], max_new_tokens=1)
+    assert ("0/2" in capsys.readouterr().err) is shown

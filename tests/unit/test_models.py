@@ -6,7 +6,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import GPT2Config, RobertaConfig, T5Config, T5ForConditionalGeneration
 
 from utils import models
 from utils.finetuning import lora_config
@@ -35,7 +35,7 @@ def folder(tiny_t5, tiny_tokenizer, tmp_path) -> str:
 
 @pytest.fixture
 def untied_folder(tiny_t5, tiny_tokenizer, tmp_path) -> str:
-    """The tiny T5 as google/flan-t5-* store theirs: a head of its own, and `tie_word_embeddings` false in the file."""
+    """The tiny T5 as google/flan-t5-* are stored: an untied head, and the file says so."""
     untie(tiny_t5)
     tiny_t5.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
@@ -107,6 +107,19 @@ def test_a_download_cut_short_is_named_with_the_remedy(folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UnavailableError, match=rf"'{folder}'.*LABS_PRESET=offline"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=113), RobertaConfig(num_hidden_layers=1)],
+    ids=["decoder only", "encoder only"],
+)
+def test_another_architecture_is_refused_with_what_to_use_instead(config, tiny_tokenizer, tmp_path):
+    config.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    sentence = rf"{config.model_type} model, not an encoder-decoder.*TRL's GRPOTrainer or RLOOTra"
+    with pytest.raises(ValueError, match=sentence):
+        load_model(str(tmp_path))
 
 
 # The head of FLAN-T5
@@ -326,13 +339,13 @@ def test_frozen_weights_are_float32_again_after_a_fault():
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_a_quantised_base_needs_cuda_and_says_so(offline_t5, quantization):
+def test_a_quantized_base_needs_cuda_and_says_so(offline_t5, quantization):
     with pytest.raises(
         ValueError, match=rf"'{quantization}' needs a CUDA device \(this one is cpu\).*choose None"
     ):
         load_model(offline_t5, device="cpu", quantization=quantization)
 
 
-def test_an_unknown_quantisation_is_refused_with_the_choices(offline_t5):
+def test_an_unknown_quantization_is_refused_with_the_choices(offline_t5):
     with pytest.raises(ValueError, match="'3bit': choose '8bit', '4bit' or None"):
         load_model(offline_t5, quantization="3bit")

@@ -1,4 +1,7 @@
 import itertools
+import os
+import sys
+from types import ModuleType
 
 import pytest
 from datasets.utils._dill import dumps
@@ -203,6 +206,32 @@ def test_similar_examples_of_no_queries_are_none():
     assert similar_examples(list(SHELF), list(SHELF.values()), k=2, queries=[]) == []
 
 
+@pytest.fixture
+def jax(monkeypatch):
+    """A stand-in for JAX that notes at its first computation whether it may take the GPU whole."""
+    variable = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    jax, lax, seen = ModuleType("jax"), ModuleType("jax.lax"), []
+    jax.lax, lax.top_k = lax, lambda scores, k: seen.append(os.environ.get(variable))
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setitem(sys.modules, "jax.lax", lax)
+    monkeypatch.delenv(variable, raising=False)
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_bm25s(name)}
+    yield seen
+    for name in [name for name in sys.modules if _is_bm25s(name)]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def _is_bm25s(name: str) -> bool:
+    return name.partition(".")[0] == "bm25s"
+
+
+def test_where_jax_is_installed_it_leaves_the_gpus_memory_alone_and_does_not_rank(jax):
+    ((found,),) = similar_examples(["a red car", "two green apples"], ["1", "2"], 1, ["apples"])
+    assert found == ("two green apples", "2")
+    assert jax == ["false"]  # bm25s asked it once, as it was imported
+
+
 def test_diverse_examples_share_as_few_words_as_can_be():
     clusters = ["a b c", "a b c d", "a b c e", "x y z", "x y z w", "m n", "m n o"]
     for examples in diverse_examples(clusters, clusters, k=3, queries=20):
@@ -281,5 +310,5 @@ def test_dialogues_and_summaries_of_different_number_are_refused(choose):
 
 
 def test_prompts_can_be_written_by_a_map_that_remembers():
-    """datasets hashes a function with all that it calls; functions that call each other in a circle cannot be."""
+    """datasets hashes a function with all that it calls, which fails for circular calls."""
     dumps(lambda row: build_prompt(row["dialogue"]))
