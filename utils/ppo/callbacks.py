@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler
 
 
@@ -55,6 +56,19 @@ class StopAtMaxKL(TrainerCallback):
             model.zero_grad(set_to_none=True)
         trainer.drift.zero_()
         trainer.metrics["train"].add("skipped_updates", float(trainer.stopped_early))
+
+
+class SyncReference(SyncRefModelCallback):
+    """TRL's callback by which the reference follows the policy; the value head is left out."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Mix the policy's weights into those of the reference, where that is due."""
+        policy = self.accelerator.unwrap_model(kwargs["model"])
+        names = [name for name, _ in self.ref_model.named_parameters()]
+        kwargs["model"] = nn.ParameterList(policy.get_parameter(name) for name in names)
+        super().on_step_end(args, state, control, **kwargs)
 
 
 class PromptSampler(RepeatSampler):

@@ -39,6 +39,12 @@ class PPOConfig(TrainingArguments):
     A default of None means TRL's default for the chosen `advantage_estimator` (see DEFAULTS).
     """
 
+    _VALID_DICT_FIELDS = (
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "generation_kwargs",
+        "model_init_kwargs",
+    )
+
     advantage_estimator: str = _option("gae", "gae (PPO with a value head), rloo or grpo")
     num_generations: int | None = _option(None, "completions per prompt: gae 1, rloo 2, grpo 8")
     num_generations_eval: int | None = _option(None, "the same in evaluation; None: as in training")
@@ -214,12 +220,8 @@ class PPOConfig(TrainingArguments):
                 f"num_generations={self.num_generations}, so that it holds whole groups: change "
                 "per_device_train_batch_size, steps_per_generation or num_generations"
             )
-        eval_batch = self.per_device_eval_batch_size * self.world_size
-        if self.eval_strategy != "no" and eval_batch % self.generations_eval:
-            raise ValueError(
-                f"an evaluation batch of {eval_batch} completions must be a multiple of "
-                f"num_generations_eval={self.generations_eval}"
-            )
+        if self.eval_strategy != "no":
+            self.check_eval_batch()
         if self.steps_per_generation * self.num_iterations % self.gradient_accumulation_steps:
             raise ValueError(
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps} must divide "
@@ -230,6 +232,15 @@ class PPOConfig(TrainingArguments):
             raise ValueError(f"kl_target={self.kl_target} must be a positive number of nats")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size breaks the groups of completions: leave it out")
+
+    def check_eval_batch(self) -> None:
+        """Raise ValueError if an evaluation batch does not hold whole groups."""
+        eval_batch = self.per_device_eval_batch_size * self.world_size
+        if eval_batch % self.generations_eval:
+            raise ValueError(
+                f"an evaluation batch of {eval_batch} completions must be a multiple of "
+                f"num_generations_eval={self.generations_eval}: change per_device_eval_batch_size"
+            )
 
     @property
     def generations_eval(self) -> int:

@@ -23,7 +23,8 @@ RewardFunc = str | nn.Module | Callable[..., Any]
 def reward_name(reward: RewardFunc) -> str:
     """Return the name that a reward is logged under: the function's, or the id's last part."""
     if isinstance(reward, nn.Module):
-        return reward.config.name_or_path.rstrip("/").split("/")[-1]
+        folder = getattr(getattr(reward, "config", None), "name_or_path", "")
+        return folder.rstrip("/").split("/")[-1] or type(reward).__name__
     while not hasattr(reward, "__name__") and hasattr(reward, "func"):  # functools.partial
         reward = reward.func
     return getattr(reward, "__name__", type(reward).__name__)
@@ -74,7 +75,7 @@ class Rewards:
         if len(processing_classes) != len(self.funcs):
             raise ValueError(
                 f"{len(processing_classes)} reward_processing_classes for {len(self.funcs)} reward "
-                "functions: give one for each, None for functions"
+                "functions: their numbers must match; give None for a function"
             )
         self.tokenizers = [
             _tokenizer(f, t) if isinstance(f, nn.Module) else None
@@ -88,8 +89,10 @@ class Rewards:
                 f.to(device).eval()
         return self
 
-    def __call__(self, prompts: list[str], completions: list[str], **named: Any) -> Tensor:
+    def __call__(self, prompts: list[Any], completions: list[Any], **named: Any) -> Tensor:
         """Return the rewards, (completions, functions), float32; NaN where a function said None.
+
+        Prompts and completions are texts, or, as in TRL, both are lists of messages.
 
         Raises ValueError if a function returns another number of rewards, or infinite ones.
         """
@@ -107,12 +110,26 @@ class Rewards:
         if (silent := table.isnan().all(dim=1)).any():
             row = int(silent.nonzero()[0])
             LOG.warning(
-                "All reward functions returned None for the completion %r of the prompt %r: it is "
-                "left out. At least one should return a number.",
-                completions[row],
+                "All reward functions returned None for the following kwargs: prompt=%r, "
+                "completion=%r. It is left out; at least one should return a number.",
                 prompts[row],
+                completions[row],
             )
         return table
+
+
+def as_text(prompt: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a prompt as the text that a model reads.
+
+    Messages go through the tokenizer's chat template; T5 and BART have none, there the contents
+    of the messages stand on lines of their own.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if tokenizer.chat_template is None:
+        return "\n".join(message["content"] for message in prompt)
+    question = prompt[-1]["role"] == "user"
+    return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=question)
 
 
 def _tokenizer(model: nn.Module, given: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
@@ -157,9 +174,10 @@ def _run(coroutines: list[Any]) -> list[Any]:
 
 @torch.no_grad()
 def _classify(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[str], completions: list[str]
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[Any], completions: list[Any]
 ) -> list[float]:
-    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    pairs = zip(prompts, completions, strict=True)
+    texts = [as_text(prompt + completion, tokenizer) for prompt, completion in pairs]
     batch = tokenizer(text=texts, return_tensors="pt", padding=True, truncation=True)
     return model(**batch.to(next(model.parameters()).device)).logits[:, 0].float().tolist()
 

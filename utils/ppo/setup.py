@@ -13,6 +13,10 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from .config import PPOConfig
 
 LOG = logging.getLogger(__name__)
+_NOT_OURS = (
+    "{} is decoder-only: this trainer is for encoder-decoders. TRL's GRPOTrainer and RLOOTrainer "
+    "take the same reward functions"
+)
 RESERVED = {"prompts", "completions", "trainer_state", "log_extra", "log_metric"}
 
 
@@ -24,13 +28,9 @@ def prepared_model(
     Raises ValueError if the model is decoder-only, has an adapter already, or has nothing to train.
     """
     if isinstance(model, str):
-        options = {"dtype": torch.float32} | (args.model_init_kwargs or {})
-        model = AutoModelForSeq2SeqLM.from_pretrained(model, **options)
+        model = _loaded(model, {"dtype": torch.float32} | (args.model_init_kwargs or {}))
     if not model.config.is_encoder_decoder:
-        raise ValueError(
-            f"{model.name_or_path or type(model).__name__} is decoder-only: this trainer is for "
-            "encoder-decoders. TRL's GRPOTrainer and RLOOTrainer take the same reward functions"
-        )
+        raise ValueError(_NOT_OURS.format(model.name_or_path or type(model).__name__))
     if peft_config is not None and isinstance(model, PeftModel):
         raise ValueError(
             "a PeftModel and a peft_config are given: leave peft_config out to train the model's "
@@ -50,6 +50,15 @@ def prepared_model(
             "value_trunk='shared': the value loss also trains the policy, and can wreck its text"
         )
     return model
+
+
+def _loaded(name: str, options: dict[str, Any]) -> PreTrainedModel:
+    try:
+        return AutoModelForSeq2SeqLM.from_pretrained(name, **options)
+    except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            raise ValueError(_NOT_OURS.format(name)) from error
+        raise
 
 
 def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:

@@ -36,7 +36,6 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import is_rich_available
-from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import (
     RepeatSampler,
     print_prompt_completions_sample,
@@ -44,7 +43,7 @@ from trl.trainer.utils import (
 )
 
 from . import losses
-from .callbacks import PromptSampler, StopAtMaxKL, WholeSamples
+from .callbacks import PromptSampler, StopAtMaxKL, SyncReference, WholeSamples
 from .checkpointing import CheckedTrainer, Recipe, check_recipe
 from .config import PPOConfig
 from .metrics import Metrics, gather_columns
@@ -59,7 +58,7 @@ from .policy import (
     zero_dropout,
 )
 from .precision import float32_head, frozen_weights_in_bf16
-from .rewards import RewardFunc, Rewards
+from .rewards import RewardFunc, Rewards, as_text
 from .setup import check_data, prepared_model, recipe, reward_weights
 
 STATE_FILE = "ppo.safetensors"  # in a checkpoint: the price of KL, value head, synced reference
@@ -188,12 +187,22 @@ class PPOTrainer(CheckedTrainer):
                     "sync_ref_model=True needs a reference model of its own: train all parameters "
                     "(no adapter) with beta above 0, or leave it out"
                 )
-            self.add_callback(SyncRefModelCallback(self.reference.model, self.accelerator))
+            self.add_callback(SyncReference(self.reference.model, self.accelerator))
 
     @property
     def policy(self) -> PreTrainedModel | PeftModel:
         """The trained model without the wrappers of several processes."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def ref_model(self) -> PreTrainedModel | None:
+        """The frozen copy that KL is measured to, under TRL's name; None under an adapter."""
+        return self.reference.model if self.reference is not None else None
+
+    @property
+    def reward_processing_classes(self) -> list[PreTrainedTokenizerBase | None]:
+        """The tokenizers of the classifiers among the reward functions, None for functions."""
+        return self.rewards.tokenizers
 
     @property
     def completions(self) -> pd.DataFrame:
@@ -241,11 +250,15 @@ class PPOTrainer(CheckedTrainer):
         order = {"shuffle": self.args.shuffle_dataset, "seed": self.args.seed, "state": self.state}
         return PromptSampler(rows, **self._repetition(), **order)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["prompt"]  # what remove_unused_columns=True leaves
+
     def _get_eval_sampler(self, eval_dataset: Dataset) -> RepeatSampler:
         return RepeatSampler(eval_dataset, self.args.generations_eval, shuffle=False)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         """Return batches of prompts of the evaluation data."""
+        self.args.check_eval_batch()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
         if isinstance(dataset, IterableDataset):
@@ -269,7 +282,7 @@ class PPOTrainer(CheckedTrainer):
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Sample:
         """Sample a completion for each row, reward it, and estimate its advantages."""
-        drawn = self._generate([row["prompt"] for row in inputs])
+        drawn = self._generate([as_text(row["prompt"], self.processing_class) for row in inputs])
         rewards, texts = self._reward(inputs, drawn)
         everyone = self._gather(drawn, rewards)
         scores = self._scores(everyone)
@@ -330,7 +343,7 @@ class PPOTrainer(CheckedTrainer):
         ours = ("prompt", "completion", "completion_ids")
         rewards = self.rewards(
             [row["prompt"] for row in inputs],
-            texts,
+            [_as_given(text, row["prompt"]) for text, row in zip(texts, inputs, strict=True)],
             completion_ids=ids,
             trainer_state=self.state,
             log_extra=lambda column, values: self.extra[column].extend(values),
@@ -398,8 +411,8 @@ class PPOTrainer(CheckedTrainer):
         return whole
 
     def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
-        """Whiten over the completion tokens of all processes, where that is asked for."""
-        if not self.args.normalize_advantages:
+        """Whiten over the completion tokens of all processes, in training where asked for."""
+        if not self.args.normalize_advantages or self.mode == "eval":
             return advantages
         x, m = advantages, mask
         if self.accelerator.num_processes > 1:
@@ -551,8 +564,10 @@ class PPOTrainer(CheckedTrainer):
         add("reward_std", losses.nanstd(everyone["/raw"], dim=0).squeeze())
         generations = args.num_generations if self.mode == "train" else args.generations_eval
         spread = losses.nanstd(scores.view(-1, generations), dim=1)
-        everyone["/zero_std"] = (spread < 1e-8).float().expand(-1, generations).flatten()
-        add("frac_reward_zero_std", everyone["/zero_std"].mean())
+        zero = (spread < losses.EPSILON) & (generations > 1)
+        everyone["/zero_std"] = zero.float().expand(-1, generations).flatten()
+        if generations > 1:
+            add("frac_reward_zero_std", zero.float().mean())
         if self.generation_config.do_sample is False:
             add("sampling/logp_difference", everyone["/difference"].sum() / tokens)
         if self.reference is not None:
@@ -601,19 +616,17 @@ class PPOTrainer(CheckedTrainer):
     ) -> None:
         """Keep some completions for the table, and the last sample for printing."""
         columns = dict(zip(self.rewards.names, rewards.T.tolist(), strict=True))
-        columns |= {
-            name: values for name, values in self.extra.items() if len(values) == len(texts)
-        }
+        extra = {name: values for name, values in self.extra.items() if len(values) == len(texts)}
         self.extra.clear()
         if self.mode == "eval":
             return
         prompts = [row["prompt"] for row in inputs]
-        self.shown = {"prompt": prompts, "completion": texts, "rewards": columns}
+        self.shown = {"prompts": prompts, "completions": texts, "rewards": columns, "extra": extra}
         first = self.accelerator.process_index * len(texts)
         self.shown["advantages"] = advantages[first : first + len(texts)].tolist()
         for i in range(min(self.args.num_completions_to_keep, len(texts))):
             row = {"step": self.state.global_step + 1, "prompt": prompts[i], "completion": texts[i]}
-            self.kept.append(row | {name: values[i] for name, values in columns.items()})
+            self.kept.append(row | {name: v[i] for name, v in (columns | extra).items()})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as the Trainer does, with the means of what was recorded since the last log."""
@@ -628,22 +641,29 @@ class PPOTrainer(CheckedTrainer):
                 self.args.num_completions_to_print,
             )
             if is_rich_available():
-                print_prompt_completions_sample(*shown.values(), step, count)
+                print_prompt_completions_sample(**shown, step=step, num_samples=count)
             else:
-                print(pd.DataFrame({n: shown[n] for n in ("prompt", "completion")}).head(count))
+                print(pd.DataFrame({n: shown[n] for n in ("prompts", "completions")}).head(count))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Create the optimizer as the Trainer does, the value head with its own learning rate."""
         given = self.optimizer is not None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if self.value_head is not None and not given:
-            head = {id(p): p for p in self.value_head.parameters()}
-            for group in optimizer.param_groups:
-                group["params"] = [p for p in group["params"] if id(p) not in head]
-            rate = self.args.value_learning_rate
-            optimizer.add_param_group(
-                {"params": list(head.values()), "lr": rate, "weight_decay": 0.0}
-            )
+        if self.value_head is None:
+            return optimizer
+        head, rate = list(self.value_head.linear.parameters()), self.args.value_learning_rate
+        ids, groups = {id(p) for p in head}, optimizer.param_groups
+        if given and any(id(p) in ids for group in groups for p in group["params"]):
+            return optimizer  # train() is called again
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in ids]
+        optimizer.add_param_group(
+            {"params": head, "lr": rate, "initial_lr": rate, "weight_decay": 0.0}
+        )
+        if self.lr_scheduler is not None:  # given with the optimizer, before there was a head
+            self.lr_scheduler.base_lrs.append(rate)
+            if hasattr(self.lr_scheduler, "lr_lambdas"):
+                self.lr_scheduler.lr_lambdas.append(self.lr_scheduler.lr_lambdas[-1])
         return optimizer
 
     def save_merged(self, folder: str | Path) -> None:
@@ -682,6 +702,11 @@ class PPOTrainer(CheckedTrainer):
             own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
             if own:
                 getattr(module, "model", module).load_state_dict(own)
+
+
+def _as_given(text: str, prompt: Any) -> Any:
+    """Return a completion as text, or as a message where the prompt is a list of messages."""
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
 def _rows(drawn: Sample, rows: Tensor) -> Sample:
