@@ -36,6 +36,7 @@ def config(tmp_path) -> Callable[..., PPOConfig]:
         quiet |= {"use_cpu": True, "save_strategy": "no", "learning_rate": 0.1}
         quiet |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4}
         quiet |= {"num_generations": 2, "max_completion_length": 8, "max_steps": 2}
+        quiet |= {"num_iterations": 1}  # a sample, and a log, for each step
         return PPOConfig(**quiet | changes)
 
     return build

@@ -5,7 +5,7 @@ The tests follow the thirty-two cases of TRL's own test suite, and more of the s
 
 import copy
 import functools
-import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,12 +24,11 @@ from trl.rewards import (
     think_format_reward,
 )
 
-from utils.ppo import PPOConfig, PPOTrainer
+from utils.ppo import PPOTrainer
 
 ESTIMATORS = ("gae", "rloo", "grpo")
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 group_estimators = pytest.mark.parametrize("estimator", ("rloo", "grpo"))
-TRL_CONFIG_NAMES = ("beta", "epsilon", "num_generations", "max_completion_length")
 
 
 def letters(completions, **kwargs):
@@ -334,7 +333,7 @@ def test_train_with_reward_func_accessing_trainer_state_and_completion_ids(
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=reward_func,
-        args=config(advantage_estimator=estimator, num_iterations=1),
+        args=config(advantage_estimator=estimator),
         train_dataset=dataset,
         processing_class=tokenizer,
     )
@@ -371,7 +370,7 @@ def test_train_reward_func_with_log_metric(tiny_t5, tokenizer, dataset, config, 
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=reward_func,
-        args=config(advantage_estimator=estimator, num_iterations=1),
+        args=config(advantage_estimator=estimator),
         train_dataset=dataset,
         eval_dataset=dataset,
         processing_class=tokenizer,
@@ -567,9 +566,7 @@ def test_train_with_eval(tiny_t5, tokenizer, dataset, config, estimator):
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=letters,
-        args=config(
-            advantage_estimator=estimator, eval_strategy="steps", eval_steps=1, num_iterations=1
-        ),
+        args=config(advantage_estimator=estimator, eval_strategy="steps", eval_steps=1),
         train_dataset=dataset,
         eval_dataset=dataset.select(range(2)),
         processing_class=tokenizer,
@@ -599,7 +596,6 @@ def test_train_with_num_generations_eval(tiny_t5, tokenizer, dataset, config, es
             num_generations_eval=1,
             eval_strategy="steps",
             eval_steps=2,
-            num_iterations=1,
         ),
         train_dataset=dataset,
         eval_dataset=dataset.select(range(3)),
@@ -652,7 +648,7 @@ def test_several_eval_datasets_have_their_names_in_the_metrics(tiny_t5, tokenize
 
 
 def test_evaluation_does_not_change_training(tiny_t5, tokenizer, dataset, config):
-    """Completions of an evaluation are drawn from the same random numbers, so only step 1 agrees."""
+    """Only step 1 agrees: evaluation draws from the same random numbers."""
     losses = []
     for eval_strategy in ("no", "steps"):
         trainer = PPOTrainer(
@@ -684,7 +680,6 @@ def test_the_best_checkpoint_by_the_rewards_of_evaluation_is_loaded(
         reward_funcs=reward_func,
         args=config(
             max_steps=3,
-            num_iterations=1,
             eval_strategy="steps",
             eval_steps=1,
             save_strategy="steps",
@@ -719,7 +714,7 @@ def test_train_with_an_iterable_dataset(tiny_t5, tokenizer, dataset, config, est
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=reward_func,
-        args=config(advantage_estimator=estimator, num_iterations=1),
+        args=config(advantage_estimator=estimator),
         train_dataset=stream,
         eval_dataset=dataset.to_iterable_dataset(),
         processing_class=tokenizer,
@@ -760,7 +755,7 @@ def test_beta_is_the_price_of_kl(tiny_t5, tokenizer, dataset, config, estimator)
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=letters,
-        args=config(advantage_estimator=estimator, beta=0.3, num_iterations=1),
+        args=config(advantage_estimator=estimator, beta=0.3),
         train_dataset=dataset,
         processing_class=tokenizer,
     )
@@ -888,7 +883,7 @@ def test_train_loss_types(tiny_t5, tokenizer, dataset, config, estimator, loss_t
     [
         {"epsilon_high": 0.28},
         {"delta": 2.0},
-        {"reward_clip_range": (-1, 1)},
+        {"reward_clip_range": (5, 15)},
         {"normalize_advantages": True},
         {"normalize_advantages": False},
         {"num_iterations": 2},
@@ -1148,7 +1143,7 @@ def test_model_and_reward_model_by_path_and_nothing_else(
     dataset, model_path, reward_path, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    more = Dataset.from_dict({"prompt": dataset["prompt"] * 2})
+    more = Dataset.from_dict({"prompt": list(dataset["prompt"]) * 2})
     trainer = PPOTrainer(model=model_path, reward_funcs=reward_path, train_dataset=more)
 
     assert trainer.args.advantage_estimator == "gae"
@@ -1192,7 +1187,6 @@ def test_train_resumes_from_a_checkpoint(tiny_t5, tokenizer, dataset, config, es
             reward_funcs=letters,
             args=config(
                 advantage_estimator=estimator,
-                num_iterations=1,
                 max_steps=3,
                 save_strategy="steps",
                 save_steps=1,
@@ -1240,7 +1234,7 @@ def test_the_last_entry_of_the_log_holds_what_was_not_logged_before(
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=letters,
-        args=config(logging_steps=2, max_steps=3, num_iterations=1),
+        args=config(logging_steps=2, max_steps=3),
         train_dataset=dataset,
         processing_class=tokenizer,
     )
@@ -1315,7 +1309,6 @@ def test_a_sample_of_several_batches(tiny_t5, tokenizer, dataset, config, estima
             advantage_estimator=estimator,
             per_device_train_batch_size=2,
             num_generations=4,
-            num_iterations=1,
             max_steps=8,
             **batches,
         ),
@@ -1373,10 +1366,8 @@ def test_max_steps_may_end_within_a_sample(tiny_t5, tokenizer, dataset, config, 
     trainer.train()
 
     assert trainer.state.global_step == 3
-    assert (trainer.args.output_dir, len(logged(trainer, "eval_reward"))) == (
-        trainer.args.output_dir,
-        1,
-    )
+    assert len(logged(trainer, "eval_reward")) == 1
+    assert (Path(trainer.args.output_dir) / "checkpoint-3").is_dir()
 
 
 def test_num_train_epochs_goes_over_all_prompts(tiny_t5, tokenizer, dataset, config):
@@ -1396,17 +1387,16 @@ def test_num_train_epochs_goes_over_all_prompts(tiny_t5, tokenizer, dataset, con
     trainer.train()
 
     assert trainer.state.global_step == 8  # 2 epochs · 2 samples · 2 iterations
-    assert sorted(seen) == sorted(dataset["prompt"] * 4)  # 2 epochs · 2 generations
+    assert sorted(seen) == sorted(list(dataset["prompt"]) * 4)  # 2 epochs · 2 generations
 
 
 def test_callbacks_are_called(tiny_t5, tokenizer, dataset, config):
-    logs = []
+    seen = []
 
     class Record(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
-            logs_seen.append(logs)
+            seen.append(logs)
 
-    logs_seen = logs
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=letters,
@@ -1417,7 +1407,7 @@ def test_callbacks_are_called(tiny_t5, tokenizer, dataset, config):
     )
     trainer.train()
 
-    assert "reward" in logs[0]
+    assert "reward" in seen[0]
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
@@ -1508,8 +1498,3 @@ def test_the_trained_model_is_saved_as_a_plain_one(tiny_t5, tokenizer, dataset, 
     assert not loading["unexpected_keys"] and not loading["missing_keys"]
     for n, param in saved.named_parameters():
         assert torch.equal(param, trainer.model.get_parameter(n))
-
-
-def test_the_config_has_trl_names():
-    assert set(TRL_CONFIG_NAMES) <= set(PPOConfig.__dataclass_fields__)
-    assert logging.getLogger("utils.ppo.rewards").isEnabledFor(logging.WARNING)
