@@ -1,4 +1,4 @@
-"""Figures of the labs, with one color and marker for each system and with 95 % intervals."""
+"""Figures of the labs, with one color and marker for each system and with 95% intervals."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def readable(name: str) -> str:
 def plot_intervals(
     table: pd.DataFrame, measure: str, title: str, label: str | None = None, scale: float = 100
 ) -> Figure:
-    """Plot the mean and 95 % interval of one measure, one row per system, the first on top.
+    """Plot the mean and 95% interval of one measure, one row per system, the first on top.
 
     `table` is indexed by system and measure, with columns mean, low, high and n. Scores are
     multiplied by `scale`; `label` names the result and defaults to the measure's F1 in points.
@@ -57,7 +57,7 @@ def plot_intervals(
     axes.set_yticks(range(0, -len(rows), -1), [readable(name) for name in rows.index])
     axes.set_ylim(-len(rows) + 0.4, 0.7)
     label = label or f"{readable(measure)} F1, points"
-    interval = f"bars: 95 % interval over {int(rows['n'].max())} dialogues"
+    interval = f"bars: 95% interval over {int(rows['n'].max())} dialogues"
     axes.set(title=title, xlabel=f"{label}; {interval}")
     axes.grid(axis="x", alpha=0.3)
     return figure

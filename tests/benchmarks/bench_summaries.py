@@ -1,9 +1,10 @@
-"""Seconds per summary of a model of FLAN-T5-base's shape, random weights, 220 input and 48 output tokens.
+"""Measure seconds per summary at FLAN-T5-base's shape: 220 input and 48 output tokens.
 
-The course's way (fp32, one dialogue at a time), the usual good way (bf16 weights, batches of 16) and CTranslate2 (int8,
-batches of 64; where it is installed) against `utils.generation.generate`, in one run on the same prompts. The course's
-way answers every row of the test split, which holds each dialogue three times: for the whole split it does three times
-as many.
+All weights are random. `utils.generation.generate` is compared with three other methods, in one run
+on the same prompts: fp32 with one dialogue at a time, as in the DeepLearning.AI and AWS course
+"Generative AI with Large Language Models"; bf16 weights with batches of 16; and CTranslate2 with
+int8 weights and batches of 64, if it is installed. The course summarizes every row of the test
+split, which lists each dialogue three times, so it writes three times as many summaries.
 """
 
 import argparse
@@ -29,7 +30,7 @@ LENGTH = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "do_sample
 
 
 def random_prompts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
-    """Different texts of exactly the number of tokens asked for, the end of sequence included."""
+    """Draw texts of exactly PROMPT_TOKENS tokens each, including the end of sequence."""
     draw = random.Random(0)
     words = [
         piece[1:]
@@ -43,12 +44,12 @@ def random_prompts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
 
 
 def in_batches(batch_size: int, dtype: torch.dtype) -> Answer:
-    """Weights of one type, batches of one size, the library's own generate."""
+    """Return a method that calls the library's own generate on batches of one size."""
     net = model().to(dtype).eval()
 
     @torch.no_grad()
     def answer(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> None:
-        """Summaries, thrown away."""
+        """Summarize the prompts and discard the summaries."""
         for first in range(0, len(prompts), batch_size):
             batch = tokenizer(
                 prompts[first : first + batch_size], padding=True, return_tensors="pt"
@@ -59,7 +60,7 @@ def in_batches(batch_size: int, dtype: torch.dtype) -> Answer:
 
 
 def by_ctranslate2(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Answer:
-    """Weights in int8, by an engine of its own."""
+    """Return a method that uses CTranslate2 with int8 weights."""
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
 
@@ -71,7 +72,7 @@ def by_ctranslate2(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Answe
     length = {"min_decoding_length": NEW_TOKENS, "max_decoding_length": NEW_TOKENS, "beam_size": 1}
 
     def answer(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> None:
-        """Summaries, thrown away."""
+        """Summarize the prompts and discard the summaries."""
         rows = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(prompts)["input_ids"]]
         for result in translator.translate_batch(rows, max_batch_size=batch_size, **length):
             tokenizer.decode(tokenizer.convert_tokens_to_ids(result.hypotheses[0]))
@@ -80,7 +81,7 @@ def by_ctranslate2(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Answe
 
 
 def ours() -> Answer:
-    """As the labs do it."""
+    """Return the method of the labs."""
     net = use_fast_layers(model().eval())
     return lambda tokenizer, prompts: generate(net, tokenizer, prompts, precision="auto", **LENGTH)
 
@@ -91,7 +92,7 @@ def seconds_per_prompt(
     prompts: list[str],
     warm_up: int,
 ) -> float:
-    """Wall-clock time of one pass, after a shorter one that sets things up."""
+    """Return the wall-clock time of one pass per prompt, after a shorter warm-up pass."""
     answer(tokenizer, prompts[:warm_up])
     start = time.perf_counter()
     answer(tokenizer, prompts)
@@ -101,7 +102,7 @@ def seconds_per_prompt(
 
 
 def main() -> None:
-    """Print one row per way."""
+    """Print one row per method."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,7 +117,7 @@ def main() -> None:
             in_batches(1, torch.float32), tokenizer, prompts[:4], 1
         )
         dtype = torch.bfloat16 if has_bf16(model().device) else torch.float32
-        rows[f"usual: {dtype} weights, batches of 16"] = seconds_per_prompt(
+        rows[f"transformers: {dtype} weights, batches of 16"] = seconds_per_prompt(
             in_batches(16, dtype), tokenizer, prompts[:32], 16
         )
         if importlib.util.find_spec("ctranslate2"):

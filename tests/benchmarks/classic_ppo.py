@@ -1,7 +1,7 @@
-"""The classic PPO trainer's side of bench_ppo.py; runs in an environment of its own, with trl 0.11.4.
+"""The classic PPO trainer's part of bench_ppo.py, for an environment with trl 0.11.4.
 
-Reads `config.json` and `ours.safetensors` from the folder given, writes `theirs.safetensors`, prints
-seconds and gigabytes as JSON.
+It reads `config.json` and `ours.safetensors` from a folder, writes `theirs.safetensors` there, and
+prints the seconds and gigabytes of one step as JSON.
 """
 
 import json
@@ -26,7 +26,7 @@ PROMPTS, PROMPT_TOKENS, NEW_TOKENS, SCORED_TOKENS = 16, 220, 48, 270
 
 
 def arithmetic(trainer: PPOTrainer, t: dict) -> dict:
-    """What the classic trainer makes of the tensors."""
+    """Return the classic trainer's advantages, losses and KL estimates for these tensors."""
     values, advantages, returns = trainer.compute_advantages(t["values"], t["rewards"], t["mask"])
     logits = torch.zeros(*t["mask"].shape, 8)
     policy, value, stats = trainer.loss(
@@ -55,7 +55,7 @@ def arithmetic(trainer: PPOTrainer, t: dict) -> dict:
 
 
 def main() -> None:
-    """Take one step, as users of that trainer do."""
+    """Take one step as users of that trainer do, and print its seconds and gigabytes."""
     folder = Path(sys.argv[1])
     torch.manual_seed(0)
     policy = T5ForConditionalGeneration(T5Config.from_pretrained(folder))

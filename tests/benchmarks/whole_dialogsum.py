@@ -1,9 +1,10 @@
-"""The labs' work on a GPU at FLAN-T5-base's shape, random weights, on the whole of DialogSum.
+"""Measure the labs' work on a GPU: all of DialogSum at FLAN-T5-base's shape, with random weights.
 
-Seconds for an epoch of `fine_tune`, tokens per second, memory, and model-flops utilization: operations that the model
-needs for the tokens that are no padding, over those of a large matrix product in the same time. Then the summaries of
-the whole test split, all of 48 tokens. Tokens are those of 8,000 subwords learned from the train split, about as many
-as FLAN-T5's.
+For `fine_tune`: seconds per epoch, tokens per second, memory, and model-FLOPs utilization, the
+operations needed for tokens that are not padding divided by those that a large matrix product does
+in the same time. For `generate`: the summaries of the whole test split, with 48 tokens each. The
+tokenizer has 8,000 subwords learned from the train split, which give about as many tokens per text
+as FLAN-T5's tokenizer.
 
     python tests/benchmarks/whole_dialogsum.py path/to/dialogsum
 """
@@ -35,7 +36,7 @@ WAYS = {
 
 
 class EpochTimes(TrainerCallback):
-    """Seconds of every epoch."""
+    """Measure the seconds of each epoch."""
 
     def __init__(self):
         self.seconds: list[float] = []
@@ -52,13 +53,16 @@ class EpochTimes(TrainerCallback):
 
 
 def epoch_flops(rows: Dataset, method: str) -> float:
-    """Operations of an epoch. Of one example they are a polynomial of prompt and summary length: five give it."""
+    """Return the operations of one epoch without padding.
+
+    The operations of one example are a polynomial of its prompt and summary lengths, whose five
+    coefficients follow from five examples.
+    """
 
     def terms(prompt, summary):
-        """Products over the prompt, over the summary, and attention within and between them."""
-        return np.stack([prompt, prompt**2, summary, summary**2, prompt * summary], axis=-1).astype(
-            float
-        )
+        """Return the terms for layers over each text, self-attention and cross-attention."""
+        powers = [prompt, prompt**2, summary, summary**2, prompt * summary]
+        return np.stack(powers, axis=-1).astype(float)
 
     known = np.array([(64, 16), (128, 16), (256, 32), (128, 64), (512, 96)])
     counted = [training_flops(method, int(prompt), int(summary)) for prompt, summary in known]
@@ -78,7 +82,7 @@ def epochs(
     count: int,
     **arguments,
 ) -> dict[str, float]:
-    """Seconds of the first and of the last epoch, and of all; memory above the model's."""
+    """Fine-tune, and return the seconds of the first, last and all epochs, and the peak memory."""
     torch.cuda.empty_cache()
     times = EpochTimes()
     unwatched = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
@@ -103,7 +107,7 @@ def epochs(
 
 
 def main() -> None:
-    """Print a table of fine-tuning, then the seconds of the test split's summaries."""
+    """Print a table for fine-tuning, then the time for the summaries of the test split."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -116,32 +120,34 @@ def main() -> None:
     tokenized = tokenize_pairs(train, tokenizer)
     tokens = sum(map(len, tokenized["input_ids"])) + sum(map(len, tokenized["labels"]))
     peak = max(matmul_peak() for _ in range(3))
-    print(
-        f"{torch.cuda.get_device_name()}, matrix products {peak / 1e12:.0f} TFLOP/s; {tokens:,} tokens in an epoch"
-    )
+    print(f"{torch.cuda.get_device_name()}, matrix products {peak / 1e12:.0f} TFLOP/s")
+    print(f"{tokens:,} tokens per epoch")
     rows = {}
     for name, way in WAYS.items():
         rows[name] = epochs(train, validation, tokenizer, count=options.epochs, **way)
         last = rows[name]["last epoch, s"]
         rows[name] |= {
-            "tokens a second": tokens / last,
+            "tokens per second": tokens / last,
             "utilization": epoch_flops(tokenized, way["method"]) / last / peak,
         }
         print(name, {key: round(value, 3) for key, value in rows[name].items()}, flush=True)
     print(pd.DataFrame(rows).T.round(3).to_string())
+    print_speed_of_summaries(dataset["test"], tokenizer)
 
-    prompts = [build_prompt(dialogue) for dialogue in group_references(dataset["test"])["dialogue"]]
+
+def print_speed_of_summaries(test: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Summarize the whole test split three times and print the time of each pass."""
+    prompts = [build_prompt(dialogue) for dialogue in group_references(test)["dialogue"]]
     net = use_fast_layers(model().eval())
     generate(net, tokenizer, prompts[:16], precision="auto", **LENGTH)
     for _ in range(3):
         torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         generate(net, tokenizer, prompts, precision="auto", **LENGTH)
-        seconds, peak_memory = time.perf_counter() - start, torch.cuda.max_memory_allocated() / 1e9
-        print(
-            f"{len(prompts)} summaries in {seconds:.2f} s, {NEW_TOKENS * len(prompts) / seconds:.0f} tokens a second, "
-            f"{peak_memory:.1f} GB with the model"
-        )
+        seconds, memory = time.perf_counter() - start, torch.cuda.max_memory_allocated() / 1e9
+        speed = NEW_TOKENS * len(prompts) / seconds
+        print(f"{len(prompts)} summaries in {seconds:.2f} s, {speed:.0f} tokens per second")
+        print(f"{memory:.1f} GB with the model")
 
 
 if __name__ == "__main__":

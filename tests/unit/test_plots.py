@@ -26,7 +26,7 @@ def test_intervals_are_drawn_for_every_system_in_order():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["human", "full", "lead"]
     means = [container.lines[0].get_xdata()[0] for container in axes.containers]
     assert means == pytest.approx([50, 40, 30])
-    assert axes.get_xlabel() == "ROUGE-1 F1, points; bars: 95 % interval over 3 dialogues"
+    assert axes.get_xlabel() == "ROUGE-1 F1, points; bars: 95% interval over 3 dialogues"
     low, high = (100 * table.loc[("full", "rouge1"), name] for name in ("low", "high"))
     segment = axes.containers[1].lines[2][0].get_segments()[0]
     assert segment[:, 0] == pytest.approx([low, high])
