@@ -24,6 +24,7 @@ READERS = {  # how a text becomes a value of each type, and what to write
     "int": (int, "a whole number"),
     "float": (float, "a number"),
     "list": (json.loads, "a list in JSON"),
+    "tuple": (lambda text: tuple(json.loads(text)), "a list in JSON"),
     "dict": (json.loads, "an object in JSON"),
     "str": (str, "text"),
 }

@@ -1,4 +1,4 @@
-"""One PPO step on each of two processes, started by test_ppo_command.py: every process writes down what it saw."""
+"""One PPO step on each of two processes, for test_ppo_command.py: each writes what it saw."""
 
 import json
 import sys
@@ -14,49 +14,38 @@ from utils.settings import OFFLINE
 
 state = PartialState(cpu=True)
 folder = Path(sys.argv[1])
-prompts = [
-    f"#Person1#: Could I borrow your {thing}?" for thing in ("ladder", "drill", "saw", "hammer")
-]
+things = ("ladder", "drill", "saw", "hammer")
+prompts = [f"#Person1#: Could I borrow your {thing}?" for thing in things]
 seen: list[str] = []
 
 
 def by_process(prompts, completions, **columns):
-    """A reward that tells the processes apart."""
+    """Reward what tells the processes apart."""
     seen.extend(prompts)
     return [float(state.process_index)] * len(completions)
 
 
-class Recorder(PPOTrainer):
-    """Keeps its rollouts."""
-
-    def _roll_out(self, rows):
-        self.rollout = super()._roll_out(rows)
-        return self.rollout
-
-
-trainer = Recorder(
-    *load_model(str(OFFLINE / "t5"), "cpu"),
-    by_process,
-    PPOConfig(
-        str(folder / "run"),
-        max_steps=1,
-        per_device_train_batch_size=2,
-        max_new_tokens=8,
-        missing_eos_penalty=0.0,
-        learning_rate=1e-2,
-        use_cpu=True,
-    ),
-    Dataset.from_dict({"prompt": prompts}),
+config = PPOConfig(
+    str(folder / "run"),
+    max_steps=1,
+    per_device_train_batch_size=2,
+    max_completion_length=8,
+    missing_eos_penalty=0.0,
+    learning_rate=1e-2,
+    use_cpu=True,
 )
+model, tokenizer = load_model(str(OFFLINE / "t5"), "cpu")
+rows = Dataset.from_dict({"prompt": prompts})
+trainer = PPOTrainer(model, by_process, config, rows, processing_class=tokenizer)
 trainer.train()
-rollout = trainer.rollout
+sample, log = trainer.sample, trainer.state.log_history[0]
 trained = torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
 result = {
     "prompts": seen,
-    "responses": rollout.responses.tolist(),
-    "advantages": rollout.advantages[rollout.mask.bool()].tolist(),
-    "score": trainer.state.log_history[0]["score/raw"],
-    "kl": trainer.state.log_history[0]["kl/k1_per_sequence"],
+    "completions": sample["ids"].tolist(),
+    "advantages": sample["advantages"][sample["mask"].bool()].tolist(),
+    "reward": log["reward"],
+    "kl": log["kl/k1_per_sequence"],
     "trained": trained.double().sum().item(),
     "processes": state.num_processes,
 }

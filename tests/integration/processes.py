@@ -1,4 +1,4 @@
-"""Running the project's commands in processes of their own: one, two under accelerate, and one that is killed."""
+"""Run commands in processes of their own: in one, in two under accelerate, or in a killed one."""
 
 import os
 import re
@@ -11,7 +11,8 @@ from pathlib import Path
 from utils.lab.notebooks import QUIET, ROOT
 
 FOREIGN = r"HF_|HUGGINGFACE_|TRANSFORMERS_|\w+_proxy$"
-# --multi_gpu is accelerate's word for several processes under torch's launcher; the command's own --cpu takes gloo.
+# --multi_gpu is accelerate's name for several processes under torch's launcher; --cpu of the
+# command itself selects gloo.
 TWO_PROCESSES = (
     "-m",
     "accelerate.commands.launch",
@@ -24,7 +25,7 @@ TWO_PROCESSES = (
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """The environment without what would lead the hub's clients elsewhere, as a user's token, cache or proxy would."""
+    """Return the environment without a user's token, cache or proxy, and with `variables`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -36,20 +37,16 @@ def clean_environment(**variables: str) -> dict[str, str]:
 OPTIONS = {"cwd": ROOT, "env": clean_environment(OMP_NUM_THREADS="1")}
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess:
-    """Run Python with these arguments to its end, however it ends."""
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **OPTIONS)
-
-
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    """Run Python with these arguments, to a good end."""
-    done = start(*arguments)
+    """Run Python with these arguments; fail if it fails."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, **OPTIONS)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
 def kill_once_there(folder: Path, *arguments: str) -> None:
-    """Run Python with these arguments, and kill it as soon as `folder` is there, perhaps while it is written."""
+    """Run Python with these arguments; kill it as soon as `folder` exists, even half-written."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.DEVNULL,

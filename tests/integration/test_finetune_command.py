@@ -1,4 +1,4 @@
-"""python -m utils finetune: a killed run goes on to the same end, two processes train as one, a card tells results."""
+"""python -m utils finetune: what it writes, how it resumes, and that two processes train as one."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from processes import TWO_PROCESSES, kill_once_there, run
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from utils.cli import main
 from utils.lab.notebooks import ROOT
 from utils.settings import OFFLINE
 
@@ -25,8 +26,17 @@ EVERY_FOUR_STEPS = ("--method", "full", "--checkpoint-steps", "4")
 
 
 def command(output_dir: Path, *arguments: str, settings: tuple[str, ...] = SMALL) -> list[str]:
-    job = ["utils", "finetune", "--preset", "offline", "--cpu", "--output-dir", str(output_dir)]
-    return ["-m", *job, "--set", *settings, *arguments]
+    job = ["finetune", "--preset", "offline", "--cpu", "--output-dir", str(output_dir)]
+    return [*job, "--set", *settings, *arguments]
+
+
+def module(*arguments) -> list[str]:
+    """The same command for a process of its own."""
+    return ["-m", "utils", *command(*arguments)]
+
+
+def history(output_dir: Path, method: str = "full") -> pd.DataFrame:
+    return pd.read_csv(output_dir / "finetune" / method / "history.csv")
 
 
 def weights(output_dir: Path) -> dict:
@@ -37,52 +47,8 @@ def weights(output_dir: Path) -> dict:
 def whole(tmp_path_factory) -> Path:
     """A run of 24 steps that nothing stopped."""
     output_dir = tmp_path_factory.mktemp("whole")
-    run(*command(output_dir, *EVERY_FOUR_STEPS))
+    assert main(command(output_dir, *EVERY_FOUR_STEPS)) == 0
     return output_dir
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_killed_run_goes_on_and_ends_bit_for_bit_like_the_one_that_was_not(whole, tmp_path):
-    kill_once_there(
-        tmp_path / "finetune" / "full" / "checkpoints" / "checkpoint-8",
-        *command(tmp_path, *EVERY_FOUR_STEPS),
-    )
-    assert not (tmp_path / "finetune" / "full" / "model").exists()
-    resumed = run(*command(tmp_path, *EVERY_FOUR_STEPS, "--resume"))
-    assert "going on from" in resumed.stderr and "checkpoint-" in resumed.stderr
-    expected, ended = weights(whole), weights(tmp_path)
-    assert expected.keys() == ended.keys()
-    assert all(expected[name].equal(ended[name]) for name in expected)
-    histories = [
-        pd.read_csv(folder / "finetune" / "full" / "history.csv") for folder in (whole, tmp_path)
-    ]
-    for column in ("eval_loss", "eval_rouge1", "learning_rate"):
-        values = [history[column].dropna().tolist() for history in histories]
-        assert values[0] == values[1] and len(values[0]) >= 2
-    # The trainer's mean loss since its last entry starts anew where the run does; later entries agree.
-    assert histories[0]["loss"].dropna().iloc[-1] == histories[1]["loss"].dropna().iloc[-1]
-
-
-def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
-    """Without dropout, which each process draws for itself."""
-    model = tmp_path / "t5"
-    shutil.copytree(OFFLINE / "t5", model)
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    (model / "config.json").write_text(json.dumps(config | {"dropout_rate": 0.0}), encoding="utf-8")
-    run(*command(tmp_path / "one", *EVERY_FOUR_STEPS, settings=(*SMALL, f"model={model}")))
-    halved = [pair for pair in SMALL if not pair.startswith("batch_size")]
-    halved = (*halved, "batch_size=4", f"model={model}")
-    run(*TWO_PROCESSES, *command(tmp_path / "two", *EVERY_FOUR_STEPS, settings=halved))
-    one, two = (
-        pd.read_csv(tmp_path / name / "finetune" / "full" / "history.csv")
-        for name in ("one", "two")
-    )
-    assert one["step"].max() == two["step"].max() == 24
-    for column in ("loss", "eval_loss", "eval_rouge1"):
-        assert len(one[column].dropna()) >= 2
-        assert two[column].dropna().tolist() == pytest.approx(
-            one[column].dropna().tolist(), rel=2e-3, abs=2e-3
-        )
 
 
 def test_the_saved_model_and_its_card_can_be_used(whole):
@@ -96,3 +62,52 @@ def test_the_saved_model_and_its_card_can_be_used(whole):
     assert f"| fine_tuned | rouge1 | {100 * fine_tuned['mean']:.1f} | {interval} | 12 |" in card
     assert "base_model: utils/offline/t5" in card and str(ROOT) not in card
     assert {"lead", "human", "fine_tuned"} == set(scores["rouge1"])
+
+
+def test_overrides_reach_the_trainer_and_win_over_settings(tmp_path):
+    settings = (*SMALL, "max_steps=3", "learning_rate=0.25", "lr_scheduler_type=constant")
+    assert main(command(tmp_path, "--set", "warmup_steps=0", settings=settings)) == 0
+    log = history(tmp_path, "lora")
+    assert log["step"].max() == 3
+    assert log["learning_rate"].dropna().iloc[-1] == 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_run_resumes_and_ends_bit_for_bit_like_one_that_was_not(whole, tmp_path):
+    kill_once_there(
+        tmp_path / "finetune" / "full" / "checkpoints" / "checkpoint-8",
+        *module(tmp_path, *EVERY_FOUR_STEPS),
+    )
+    assert not (tmp_path / "finetune" / "full" / "model").exists()
+    resumed = run(*module(tmp_path, *EVERY_FOUR_STEPS, "--resume"))
+    assert "checkpoint-" in resumed.stderr
+    expected, ended = weights(whole), weights(tmp_path)
+    assert expected.keys() == ended.keys()
+    assert all(expected[name].equal(ended[name]) for name in expected)
+    logs = [history(whole), history(tmp_path)]
+    for column in ("eval_loss", "eval_rouge1", "learning_rate"):
+        values = [log[column].dropna().tolist() for log in logs]
+        assert values[0] == values[1] and len(values[0]) >= 2
+    # The mean loss since the last entry starts again where the run does; later entries agree.
+    assert logs[0]["loss"].dropna().iloc[-1] == logs[1]["loss"].dropna().iloc[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path):
+    """Without dropout, which each process draws for itself."""
+    model = tmp_path / "t5"
+    shutil.copytree(OFFLINE / "t5", model)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"dropout_rate": 0.0}), encoding="utf-8")
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = (*SMALL, f"model={model}")
+    assert main(command(one, *EVERY_FOUR_STEPS, settings=settings)) == 0
+    halved = command(two, *EVERY_FOUR_STEPS, settings=(*settings, "batch_size=4"))
+    run(*TWO_PROCESSES, "-m", "utils", *halved)
+    one, two = history(one), history(two)
+    assert one["step"].max() == two["step"].max() == 24
+    for column in ("loss", "eval_loss", "eval_rouge1"):
+        values = one[column].dropna().tolist()
+        assert len(values) >= 2
+        assert two[column].dropna().tolist() == pytest.approx(values, rel=2e-3, abs=2e-3)
