@@ -1,16 +1,21 @@
-"""Fill in Colab badges and cells from pyproject.toml, and docs/results.md from a run."""
+"""Fill in Colab badges and cells from pyproject.toml, options of the trainer, and results."""
 
 import base64
+import dataclasses
 import json
 import re
 import sys
 import tomllib
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from transformers import TrainingArguments
+from trl import GRPOConfig, RLOOConfig
 
 from utils.lab.notebooks import NOTEBOOKS, ROOT
+from utils.ppo.config import DEFAULTS, PPOConfig
 from utils.results import percent, read_results
 from utils.settings import load_settings
 
@@ -145,6 +150,27 @@ def publish_addresses() -> None:
     _fill(ROOT / "README.md", "colab", " ".join(badge(name) for name in NOTEBOOKS))
 
 
+def publish_options() -> None:
+    """Write the table of the trainer's options into its page."""
+    _fill(ROOT / "docs" / "trainer.md", "fields", options_table())
+
+
+def options_table() -> str:
+    """Return a table of the options that PPOConfig adds to the TrainingArguments or changes."""
+    inherited = {f.name: f.default for f in dataclasses.fields(TrainingArguments)}
+    trl = {f.name for config in (GRPOConfig, RLOOConfig) for f in dataclasses.fields(config)}
+    lines = ["| option | default | in TRL | meaning |", "|---|---|---|---|"]
+    for option in dataclasses.fields(PPOConfig):
+        if option.name in inherited and option.default in (inherited[option.name], MISSING):
+            continue
+        defaults = [str(own.get(option.name, option.default)) for own in DEFAULTS.values()]
+        default = " / ".join(defaults if option.name in DEFAULTS["gae"] else defaults[:1])
+        known = "yes" if option.name in trl else "no"
+        meaning = option.metadata["help"].replace("|", "\\|")
+        lines.append(f"| `{option.name}` | {default} | {known} | {meaning} |")
+    return "\n".join(lines)
+
+
 def publish_results(output_dir: Path) -> None:
     """Copy figures and scores of a run of all labs into docs/, and fill in docs/results.md.
 
@@ -205,6 +231,7 @@ def _fill(page: Path, mark: str, text: str) -> None:
 
 if __name__ == "__main__":
     publish_addresses()
+    publish_options()
     try:
         publish_results(ROOT / "out")
     except ValueError as error:
