@@ -26,6 +26,7 @@ from utils.statistics import compare, confidence_interval, holm  # noqa: F401 (i
 
 Texts = Sequence[str]
 References = Texts | Sequence[Texts]
+Tokens = Callable[[str], list[str]]
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 UNICODE_WORD = rf"(?V1){SPACELESS}|[[\p{{L}}\p{{M}}\p{{N}}]--{SPACELESS}]+"
@@ -70,10 +71,8 @@ def paper_rouge_scores(
 
     The paper uses py-rouge, a port of ROUGE 1.5.5. It raises ROUGE-L's precision and recall to the
     power 1/1.2 (ROUGE-W's weight) before F1, which adds several points; it splits words by the
-    Treebank rules and reads a text as one line. We leave out its list of irregular forms from
-    WordNet (about 0.1 points).
-
-    Returns columns paper_rouge1, paper_rouge2, paper_rougeL, and otherwise works as `rouge_scores`.
+    Treebank rules and reads a text as one line. We leave out WordNet's irregular forms (about 0.1
+    points). Returns columns paper_rouge1, paper_rouge2, paper_rougeL; otherwise as `rouge_scores`.
     """
     table = _score_table(_treebank_tokens(), predictions, references, reduce, l_power=1 / 1.2)
     return table.drop(columns="rougeLsum").add_prefix("paper_")
@@ -119,7 +118,7 @@ def extractive_oracle(dialogue: str, references: Texts, tokenizer: Tokenizer | N
 def human_agreement(
     references: Sequence[Texts], tokenizer: Tokenizer | None = None
 ) -> pd.DataFrame:
-    """Score each dialogue's annotators against each other: one row with the mean over all pairs.
+    """Score the annotators of each dialogue against each other: the mean over all pairs of them.
 
     Raises ValueError if a dialogue has fewer than two references.
     """
@@ -132,19 +131,13 @@ def human_agreement(
 
 
 def _score_table(
-    tokens: Callable[[str], list[str]],
-    predictions: Texts,
-    references: References,
-    reduce: str,
-    l_power: float = 1.0,
+    tokens: Tokens, predictions: Texts, references: References, reduce: str, l_power: float = 1.0
 ) -> pd.DataFrame:
     """Compute F1 with ROUGE-L's precision and recall raised to `l_power`: a row per prediction."""
     _refuse_bare_text(predictions, references)
     if len(predictions) != len(references):
-        raise ValueError(
-            f"{len(predictions)} predictions against {len(references)} references: "
-            "give one entry of references per prediction"
-        )
+        lengths = f"{len(predictions)} predictions against {len(references)} references"
+        raise ValueError(f"{lengths}: give one entry of references per prediction")
     if reduce not in ("mean", "max"):
         raise ValueError(f"reduce={reduce!r}: choose 'mean' or 'max'")
     targets = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
@@ -172,7 +165,7 @@ def _refuse_bare_text(*lists: Texts) -> None:
         raise ValueError("predictions and references must be lists of texts: [text], not text")
 
 
-def _warn_of_dropped_scripts(texts: Texts, tokens: Callable[[str], list[str]]) -> None:
+def _warn_of_dropped_scripts(texts: Texts, tokens: Tokens) -> None:
     """Warn if texts lose more than half of their letters and digits to the tokenizer."""
     # c * 4, because a tokenizer may drop short words
     dropped = {c for c in set().union(*texts) if c.isalnum() and not tokens(c * 4)}
@@ -186,24 +179,25 @@ def _warn_of_dropped_scripts(texts: Texts, tokens: Callable[[str], list[str]]) -
         )
 
 
-def _caching_scorer(types: Texts, tokens: Callable[[str], list[str]]) -> RougeScorer:
-    """Make a RougeScorer that remembers the tokens of each text: references meet many texts."""
+def _caching_scorer(types: Texts, tokens: Tokens) -> RougeScorer:
+    """Make a RougeScorer that remembers the tokens of each text: a reference meets many texts."""
     return RougeScorer(types, tokenizer=SimpleNamespace(tokenize=functools.cache(tokens)))
 
 
-def _porter_tokens(use_stemmer: bool = True) -> Callable[[str], list[str]]:
+def _porter_tokens(use_stemmer: bool = True) -> Tokens:
     """Split text as rouge_score does, stemming each different word once."""
     stemmer = SimpleNamespace(stem=functools.cache(PorterStemmer().stem)) if use_stemmer else None
     return functools.partial(tokenize, stemmer=stemmer)
 
 
-def _treebank_tokens() -> Callable[[str], list[str]]:
+def _treebank_tokens() -> Tokens:
     """Split text as py-rouge does: "gonna" is "gon", "na", but "cannot" is one word."""
     split = TreebankWordTokenizer().tokenize
     stem = functools.cache(PorterStemmer(PorterStemmer.ORIGINAL_ALGORITHM).stem)
 
     def tokens(text: str) -> list[str]:
         letters = NON_ALPHANUM_RE.sub(" ", text.lower()).replace("cannot", "_cannot_")
-        return [stem(w) if len(w) > 3 else w for w in (x.strip("_") for x in split(letters))]
+        words = [word.strip("_") for word in split(letters)]
+        return [stem(word) if len(word) > 3 else word for word in words]
 
     return tokens
