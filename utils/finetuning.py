@@ -405,10 +405,11 @@ def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     unknown = isinstance(peft_config, LoraConfig) and model.config.model_type not in KNOWN_TO_PEFT
     if unknown and peft_config.target_modules is None:
-        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        names = [name for name, _ in model.named_modules()]
         peft_config = copy.copy(peft_config)
-        peft_config.target_modules = names & QUERY_AND_VALUE
-        peft_config.exclude_modules = r".*\bvision_tower\b.*"
+        peft_config.target_modules = QUERY_AND_VALUE & {name.rpartition(".")[2] for name in names}
+        if any("vision_tower" in name for name in names):
+            peft_config.exclude_modules = r".*\bvision_tower\b.*"
     return get_peft_model(model, peft_config)
 
 
