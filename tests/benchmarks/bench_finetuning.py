@@ -1,7 +1,9 @@
-"""Seconds per example of fine-tuning a model of FLAN-T5-base's shape, random weights, 220 input and 40 output tokens.
+"""Measure the seconds per example of fine-tuning a model of FLAN-T5-base's shape.
 
-The usual course's way (prompts and summaries padded to 512, fp32, the library's trainer) against `fine_tune`, full and
-LoRA, in one run on the same texts; and what share of the machine's matrix-product peak `fine_tune` reaches.
+Weights are random; inputs have 220 tokens and outputs 40. In one run on the same texts, it compares
+the common way of courses (prompts and summaries padded to 512 tokens, fp32, the library's trainer)
+with `fine_tune`, full and LoRA, and tells what share of the machine's matrix-product peak
+`fine_tune` reaches.
 """
 
 import argparse
@@ -41,7 +43,7 @@ FLAN_T5_BASE = T5Config(
 
 
 class StepTimes(TrainerCallback):
-    """Seconds of every step but the first, which also sets things up."""
+    """Measures the seconds of every step but the first, which also sets things up."""
 
     def __init__(self):
         self.seconds: list[float] = []
@@ -58,15 +60,15 @@ class StepTimes(TrainerCallback):
             self.seconds.append(time.perf_counter() - self.start)
 
     def per_example(self, batch_size: int) -> float:
-        """Median over the steps."""
+        """Return the median seconds per example."""
         return pd.Series(self.seconds).median() / batch_size
 
 
 def model() -> T5ForConditionalGeneration:
-    """Random weights, always the same.
+    """Return a model with random weights, always the same.
 
-    The head is scaled so that logits have a trained model's spread. As drawn they lie hundreds apart, and their softmax
-    is full of numbers too small for normal floats, on which a CPU is several times slower.
+    The head is scaled so that logits spread as a trained model's do. As drawn, they lie hundreds
+    apart, and their softmax is full of denormal floats, on which a CPU is several times slower.
     """
     torch.manual_seed(0)
     net = T5ForConditionalGeneration._from_config(FLAN_T5_BASE, attn_implementation="sdpa")
@@ -75,7 +77,7 @@ def model() -> T5ForConditionalGeneration:
 
 
 def pairs(rows: int) -> Dataset:
-    """Texts of exactly the number of tokens asked for, the end of sequence included."""
+    """Return texts of exactly 220 and 40 tokens, with the end-of-sequence token."""
     return Dataset.from_dict(
         {
             "dialogue": ["the " * (PROMPT_TOKENS - 1)] * rows,
@@ -85,7 +87,7 @@ def pairs(rows: int) -> Dataset:
 
 
 def as_in_the_course(tokenizer: PreTrainedTokenizerBase, batch_size: int, steps: int) -> float:
-    """Everything padded to 512 tokens, fp32."""
+    """Return the seconds per example with everything padded to 512 tokens, in fp32."""
     rows = pairs(batch_size * steps)
     padded = {"padding": "max_length", "truncation": True, "max_length": 512}
     dataset = Dataset.from_dict(
@@ -106,7 +108,7 @@ def as_in_the_course(tokenizer: PreTrainedTokenizerBase, batch_size: int, steps:
 
 
 def ours(tokenizer: PreTrainedTokenizerBase, method: str, batch_size: int, steps: int) -> float:
-    """`fine_tune` with its own choices."""
+    """Return the seconds per example of `fine_tune` with its defaults."""
     rows, times = pairs(batch_size * steps), StepTimes()
     unwatched = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     with tempfile.TemporaryDirectory() as folder:
@@ -120,6 +122,7 @@ def ours(tokenizer: PreTrainedTokenizerBase, method: str, batch_size: int, steps
             template="{dialogue}",
             callbacks=[times],
             per_device_train_batch_size=batch_size,
+            disable_tqdm=True,
             **unwatched,
         )
     return times.per_example(batch_size)
@@ -128,7 +131,10 @@ def ours(tokenizer: PreTrainedTokenizerBase, method: str, batch_size: int, steps
 def training_flops(
     method: str, prompt_tokens: int = PROMPT_TOKENS, summary_tokens: int = SUMMARY_TOKENS
 ) -> float:
-    """Floating-point operations of one example: forward and both backward products, one of them for a frozen base."""
+    """Count the floating-point operations of one example.
+
+    Besides the forward pass there are two backward products, or one if the base is frozen.
+    """
     with torch.device("meta"):
         net = T5ForConditionalGeneration._from_config(
             FLAN_T5_BASE, attn_implementation="eager"
@@ -142,7 +148,7 @@ def training_flops(
 
 
 def matmul_peak() -> float:
-    """Operations per second of a large matrix product in the precision that training uses."""
+    """Return the operations per second of a large matrix product in the precision of training."""
     device = pick_device()
     n, dtype = (
         (8192 if device.type == "cuda" else 2048),
@@ -160,12 +166,12 @@ def matmul_peak() -> float:
 
 
 def main() -> None:
-    """Print one row per way."""
+    """Print one row for each way."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument(
-        "--without-course", action="store_true", help="leave the slow side out, for profiling"
+        "--without-course", action="store_true", help="leave out the slow side, for profiling"
     )
     arguments = parser.parse_args()
     tokenizer, peak = AutoTokenizer.from_pretrained(OFFLINE / "t5"), matmul_peak()
