@@ -209,9 +209,11 @@ def completion_logprobs(
     Entropy (without gradient) and values are None unless `detailed`; values also without a head.
     """
     first = completion_ids.new_full((len(completion_ids), 1), start)
+    decoder_ids = torch.cat([first, completion_ids[:, :-1]], dim=1)
     output = model(
         **encoder_inputs(prompts),
-        decoder_input_ids=torch.cat([first, completion_ids[:, :-1]], dim=1),
+        decoder_input_ids=decoder_ids,
+        decoder_attention_mask=torch.ones_like(decoder_ids),  # else T5Gemma hides tokens like pad
         use_cache=False,
         output_hidden_states=detailed,
     )

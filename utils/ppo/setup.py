@@ -1,12 +1,14 @@
 """Before training: the model made ready, the data checked, and the recipe that runs must share."""
 
+import copy
 import hashlib
 import logging
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN_TO_PEFT
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
@@ -17,6 +19,7 @@ _NOT_OURS = (
     "{} is decoder-only: this trainer is for encoder-decoders. TRL's GRPOTrainer and RLOOTrainer "
     "take the same reward functions"
 )
+QUERY_AND_VALUE = {"q", "v", "q_proj", "v_proj", "query", "value"}
 RESERVED = {"prompts", "completions", "trainer_state", "log_extra", "log_metric"}
 
 
@@ -37,7 +40,7 @@ def prepared_model(
             "adapter, or merge it first (model.merge_and_unload()) to train a fresh one"
         )
     if peft_config is not None:
-        model = get_peft_model(model, peft_config)
+        model = with_adapter(model, peft_config)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             "the model has no parameter to train: load its adapter with is_trainable=True, or give "
@@ -59,6 +62,22 @@ def _loaded(name: str, options: dict[str, Any]) -> PreTrainedModel:
         if "Unrecognized configuration class" in str(error):
             raise ValueError(_NOT_OURS.format(name)) from error
         raise
+
+
+def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
+    """Put a fresh adapter into the model.
+
+    Where a LoraConfig names no target modules, peft knows the query and value projections of T5,
+    mT5 and BART; in other families they are found by name, without those of a vision tower.
+    """
+    unknown = isinstance(peft_config, LoraConfig) and model.config.model_type not in KNOWN_TO_PEFT
+    if unknown and not (peft_config.target_modules or peft_config.target_parameters):
+        names = [name for name, _ in model.named_modules()]
+        peft_config = copy.copy(peft_config)
+        peft_config.target_modules = QUERY_AND_VALUE & {name.rpartition(".")[2] for name in names}
+        if any("vision_tower" in name for name in names):
+            peft_config.exclude_modules = r".*\bvision_tower\b.*"
+    return get_peft_model(model, peft_config)
 
 
 def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
