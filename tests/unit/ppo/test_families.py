@@ -16,6 +16,11 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 DECODER = r".*\bdecoder\b.*\.(q|v|q_proj|v_proj)"  # the query and value projections
 
 
+# Of images, and of LED's global attention, which no prompt asks for.
+UNUSED = ("vision_tower", "multi_modal_projector", "eoi_embedding", "_global.")
+UNTIED = {"mt5": {"tie_word_embeddings": False}}  # as its checkpoints; tied, a tiny one repeats
+
+
 def letters(completions, **kwargs):
     return [float(len(set(completion))) for completion in completions]
 
@@ -41,11 +46,11 @@ def assert_same_model(loaded: PreTrainedModel, trained: PreTrainedModel, tokeniz
 @every_family
 def test_the_sampler_is_the_policy(family, tokenizer, dataset):
     """Prompts of several lengths are padded; sampling uses a cache and the forward pass none."""
-    model = tiny_model(family)
-    batch = tokenizer(list(dataset["prompt"]), padding=True, return_tensors="pt")
+    model = tiny_model(family, **UNTIED.get(family, {}))
+    batch = tokenizer(list(dataset["prompt"]) * 8, padding=True, return_tensors="pt")
     prompts = encode(model, batch["input_ids"], batch["attention_mask"])
     config = GenerationConfig(
-        max_new_tokens=12,
+        max_new_tokens=24,
         do_sample=False,
         decoder_start_token_id=start_token(model),
         eos_token_id=EOS,
@@ -57,13 +62,13 @@ def test_the_sampler_is_the_policy(family, tokenizer, dataset):
     with torch.no_grad():
         logprobs = completion_logprobs(model, prompts, ids, start_token(model))[0]
     mask = response_mask(ids, EOS).bool()
-    assert mask.sum() > 12 and len(set(ids[mask].tolist())) > 5
+    assert (ids[mask] == PAD).any()  # a token like any other, where it is sampled
     torch.testing.assert_close(logprobs[mask], sampled[mask], atol=1e-4, rtol=1e-4)
 
 
 @every_family
 def test_a_frozen_encoder_runs_once_and_gives_the_same_logprobs(family, tokenizer, dataset):
-    model = tiny_model(family)
+    model = tiny_model(family, **UNTIED.get(family, {}))
     batch = tokenizer(list(dataset["prompt"]), padding=True, return_tensors="pt")
     ids = torch.randint(3, len(tokenizer) - 3, (4, 6), generator=torch.manual_seed(0))
     with torch.no_grad():
@@ -80,7 +85,7 @@ def test_a_frozen_encoder_runs_once_and_gives_the_same_logprobs(family, tokenize
 def test_a_step_with_a_frozen_encoder_trains_the_decoders_adapter(
     family, tokenizer, dataset, config, tmp_path
 ):
-    model = tiny_model(family)
+    model = tiny_model(family, **UNTIED.get(family, {}))
     base = copy.deepcopy(model)
     trainer = PPOTrainer(
         model=model,
@@ -111,17 +116,17 @@ def test_a_step_with_a_frozen_encoder_trains_the_decoders_adapter(
 @every_family
 def test_a_step_of_all_parameters(family, tokenizer, dataset, config, tmp_path):
     trainer = PPOTrainer(
-        model=tiny_model(family),
+        model=tiny_model(family, **UNTIED.get(family, {})),
         reward_funcs=letters,
         args=config(max_steps=1, learning_rate=1e-2),
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    before = {n: p.clone() for n, p in trainer.model.named_parameters() if "vision" not in n}
+    before = {n: p.clone() for n, p in trainer.model.named_parameters()}
     trainer.train()
 
     for n, p in before.items():
-        if "embed_positions" not in n and "multi_modal" not in n:
+        if not any(part in n for part in UNUSED):
             assert not torch.equal(p, trainer.model.get_parameter(n)), f"{n} has not changed."
     assert trainer.state.log_history[0]["sampling/logp_difference"] < 1e-4
     assert abs(trainer.state.log_history[0]["ratio"] - 1) < 1e-4
@@ -134,7 +139,7 @@ def test_a_step_of_all_parameters(family, tokenizer, dataset, config, tmp_path):
 @every_family
 def test_an_adapter_needs_no_names_of_modules(family, tokenizer, dataset, config):
     trainer = PPOTrainer(
-        model=tiny_model(family),
+        model=tiny_model(family, **UNTIED.get(family, {})),
         reward_funcs=letters,
         args=config(max_steps=1, advantage_estimator="grpo"),
         train_dataset=dataset,
