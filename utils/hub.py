@@ -118,9 +118,9 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
 
     offline = constants.HF_HUB_OFFLINE
     if among(DamagedFileError):
-        again = "Unset HF_HUB_OFFLINE to fetch it again" if offline else "Run again to fetch it again"
-        return _first_line(error), again, not offline
-    if any(is_full_disk(e) for e in chain):
+        again = "Unset HF_HUB_OFFLINE" if offline else "Run again"
+        return _first_line(error), f"{again} to fetch it again", not offline
+    if any(_is_full_disk(e) for e in chain):
         remedy = f"Free some space for {constants.HF_HOME} and run again: {KEPT}"
         return "the disk is full", remedy, False
     if offline and among(OfflineModeIsEnabled, LocalEntryNotFoundError):
@@ -142,7 +142,7 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     return _first_line(error), "Check the id or folder", "Consistency check failed" in str(error)
 
 
-def is_full_disk(error: BaseException) -> bool:
+def _is_full_disk(error: BaseException) -> bool:
     """Return whether the system, or the datasets library beforehand, found no space to write."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or str(error).startswith("Not enough disk space")
