@@ -133,8 +133,7 @@ class PPOTrainer(CheckedTrainer):
         self.rewards.to(device)
         self.metrics = {mode: Metrics(self.accelerator) for mode in ("train", "eval")}
         self.mode = "train"
-        self.beta = args.beta
-        self.last_kl: float | None = None
+        self.beta = self.next_beta = args.beta  # of this sample, and of the next one
         self.drift = torch.zeros(2, device=device)  # k3 to the sampler, and tokens
         self.stopped_early = False
         self.kept: list[dict[str, Any]] = []
@@ -274,7 +273,7 @@ class PPOTrainer(CheckedTrainer):
             rows = torch.arange(len(drawn["ids"]))
             return drawn | {"normalizer": self._normalizers(drawn, [rows], samples=1)[0]}
         if not self.batches:
-            self.stopped_early = False
+            self.stopped_early, self.beta = False, self.next_beta
             self.sample = self._draw(inputs)
             self.batches = self._split(self.sample)
         rows, normalizer = self.batches.pop(0)
@@ -584,13 +583,9 @@ class PPOTrainer(CheckedTrainer):
         if self.mode == "eval":
             return
         add("beta", self.beta)
-        target, kl = self.args.kl_target, everyone["/k1"].mean().item()
-        self.next_beta = self.beta
-        if target is not None:
-            horizon = self.args.kl_horizon
-            self.next_beta = losses.adapted_beta(
-                self.beta, kl, target, len(everyone["/k1"]), horizon
-            )
+        if (target := self.args.kl_target) is not None:
+            kl, count = everyone["/k1"].mean().item(), len(everyone["/k1"])
+            self.next_beta = losses.adapted_beta(self.beta, kl, target, count, self.args.kl_horizon)
 
     def _log_values(
         self, values: Tensor, returns: Tensor, advantages: Tensor, mask: Tensor
@@ -683,7 +678,7 @@ class PPOTrainer(CheckedTrainer):
             arguments["selected_adapters"] = [policy.active_adapter]
         policy.save_pretrained(folder, state_dict=_without_head(policy, state_dict), **arguments)
         self.processing_class.save_pretrained(folder)
-        state = {"beta": torch.tensor(self.beta, dtype=torch.float64)}
+        state = {"beta": torch.tensor(self.next_beta, dtype=torch.float64)}
         if self.value_head is not None:
             state |= {f"value_head.{n}": t for n, t in self.value_head.state_dict().items()}
         if self.args.sync_ref_model:
@@ -697,7 +692,7 @@ class PPOTrainer(CheckedTrainer):
         check_recipe(folder, self.recipe)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         state = load_file(folder / STATE_FILE)
-        self.beta = state.pop("beta").item()
+        self.next_beta = state.pop("beta").item()
         for prefix, module in (("value_head.", self.value_head), ("reference.", self.reference)):
             own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
             if own:
