@@ -56,7 +56,7 @@ def initial_policy(
             f"the adapter in {adapter} belongs to {made_for!r}, not to {settings.model!r}: "
             "choose the preset or model that it was trained with, or run Lab 2 again"
         )
-    model, tokenizer = load_model(settings.model, device)
+    model, tokenizer = load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval(), tokenizer
 
 
@@ -67,7 +67,7 @@ def add_prompts(rows: Dataset) -> Dataset:
 
 def decoder_adapter(settings: Settings) -> LoraConfig:
     """Return LoRA without dropout on the decoder: the frozen encoder runs once for each prompt."""
-    decoder = r".*decoder.*\.(q|v)"
+    decoder = r".*decoder.*\.(q|v|q_proj|v_proj)"  # names of T5 and of the BART family
     return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=decoder)
 
 

@@ -417,6 +417,8 @@ class PPOTrainer(CheckedTrainer):
         if self.accelerator.num_processes > 1:
             pad, gather = self.accelerator.pad_across_processes, self.accelerator.gather
             x, m = gather(pad(advantages, dim=1)), gather(pad(mask, dim=1))
+        if m.sum() < 2:
+            return torch.zeros_like(advantages)  # one token has no variance
         whitened = losses.whiten(x, m, self.args.min_advantage_std)
         first = self.accelerator.process_index * len(advantages)
         return whitened[first : first + len(advantages), : advantages.shape[1]]
