@@ -108,7 +108,8 @@ def finetune(arguments: Namespace) -> None:
     device = "cpu" if arguments.cpu else state.device
     with state.main_process_first():  # the other processes find data and model in the cache
         splits = load_splits(settings)
-        model, tokenizer = load_model(settings.model, device, quantization=arguments.quantization)
+        options = {"quantization": arguments.quantization, "cpu_speedups": settings.cpu_speedups}
+        model, tokenizer = load_model(settings.model, device, **options)
     result = fine_tune(
         model,
         tokenizer,
@@ -169,7 +170,7 @@ def _load_model(arguments: Namespace) -> tuple[PreTrainedModel, PreTrainedTokeni
     """Load the settings' model; merge the adapter that the command was given, if any."""
     settings, device = arguments.settings, "cpu" if arguments.cpu else None
     if arguments.adapter is None:
-        return load_model(settings.model, device)
+        return load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)
     return detox.initial_policy(settings, arguments.adapter, device)
 
 

@@ -13,7 +13,6 @@ from utils.cli import ESTIMATORS, METHODS, main, training_arguments
 from utils.finetuning import LEARNING_RATES
 from utils.lab.notebooks import LabError, run_lab
 from utils.ppo import PPOConfig
-from utils.ppo import config as ppo_config
 from utils.ppo.checkpointing import TrainingError
 
 BAD_INPUT = [
@@ -173,9 +172,12 @@ def test_training_arguments_are_the_fields_of_their_class(command, config):
     assert set(training_arguments(command)) == {field.name for field in dataclasses.fields(config)}
 
 
-def test_choices_are_those_of_the_modules_that_use_them():
+def test_every_method_and_estimator_on_the_command_line_is_one_that_the_trainers_know(tmp_path):
     assert set(METHODS) == set(LEARNING_RATES)
-    assert ESTIMATORS == ppo_config.ESTIMATORS
+    for name in ESTIMATORS:
+        PPOConfig(str(tmp_path), advantage_estimator=name)
+    with pytest.raises(ValueError, match="reinforce"):
+        PPOConfig(str(tmp_path), advantage_estimator="reinforce")
 
 
 def parsed(monkeypatch, *line: str):
