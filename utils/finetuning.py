@@ -5,7 +5,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import partial
@@ -42,8 +42,8 @@ from utils.ppo.checkpointing import CheckedTrainer, Recipe, check_recipe, last_w
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
 from utils.settings import Settings
-from utils.training.cpu import use_fast_layers
-from utils.training.memory import activation_bytes, device_memory, freed_memory_kept
+from utils.training.cpu import freed_memory_kept, use_cpu_speedups
+from utils.training.memory import activation_bytes, device_memory
 
 LOG = logging.getLogger(__name__)
 LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}  # unless the caller gives one
@@ -285,7 +285,7 @@ def fine_tune(
     recipe = _recipe(args, method=method, template=template, train_dialogues=len(train))
     build = partial(
         SummaryTrainer,
-        model=use_fast_layers(model),
+        model=use_cpu_speedups(model),
         processing_class=tokenizer,
         train_dataset=tokenize_pairs(train, tokenizer, template, **limits),
         eval_dataset=tokenize_pairs(validation, tokenizer, template, **limits),
@@ -299,7 +299,7 @@ def fine_tune(
 
 
 def _trained(
-    build: Callable[..., SummaryTrainer],
+    build: partial[SummaryTrainer],
     args: Seq2SeqTrainingArguments,
     recipe: dict[str, Any],
     checkpoint: Path | None,
@@ -308,7 +308,7 @@ def _trained(
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
     start, memory = time.perf_counter(), _memory_in_use(args.device)
-    with freed_memory_kept():
+    with freed_memory_kept(build.keywords["model"]):
         trainer = _train_within_memory(build, args, checkpoint)
         trainer.model.eval().zero_grad(set_to_none=True)
         args, state = trainer.args, trainer.state
@@ -332,7 +332,7 @@ def _trained(
 
 
 def _train_within_memory(
-    build: Callable[..., SummaryTrainer], args: Seq2SeqTrainingArguments, checkpoint: Path | None
+    build: partial[SummaryTrainer], args: Seq2SeqTrainingArguments, checkpoint: Path | None
 ) -> SummaryTrainer:
     """Train; if memory runs out, continue with smaller batches that accumulate to the same size.
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from utils.hub import UnavailableError, from_hub
-from utils.training.cpu import use_fast_layers
+from utils.training.cpu import use_cpu_speedups
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -60,12 +60,14 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     quantization: str | None = None,
+    cpu_speedups: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an encoder-decoder of any family, in eval mode on its device, and its tokenizer.
 
     `dtype` is float32 by default: training needs float32 weights, and autocast computes in bf16
     over them. `quantization` "8bit" or "4bit" (NF4, Dettmers et al. 2023) loads a frozen base for
-    an adapter; it needs CUDA and bitsandbytes.
+    an adapter; it needs CUDA and bitsandbytes. `cpu_speedups` says whether the model may use the
+    faster layers of `utils.training.cpu`.
 
     Raises UnavailableError if nothing can be loaded, and ValueError if the model is not an
     encoder-decoder, or the quantization is unknown or not possible on this machine.
@@ -83,7 +85,9 @@ def load_model(
     except UnavailableError:
         _check_encoder_decoder(id_or_path)
         raise
-    return use_fast_layers(model if quantization else model.to(device)).eval(), tokenizer
+    model = model if quantization else model.to(device)
+    model.cpu_speedups = cpu_speedups  # what is added later, such as an adapter, follows it
+    return use_cpu_speedups(model).eval(), tokenizer
 
 
 def _check_encoder_decoder(id_or_path: str) -> None:

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from utils.generation import generate
 from utils.models import has_bf16
 from utils.settings import OFFLINE
-from utils.training.cpu import use_fast_layers
+from utils.training.cpu import use_cpu_speedups
 
 NEW_TOKENS, ROWS, DIALOGUES = 48, 1_500, 500
 Answer = Callable[[PreTrainedTokenizerBase, list[str]], None]
@@ -82,7 +82,7 @@ def by_ctranslate2(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Answe
 
 def ours() -> Answer:
     """Return the method of the labs."""
-    net = use_fast_layers(model().eval())
+    net = use_cpu_speedups(model().eval())
     return lambda tokenizer, prompts: generate(net, tokenizer, prompts, precision="auto", **LENGTH)
 
 

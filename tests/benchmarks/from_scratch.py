@@ -150,6 +150,7 @@ def main() -> None:
         model = with_vocabulary(options.body, tokenizer)
     else:
         model = untrained(tokenizer, options.d_model, options.layers)
+    model.cpu_speedups = True  # as on a model that `load_model` returns
     print(f"{model.num_parameters():,} parameters, vocabulary {len(tokenizer):,}")
     print(f"{len(train):,} train dialogues")
     result = fine_tune(

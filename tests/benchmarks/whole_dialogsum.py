@@ -26,7 +26,6 @@ from utils.data import group_references, load_dialogsum
 from utils.finetuning import fine_tune, tokenize_pairs
 from utils.generation import generate
 from utils.prompts import build_prompt
-from utils.training.cpu import use_fast_layers
 
 WAYS = {
     "full, batches of 128": {"method": "full", "per_device_train_batch_size": 128},
@@ -138,7 +137,7 @@ def main() -> None:
 def print_speed_of_summaries(test: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
     """Summarize the whole test split three times and print the time of each pass."""
     prompts = [build_prompt(dialogue) for dialogue in group_references(test)["dialogue"]]
-    net = use_fast_layers(model().eval())
+    net = model().eval()
     generate(net, tokenizer, prompts[:16], precision="auto", **LENGTH)
     for _ in range(3):
         torch.cuda.reset_peak_memory_stats()

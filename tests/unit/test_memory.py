@@ -1,43 +1,13 @@
-"""Peak memory is what a block holds at its highest, above what was held before."""
+"""Memory of a device, and what a training step needs of it."""
 
-import sys
-import time
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 import torch
 from transformers import T5Config
 
-from utils.training.memory import activation_bytes, device_memory, freed_memory_kept, peak_memory
-
-
-def test_peak_counts_what_was_held_for_a_while_and_given_back():
-    with peak_memory(torch.device("cpu")) as memory:
-        held = np.ones(100_000_000 // 8)  # 100 MB, touched
-        time.sleep(0.2)
-        del held
-    assert 80 < memory.megabytes < 140
-
-
-def test_a_block_that_holds_nothing_has_a_peak_near_zero():
-    with peak_memory(torch.device("cpu")) as memory:
-        time.sleep(0.1)
-    assert memory.megabytes < 20
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc's")
-def test_freed_memory_is_kept_inside_the_block_and_given_back_after_it():
-    process = psutil.Process()
-    start = process.memory_info().rss
-    with freed_memory_kept():
-        held = np.ones(200_000_000 // 8)
-        del held
-        kept = process.memory_info().rss - start
-    after = process.memory_info().rss - start
-    assert kept > 150e6
-    assert after < 50e6
+from utils.training.memory import activation_bytes, device_memory
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from utils.models import (
     use_bf16,
 )
 from utils.ppo.precision import frozen_weights_in_bf16, weights_cast_once
-from utils.training.cpu import ATTENTION, CastOnceNorm
+from utils.training.cpu import ATTENTION, uses_cpu_speedups
 
 CPU = torch.device("cpu")
 
@@ -60,16 +60,23 @@ def logits(model: T5ForConditionalGeneration) -> torch.Tensor:
 # Loading
 
 
-def test_a_loaded_model_is_in_eval_mode_in_fp32_with_fast_layers(folder):
+def test_a_loaded_model_is_in_eval_mode_in_fp32_with_cpu_speedups(folder):
     model, tokenizer = load_model(folder, device="cpu")
     assert not any(module.training for module in model.modules())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.config._attn_implementation == ATTENTION
-    assert isinstance(model.encoder.final_layer_norm, CastOnceNorm)
+    assert uses_cpu_speedups(model)
     assert (
         tokenizer.decode(tokenizer("good hello")["input_ids"], skip_special_tokens=True)
         == "good hello"
     )
+
+
+def test_cpu_speedups_can_be_switched_off(folder):
+    model, _ = load_model(folder, device="cpu", cpu_speedups=False)
+    assert not uses_cpu_speedups(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert {type(m) for m in model.modules() if isinstance(m, nn.Dropout)} == {nn.Dropout}
 
 
 def test_a_loaded_model_answers_twice_the_same(folder):
