@@ -667,6 +667,9 @@ class PPOTrainer(CheckedTrainer):
         """Write the trained policy as a plain model, its adapter merged in float32."""
         policy = copy.deepcopy(self.policy).float()
         policy = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
+        head = policy.get_output_embeddings().weight
+        if any(m.weight is head for m in policy.modules() if isinstance(m, nn.Embedding)):
+            policy.config.tie_word_embeddings = True  # peft looks at the encoder's embedding only
         policy.to(self.policy.dtype).save_pretrained(folder, state_dict=_without_head(policy))
         self.processing_class.save_pretrained(folder)
 
