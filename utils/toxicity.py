@@ -1,5 +1,6 @@
-"""The hate-speech classifier as a scorer: probabilities to judge by, raw logits to reward by."""
+"""The hate-speech classifier as a scorer and as a reward, and a word list to check it by."""
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -7,38 +8,41 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from utils.data import turns
 from utils.hub import from_hub
 from utils.models import autocast, pick_device, use_bf16
-from utils.progress import Estimate
 
-# Insults of everyday English, the embedded corpus's among them. A word list is blind to what is not on it, and to
-# context: it counts the clown of a circus, and a donkey that eats grass.
+# Insults of everyday English, among them those of the small world. A word list does not know what
+# is not on it, nor the context: it counts the clown of a circus and a donkey that eats grass.
 INSULTING_WORD = re.compile(
-    r"\b(?:blockhead|bastard|cheat|clown|clumsy|coward|creep|crook|donkey|dumb|dummy|fool|foolish|freak|greedy|idiot"
-    r"|idiotic|imbecile|jerk|lazy|liar|loser|lunatic|moron|nerd|pathetic|pig|rude|scum|silly|slob|snob|stupid|thief"
-    r"|trash|ugly|useless|wimp|worthless)s?\b",
+    r"\b(?:blockhead|bastard|cheat|clown|clumsy|coward|creep|crook|donkey|dumb|dummy|fool|foolish"
+    r"|freak|greedy|idiot|idiotic|imbecile|jerk|lazy|liar|loser|lunatic|moron|nerd|pathetic|pig"
+    r"|rude|scum|silly|slob|snob|stupid|thief|trash|ugly|useless|wimp|worthless)s?\b",
     re.IGNORECASE,
 )
 
 
 def has_insulting_word(texts: Sequence[str]) -> np.ndarray:
-    """1.0 where a text holds an INSULTING_WORD, else 0.0; shape (texts,). Knows nothing of any classifier."""
+    """Return 1.0 for each text that holds an INSULTING_WORD, else 0.0; (texts,)."""
     return np.array([float(INSULTING_WORD.search(text) is not None) for text in texts])
 
 
 class HateScorer:
-    """A sequence classifier with a label "hate" and a label "nothate", such as Meta's
-    roberta-hate-speech-dynabench-r4-target. `labels` are those two names; another toxicity classifier has its own.
+    """A sequence classifier with one label for hate and one for its absence.
 
-    Labels are looked up by name in the model's `id2label`, whatever their order or case: an output's position or rank
-    says nothing. Give it responses alone; what the policy did not write it cannot change.
+    Labels are looked up by name in the model's `id2label`, in any order and case: an output's
+    position or rank says nothing. Score completions alone: the policy cannot change its prompt.
 
-    Raises:
-        UnavailableError: nothing can be loaded under that id or path.
-        ValueError: the model has no label of one of these names.
+    Args:
+        id_or_path: such as facebook/roberta-hate-speech-dynabench-r4-target.
+        device: None chooses CUDA, MPS or the CPU.
+        batch_size: texts scored at a time.
+        labels: the names for hate and for its absence; other toxicity classifiers have their own.
+
+    Raises UnavailableError if nothing can be loaded, ValueError if the model lacks a label.
     """
 
     def __init__(
@@ -55,28 +59,26 @@ class HateScorer:
         model = from_hub(id_or_path, lambda: load(id_or_path, dtype=torch.float32))
         self.model = model.to(self.device).eval()
         config = self.model.config
-        positions = getattr(
-            config, "max_position_embeddings", None
-        )  # RoBERTa's start after its pad id
-        readable = (
-            positions - (config.pad_token_id or 0) - 1 if positions else 512
-        )  # relative ones have no end
+        positions = getattr(config, "max_position_embeddings", None)
+        # RoBERTa's positions start after its pad id; relative positions have no end.
+        readable = positions - (config.pad_token_id or 0) - 1 if positions else 512
         self.max_tokens = min(self.tokenizer.model_max_length, readable)
-        self.label_ids = {name.lower(): i for i, name in self.model.config.id2label.items()}
+        self.label_ids = {name.lower(): i for i, name in config.id2label.items()}
         if missing := [label for label in labels if label.lower() not in self.label_ids]:
             raise ValueError(
-                f"{id_or_path} has no label {' or '.join(map(repr, missing))}: it has {', '.join(self.label_ids)}. "
-                "Take a classifier with those labels, or give its own as labels=(of hate, of the rest)"
+                f"{id_or_path} has no label {' or '.join(map(repr, missing))}: it has "
+                f"{', '.join(self.label_ids)}. Choose a classifier with those labels, or give its "
+                "own as labels=(hate, absence of hate)"
             )
         self.hate_label, self.nothate_label = labels
 
     def too_long(self, texts: Sequence[str]) -> list[int]:
-        """Numbers, from 0, of the texts of which it reads the beginning only."""
+        """Return the positions of the texts of which only the beginning is read."""
         lengths = map(len, self.tokenizer(list(texts), verbose=False)["input_ids"])
-        return [number for number, length in enumerate(lengths) if length > self.max_tokens]
+        return [i for i, length in enumerate(lengths) if length > self.max_tokens]
 
     def probability(self, texts: Sequence[str]) -> np.ndarray:
-        """p(hate) of each text, by a softmax over all labels; shape (texts,)."""
+        """Return p(hate) of each text, (texts,), by a softmax over all labels."""
         logits = self._all_logits(texts)
         return torch.softmax(logits, dim=-1)[:, self._label_id(self.hate_label)].numpy()
 
@@ -86,16 +88,13 @@ class HateScorer:
         return torch.log_softmax(logits, dim=-1)[:, self._label_id(self.nothate_label)].numpy()
 
     def logits(self, texts: Sequence[str], label: str | None = None) -> np.ndarray:
-        """Raw logit of one label, by default "nothate", for each text; shape (texts,). A reward by logits keeps its
-        slope where probabilities saturate.
-        """
+        """Return the raw logit of one label, by default "nothate", for each text; (texts,)."""
         return self._all_logits(texts)[:, self._label_id(label or self.nothate_label)].numpy()
 
     def _label_id(self, label: str) -> int:
         if label.lower() not in self.label_ids:
-            raise ValueError(
-                f"the classifier has no label {label!r}: its labels are {', '.join(self.label_ids)}"
-            )
+            known = ", ".join(self.label_ids)
+            raise ValueError(f"the classifier has no label {label!r}: its labels are {known}")
         return self.label_ids[label.lower()]
 
     @torch.no_grad()
@@ -104,18 +103,13 @@ class HateScorer:
             raise TypeError(f"texts is the string {texts[:40]!r}: give a list of texts")
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         logits = torch.empty(len(texts), self.model.config.num_labels)  # (texts, labels)
-        estimate = Estimate("scoring", len(order))
-        for start in range(0, len(order), self.batch_size):
+        quiet = bool(os.environ.get("TQDM_DISABLE")) or len(texts) < 1_000
+        starts = range(0, len(order), self.batch_size)
+        for start in tqdm(starts, desc="score", unit="batch", leave=False, disable=quiet):
             rows = order[start : start + self.batch_size]
-            batch = self.tokenizer(
-                [texts[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            ).to(self.device)
-            logits[rows] = self.model(**batch).logits.float().cpu()
-            estimate.advance(len(rows))
+            options = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+            batch = self.tokenizer([texts[i] for i in rows], return_tensors="pt", **options)
+            logits[rows] = self.model(**batch.to(self.device)).logits.float().cpu()
         return logits
 
 
@@ -150,7 +144,7 @@ class HateReward:
 def dialogue_heat(
     scorer: HateScorer, dialogues: Sequence[str], precision: str = "fp32"
 ) -> np.ndarray:
-    """Highest p(hate) among the turns of each dialogue, speaker tags left out; shape (dialogues,)."""
+    """Return the highest p(hate) among the turns of each dialogue, without tags; (dialogues,)."""
     spoken = [[turn.split(": ", 1)[-1] for turn in turns(dialogue)] for dialogue in dialogues]
     with autocast(precision, scorer.device):
         flat = scorer.probability([turn for one_dialogue in spoken for turn in one_dialogue])
@@ -161,19 +155,18 @@ def dialogue_heat(
 def split_by_heat(
     rows: Dataset, scorer: HateScorer, precision: str = "fp32", threshold: float = 0.5
 ) -> tuple[Dataset, Dataset]:
-    """Heated rows, one of whose turns has p(hate) of at least `threshold`, and ordinary ones; a column "dialogue".
+    """Return heated rows, with a turn whose p(hate) reaches the threshold, and ordinary ones.
 
-    `precision` is as for `HateReward`: this is a search and no verdict.
+    `precision` is as for `HateReward`: this is a search and not a verdict.
 
-    Raises:
-        ValueError: there are no heated rows, or no ordinary ones.
+    Raises ValueError if there are no heated or no ordinary rows.
     """
     heat = dialogue_heat(scorer, rows["dialogue"], precision)
     heated, ordinary = np.flatnonzero(heat >= threshold), np.flatnonzero(heat < threshold)
     if not len(heated) or not len(ordinary):
         raise ValueError(
-            f"{len(heated)} of {len(heat)} dialogues are heated (p(hate) of a turn from {threshold} on; highest here "
-            f"{heat.max():.2f}, lowest {heat.min():.2f}), and both kinds are needed: take more of them "
-            "(LABS_SEARCHED_DIALOGUES=all), or another reward model"
+            f"{len(heated)} of {len(heat)} dialogues are heated (a turn with p(hate) of at least "
+            f"{threshold}; highest {heat.max():.2f}, lowest {heat.min():.2f}), and both kinds are "
+            "needed: use more dialogues (LABS_SEARCHED_DIALOGUES=all) or another reward model"
         )
     return rows.select(heated), rows.select(ordinary)
