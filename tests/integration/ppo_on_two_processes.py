@@ -31,6 +31,7 @@ config = PPOConfig(
     per_device_train_batch_size=2,
     max_completion_length=8,
     missing_eos_penalty=0.0,
+    min_advantage_std=0.0,
     learning_rate=1e-2,
     use_cpu=True,
 )
