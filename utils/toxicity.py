@@ -118,10 +118,10 @@ class HateReward:
 
     Args:
         scorer: the classifier.
-        precision: "fp32", in which the scorer judges, or "auto" or "bf16" (`utils.models.use_bf16`):
-            half the time for a reward that is a few hundredths off. Not for GRPO: it divides by the
-            deviation within a group, and where its completions score alike the error would decide.
-        kind: "logp", the log-probability of "nothate" – at most 0, and steep where a text is toxic –
+        precision: "fp32", in which the scorer judges, "auto" or "bf16": half the time for a reward
+            that is a few hundredths off. Not for GRPO: it divides by the deviation within a group,
+            and where the group's completions score alike the error would decide.
+        kind: "logp", the log-probability of "nothate", at most 0 and steep where a text is toxic;
             or "logit", its raw logit, which has no upper bound.
 
     Raises ValueError if a precision or kind is unknown, or the device cannot compute in bf16.

@@ -9,12 +9,12 @@ from peft import get_peft_model
 from torch.testing import assert_close
 
 from utils.detox import (
-    as_prompts,
+    add_prompts,
     decoder_adapter,
     detox_config,
     detox_reward,
     is_adapter_of,
-    policy_as_found,
+    initial_policy,
 )
 from utils.finetuning import lora_config
 from utils.models import load_model
@@ -44,9 +44,9 @@ def save_adapter(model_id: str, folder) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_the_policy_as_found_has_the_adapter_merged(settings, tmp_path):
+def test_the_initial_policy_has_the_adapter_merged(settings, tmp_path):
     expected = save_adapter(settings.model, tmp_path)
-    found, tokenizer = policy_as_found(settings, tmp_path, "cpu")
+    found, tokenizer = initial_policy(settings, tmp_path, "cpu")
     assert not any("lora" in name for name, _ in found.named_parameters())
     logits = found(
         **tokenizer("hello", return_tensors="pt"), decoder_input_ids=torch.zeros(1, 1).long()
@@ -56,7 +56,7 @@ def test_the_policy_as_found_has_the_adapter_merged(settings, tmp_path):
 
 def test_a_missing_adapter_and_one_of_another_model_are_refused(settings, tmp_path):
     with pytest.raises(ValueError, match="holds no adapter: run Lab 2 first"):
-        policy_as_found(settings, tmp_path / "nothing")
+        initial_policy(settings, tmp_path / "nothing")
     assert not is_adapter_of(tmp_path / "nothing", settings.model)
     save_adapter(settings.model, tmp_path)
     assert is_adapter_of(tmp_path, settings.model)
@@ -65,12 +65,12 @@ def test_a_missing_adapter_and_one_of_another_model_are_refused(settings, tmp_pa
         config.replace(settings.model, "another/model"), encoding="utf-8"
     )
     with pytest.raises(ValueError, match="belongs to 'another/model'"):
-        policy_as_found(settings, tmp_path)
+        initial_policy(settings, tmp_path)
     assert not is_adapter_of(tmp_path, settings.model)
 
 
 def test_prompts_are_lab_2s(settings):
-    rows = as_prompts(Dataset.from_dict({"dialogue": ["#Person1#: Hello.\n#Person2#: Hi."]}))
+    rows = add_prompts(Dataset.from_dict({"dialogue": ["#Person1#: Hello.\n#Person2#: Hi."]}))
     assert rows["prompt"][0] == build_prompt("#Person1#: Hello.\n#Person2#: Hi.")
 
 
@@ -88,15 +88,15 @@ def test_the_decoders_adapter_leaves_the_encoder_frozen(settings):
 def test_every_estimator_samples_as_many_responses_in_a_step(settings, tmp_path, estimator):
     ppo = detox_config(settings, CPU, tmp_path)
     other = detox_config(settings, CPU, tmp_path, advantage_estimator=estimator)
-    assert ppo.responses_per_step == other.responses_per_step == settings.ppo_batch_size
+    assert ppo.generation_batch_size == other.generation_batch_size == settings.ppo_batch_size
     assert other.num_generations == settings.ppo_generations
-    assert ppo.kl_coef == settings.kl_coef
-    assert other.kl_coef == {"rloo": settings.kl_coef, "grpo": settings.grpo_kl_coef}[estimator]
+    assert ppo.beta == settings.kl_coef
+    assert other.beta == {"rloo": settings.kl_coef, "grpo": settings.grpo_kl_coef}[estimator]
 
 
 def test_changes_win_over_settings(settings, tmp_path):
-    config = detox_config(settings, CPU, tmp_path, kl_coef=0.0, seed=7, advantage_estimator="grpo")
-    assert (config.kl_coef, config.seed) == (0.0, 7)
+    config = detox_config(settings, CPU, tmp_path, beta=0.0, seed=7, advantage_estimator="grpo")
+    assert (config.beta, config.seed) == (0.0, 7)
 
 
 @pytest.mark.parametrize(

@@ -154,21 +154,37 @@ def test_a_text_over_the_limit_is_cut_even_if_the_tokenizer_does_not_know_the_li
 # --- the reward ---
 
 
-def test_reward_is_the_raw_logit_of_nothate_and_not_of_the_winning_label(tmp_path):
+def test_reward_is_the_log_probability_of_nothate_and_not_of_the_winning_label(classifier):
+    scorer = HateScorer(classifier, device="cpu")
+    rewards = HateReward(scorer)(prompts=[""] * 5, completions=TEXTS)
+    assert rewards == pytest.approx(np.log1p(-scorer.probability(TEXTS)), abs=1e-5)
+    assert max(rewards) < 0
+
+
+def test_the_log_probability_is_steep_where_a_text_is_toxic_and_flat_where_it_is_not(tmp_path):
+    def reward(bias: float) -> float:
+        scorer = HateScorer(make_classifier(tmp_path, bias=[bias, -bias]), device="cpu")
+        return HateReward(scorer)(completions=["good"])[0]
+
+    assert reward(-10.0) - reward(-20.0) == pytest.approx(20, abs=0.1)  # p(hate) is 1 either way
+    assert reward(20.0) - reward(10.0) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_raw_logit_is_that_of_nothate_and_not_of_the_winning_label(tmp_path):
     # Logits near 0.4 for hate and near −0.7 for nothate: the text is toxic, and its reward negative.
     folder = make_classifier(tmp_path, ["hate", "nothate"], bias=[0.4, -0.7])
     scorer = HateScorer(folder, device="cpu")
     scorer.model.classifier.out_proj.weight.data *= 0.01
-    rewards = HateReward(scorer)(prompts=[""] * 5, completions=TEXTS)
+    rewards = HateReward(scorer, kind="logit")(prompts=[""] * 5, completions=TEXTS)
     assert (scorer.probability(TEXTS) > 0.5).all()
     assert rewards == pytest.approx(one_by_one(scorer)[:, 1].tolist(), abs=1e-5)
     assert max(rewards) < 0
 
 
-def test_reward_is_not_squashed(tmp_path):
+def test_the_raw_logit_is_not_squashed(tmp_path):
     # A probability would saturate at 1.
     scorer = HateScorer(make_classifier(tmp_path, bias=[20.0, -20.0]), device="cpu")
-    assert min(HateReward(scorer)(prompts=[""] * 5, completions=TEXTS)) > 10
+    assert min(HateReward(scorer, kind="logit")(prompts=[""] * 5, completions=TEXTS)) > 10
 
 
 def test_reward_ignores_the_prompt_and_the_columns(classifier):
@@ -178,24 +194,29 @@ def test_reward_ignores_the_prompt_and_the_columns(classifier):
         prompts=["ugly bad ugly"] * 5, completions=TEXTS, topic=["bad"] * 5, summary=TEXTS[::-1]
     )
     assert mild == heated
-    assert mild == reward.scorer.logits(TEXTS).tolist()
+    assert mild == reward.scorer.log_probability(TEXTS).tolist()
 
 
 def test_reward_is_a_list_of_python_floats_with_a_name(classifier):
     reward = HateReward(HateScorer(classifier, device="cpu"))
-    assert [type(value) for value in reward([""], ["bad"])] == [float]
-    assert reward.__name__ == "nothate_logit"
+    assert [type(value) for value in reward(completions=["bad"])] == [float]
+    assert reward.__name__ == "nothate_logp"
+
+
+def test_an_unknown_kind_of_reward_is_refused_with_the_choices(classifier):
+    with pytest.raises(ValueError, match="'probability': choose 'logp' or 'logit'"):
+        HateReward(HateScorer(classifier, device="cpu"), kind="probability")
 
 
 @pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no bf16")
 def test_reward_in_bf16_is_near_that_in_float32_and_the_scorer_still_judges_in_float32(classifier):
     scorer = HateScorer(classifier, device="cpu")
     exact, rough = (
-        np.array(HateReward(scorer, precision)([""] * 5, TEXTS)) for precision in ("fp32", "bf16")
+        np.array(HateReward(scorer, precision)(completions=TEXTS)) for precision in ("fp32", "bf16")
     )
     assert rough == pytest.approx(exact, abs=0.05)
     assert (rough != exact).any()
-    assert scorer.logits(TEXTS).tolist() == exact.tolist()
+    assert scorer.log_probability(TEXTS).tolist() == exact.tolist()
 
 
 def test_reward_in_an_unknown_precision_is_refused_at_once(classifier):
