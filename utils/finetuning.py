@@ -18,8 +18,7 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import Dataset
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN_TO_PEFT
+from peft import LoraConfig, PeftConfig, PeftModel, prepare_model_for_kbit_training
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -39,15 +38,15 @@ from transformers.trainer_utils import EvalLoopOutput
 from utils.generation import MAX_NEW_TOKENS, generate
 from utils.models import parameter_counts, use_bf16
 from utils.ppo.checkpointing import CheckedTrainer, Recipe, check_recipe, last_whole_checkpoint
+from utils.ppo.setup import with_adapter
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
 from utils.settings import Settings
-from utils.training.cpu import freed_memory_kept, use_cpu_speedups
+from utils.training.cpu import use_cpu_speedups
 from utils.training.memory import activation_bytes, device_memory
 
 LOG = logging.getLogger(__name__)
 LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}  # unless the caller gives one
-QUERY_AND_VALUE = {"q", "v", "q_proj", "v_proj", "query", "value"}
 
 
 @dataclass(frozen=True)
@@ -308,26 +307,25 @@ def _trained(
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
     start, memory = time.perf_counter(), _memory_in_use(args.device)
-    with freed_memory_kept(build.keywords["model"]):
-        trainer = _train_within_memory(build, args, checkpoint)
-        trainer.model.eval().zero_grad(set_to_none=True)
-        args, state = trainer.args, trainer.state
-        best = state.best_model_checkpoint if args.load_best_model_at_end else None
-        result = FineTuningResult(
-            model=trainer.model,
-            method=recipe["method"],
-            recipe=recipe,
-            epochs=state.epoch,
-            kept=f"best {args.metric_for_best_model}" if best else "last",
-            history=pd.DataFrame(state.log_history),
-            parameters=parameter_counts(trainer.model),
-            seconds=time.perf_counter() - start,
-            peak_megabytes=max(0, trainer.peak_bytes - memory) / 1e6,
-            batch_size=args.per_device_train_batch_size,
-            checkpoint=Path(best) if best else trainer.written,
-        )
-        del trainer
-        clear_device_cache(garbage_collection=True)
+    trainer = _train_within_memory(build, args, checkpoint)
+    trainer.model.eval().zero_grad(set_to_none=True)
+    args, state = trainer.args, trainer.state
+    best = state.best_model_checkpoint if args.load_best_model_at_end else None
+    result = FineTuningResult(
+        model=trainer.model,
+        method=recipe["method"],
+        recipe=recipe,
+        epochs=state.epoch,
+        kept=f"best {args.metric_for_best_model}" if best else "last",
+        history=pd.DataFrame(state.log_history),
+        parameters=parameter_counts(trainer.model),
+        seconds=time.perf_counter() - start,
+        peak_megabytes=max(0, trainer.peak_bytes - memory) / 1e6,
+        batch_size=args.per_device_train_batch_size,
+        checkpoint=Path(best) if best else trainer.written,
+    )
+    del trainer
+    clear_device_cache(garbage_collection=True)
     return result
 
 
@@ -396,21 +394,10 @@ def _checkpoint(output_dir: str, recipe: dict[str, Any]) -> Path | None:
 
 
 def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    """Put a fresh adapter into the model.
-
-    peft knows the query and value projections of T5, mT5 and BART; in other families they are found
-    by name, without those of T5Gemma2's vision tower.
-    """
+    """Put a fresh adapter into the model; a quantized one is prepared for it first."""
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    unknown = isinstance(peft_config, LoraConfig) and model.config.model_type not in KNOWN_TO_PEFT
-    if unknown and peft_config.target_modules is None:
-        names = [name for name, _ in model.named_modules()]
-        peft_config = copy.copy(peft_config)
-        peft_config.target_modules = QUERY_AND_VALUE & {name.rpartition(".")[2] for name in names}
-        if any("vision_tower" in name for name in names):
-            peft_config.exclude_modules = r".*\bvision_tower\b.*"
-    return get_peft_model(model, peft_config)
+    return with_adapter(model, peft_config)
 
 
 def _check_method(method: str) -> None:

@@ -30,7 +30,7 @@ from utils.finetuning import lora_config
 from utils.models import autocast, has_bf16
 from utils.ppo.policy import InverseTransformSampling
 from utils.ppo.precision import weights_cast_once
-from utils.training.cpu import ATTENTION, BitDropout, freed_memory_kept
+from utils.training.cpu import ATTENTION, BitDropout
 
 NEW_TOKENS, SAMPLES = 32, 16
 AVX2 = {
@@ -71,11 +71,10 @@ def one_number(net: nn.Module) -> Iterator[None]:
 PIECES: dict[str, Piece] = {
     "BitDropout": bit_dropout,
     "attention_by_products": products,
-    "freed_memory_kept": freed_memory_kept,
     "InverseTransformSampling": one_number,
     "weights_cast_once": weights_cast_once,
 }
-STEP = ("BitDropout", "attention_by_products", "freed_memory_kept")
+STEP = ("BitDropout", "attention_by_products")
 WORKS = {
     "full step": STEP,
     "LoRA step": STEP,

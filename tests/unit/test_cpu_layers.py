@@ -1,10 +1,7 @@
 """CPU speed-ups: the same outputs, gradients and probabilities in less time, and one switch."""
 
 import copy
-import sys
 
-import numpy as np
-import psutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -15,7 +12,6 @@ from utils.training.cpu import (
     ATTENTION,
     BitDropout,
     attention_by_products,
-    freed_memory_kept,
     keep_mask,
     use_cpu_speedups,
     uses_cpu_speedups,
@@ -240,24 +236,3 @@ def test_padding_gets_no_attention_with_dropout():
     inputs["value"].requires_grad_()
     attention_by_products(**inputs, dropout=0.2)[0].sum().backward()
     assert not inputs["value"].grad[1, :, -1].any()
-
-
-# Freed memory
-
-
-def resident() -> int:
-    """Return bytes of this process in memory."""
-    return psutil.Process().memory_info().rss
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="an option of glibc")
-@pytest.mark.parametrize("allow", [True, False])
-def test_freed_memory_is_kept_in_the_block_of_a_model_with_the_mark(tiny_t5, allow):
-    tiny_t5.cpu_speedups = allow
-    start = resident()
-    with freed_memory_kept(tiny_t5):
-        held = np.ones(200_000_000 // 8)
-        del held
-        kept = resident() - start
-    assert (kept > 150e6) == allow
-    assert resident() - start < 50e6  # after the block it is the system's again

@@ -4,10 +4,6 @@ Each was measured alone with `tests/benchmarks/bench_cpu_layers.py`, and saves a
 training step. On other devices nothing changes.
 """
 
-import ctypes
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,9 +16,6 @@ from transformers.masking_utils import eager_mask
 
 STEPS = 2**16  # dropout decides by 16 random bits
 ATTENTION = "products"
-# glibc's mallopt: −1 trim threshold, −2 top padding, −3 mmap threshold, −4 number of mmaps
-KEEP = {-1: 2**31 - 1, -2: 2**26, -4: 0}
-RETURN = {-1: 2**26, -2: 2**17, -3: 2**25, -4: 2**16}  # where glibc's own tuning ends
 Model = PreTrainedModel | PeftModel
 
 
@@ -106,24 +99,3 @@ def use_cpu_speedups(model: Model) -> Model:
     if model.config.model_type == "t5" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
     return model
-
-
-@contextmanager
-def freed_memory_kept(model: Model) -> Iterator[None]:
-    """Let the C library keep freed memory in the block for reuse, if the model `uses_cpu_speedups`.
-
-    By default glibc returns large blocks to the system, and the system clears each page of a new
-    tensor: a tenth of a full training step. Without glibc nothing changes.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" and uses_cpu_speedups(model) else None
-    if not all(hasattr(libc, name) for name in ("mallopt", "malloc_trim")):
-        yield
-        return
-    for option, value in KEEP.items():
-        libc.mallopt(option, value)
-    try:
-        yield
-    finally:
-        for option, value in RETURN.items():
-            libc.mallopt(option, value)
-        libc.malloc_trim(0)
