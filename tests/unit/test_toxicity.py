@@ -1,4 +1,4 @@
-"""The hate-speech scorer: labels by name, probabilities by softmax, rewards by raw logit of the response alone."""
+"""The hate-speech scorer: labels by name, probabilities by softmax, reward of the completion."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ LABELS = [
 
 
 def make_classifier(folder, labels=("nothate", "hate"), bias=None, limit=MAX_TOKENS):
-    """Write a random RoBERTa classifier and its tokenizer; `bias` is added to every text's logits."""
+    """Write a random RoBERTa classifier and its tokenizer; `bias` is added to all logits."""
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe.train_from_iterator(
@@ -171,7 +171,7 @@ def test_the_log_probability_is_steep_where_a_text_is_toxic_and_flat_where_it_is
 
 
 def test_the_raw_logit_is_that_of_nothate_and_not_of_the_winning_label(tmp_path):
-    # Logits near 0.4 for hate and near −0.7 for nothate: the text is toxic, and its reward negative.
+    # Logits near 0.4 for hate and −0.7 for nothate: the text is toxic, and its reward negative.
     folder = make_classifier(tmp_path, ["hate", "nothate"], bias=[0.4, -0.7])
     scorer = HateScorer(folder, device="cpu")
     scorer.model.classifier.out_proj.weight.data *= 0.01
