@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.finetuning import lora_config
 from utils.models import load_model, use_bf16
 from utils.ppo import PPOConfig
 from utils.prompts import build_prompt
-from utils.settings import Settings
+from utils.settings import Settings, adapter_base
 from utils.toxicity import HateReward, HateScorer
 
 # The trainer that Lab 3's section on the price of KL and the stored sweep were made with: a raw
@@ -28,14 +28,7 @@ UNDER_PRESSURE = {
 
 def is_adapter_of(folder: str | Path, model: str) -> bool:
     """Tell whether the folder holds an adapter that was trained on this model."""
-    return _base_of(folder) == model
-
-
-def _base_of(folder: str | Path) -> str | None:
-    """Return the model that the folder's adapter was trained on; None if it holds no adapter."""
-    if not (Path(folder) / "adapter_config.json").exists():
-        return None
-    return PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    return adapter_base(folder) == model
 
 
 def initial_policy(
@@ -45,17 +38,7 @@ def initial_policy(
 
     Raises ValueError if the folder holds no adapter, or one that was trained on another model.
     """
-    made_for = _base_of(adapter)
-    if made_for is None:
-        raise ValueError(
-            f"{adapter} holds no adapter: run Lab 2 first, or name a folder that `utils finetune "
-            "--method lora` wrote (a whole model needs no adapter: set model to its folder)"
-        )
-    if made_for != settings.model:
-        raise ValueError(
-            f"the adapter in {adapter} belongs to {made_for!r}, not to {settings.model!r}: "
-            "choose the preset or model that it was trained with, or run Lab 2 again"
-        )
+    settings.check_adapter(adapter)
     model, tokenizer = load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval(), tokenizer
 

@@ -114,18 +114,25 @@ class Settings:
 
     def check_adapter(self, folder: str | Path) -> None:
         """Raise ValueError unless the folder holds an adapter that was trained on this model."""
-        file = Path(folder) / "adapter_config.json"
-        if not file.is_file():
+        base = adapter_base(folder)
+        if base is None:
             raise ValueError(
                 f"{folder} holds no adapter: run Lab 2 first, or give a folder that the command "
                 "finetune wrote (for a fully fine-tuned model, set model to its folder instead)"
             )
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
         if base != self.model:
             raise ValueError(
                 f"the adapter in {folder} belongs to {base!r}, not to {self.model!r}: choose the "
                 "preset or model that it was trained with, or run Lab 2 again"
             )
+
+
+def adapter_base(folder: str | Path) -> str | None:
+    """Return the model that a folder's adapter was trained on; None if it holds no adapter."""
+    file = Path(folder) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    return json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(Settings) if f.name != "preset"}
