@@ -55,9 +55,11 @@ def add_value_head(model: Model, trunk: str) -> ValueHead:
     """
     model.value_head = ValueHead(model, trunk)
 
-    def add_values(module: nn.Module, args: tuple, inputs: dict[str, Any], output: Any) -> None:
-        if inputs.get("output_hidden_states"):
-            output["state_values"] = module.value_head(output.decoder_hidden_states[-1], inputs)
+    def add_values(module: nn.Module, args: tuple, inputs: dict[str, Any], output: Any) -> Any:
+        if not inputs.get("output_hidden_states"):
+            return output
+        values = module.value_head(output.decoder_hidden_states[-1], inputs)
+        return {**output, "state_values": values}  # plain: DDP rebuilds outputs by their class
 
     model.register_forward_hook(add_values, with_kwargs=True)
     return model.value_head
@@ -217,7 +219,7 @@ def completion_logprobs(
         use_cache=False,
         output_hidden_states=detailed,
     )
-    logits = output.logits.float() / temperature  # (batch, time, vocabulary)
+    logits = output["logits"].float() / temperature  # (batch, time, vocabulary)
     logprobs = selective_log_softmax(logits, completion_ids)
     if not detailed:
         return logprobs, None, None
