@@ -9,12 +9,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import (
-    BatchEncoding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-)
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 from transformers.modeling_outputs import BaseModelOutput
 
 from utils.models import autocast
@@ -22,10 +17,10 @@ from utils.ppo.precision import weights_cast_once
 from utils.training.memory import device_memory
 
 MAX_NEW_TOKENS = 128  # T5's own default of 20 cuts summaries off
-# Prompt tokens decoded together, and encoded together. On a CPU, decoding gains from more rows, and
-# encoding from activations that fit into a cache. A GPU takes as many as its memory allows.
+# Prompt tokens decoded together, and encoded together. On a CPU, decoding is faster with more rows,
+# and encoding with activations that fit into a cache. On a GPU, its memory sets both numbers.
 DECODED_TOKENS, ENCODED_TOKENS, BYTES_PER_TOKEN = 16_384, 4_096, 2**20
-LONG = 60.0  # seconds; shorter work needs no estimate
+LONG = 60.0  # seconds; no estimate is printed for shorter work
 TIMED_TOKENS = 3
 
 
@@ -37,18 +32,20 @@ def generate(
     precision: str | None = None,
     **generation_config: Any,
 ) -> list[str]:
-    """Answer every prompt with an encoder-decoder; answers come in the prompts' order.
+    """Answer every prompt with an encoder-decoder, and return the answers in the prompts' order.
 
     Prompts are sorted by length and batched: `batch_size` of them, by default as many as fill a
     budget of tokens that suits the device. Without sampling, equal prompts are answered once.
     `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`), by default the caller's.
-    `generation_config` goes to `model.generate`; `max_new_tokens` is 128 unless given.
+    `generation_config` goes to `model.generate`. Unless it says otherwise, decoding is greedy,
+    and `max_new_tokens` is 128.
 
     Raises ValueError if `prompts` is one text, `batch_size` is below 1, a prompt is longer than the
     model's table of positions, or the device does not support the precision.
     """
     _check_arguments(prompts, batch_size, generation_config)
-    options = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False} | generation_config
+    greedy = {"do_sample": False, "num_beams": 1}  # BART's checkpoints ask for four beams
+    options = greedy | {"max_new_tokens": MAX_NEW_TOKENS} | generation_config
     pending = list(prompts) if options["do_sample"] else list(dict.fromkeys(prompts))
     ids = tokenizer(pending, truncation=False, verbose=False)["input_ids"] if pending else []
     _check_lengths(model, pending, ids)
@@ -70,7 +67,7 @@ def generate(
 
 def _check_arguments(prompts: Sequence[str], batch_size: Any, options: dict[str, Any]) -> None:
     if isinstance(prompts, str):
-        raise ValueError(f"prompts is one text, {prompts[:40]!r}: give a list of texts")
+        raise ValueError(f"prompts is the string {prompts[:40]!r}: give a list of texts")
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise ValueError(f"batch_size={batch_size} must be a whole number, at least 1")
     if options.get("num_return_sequences", 1) != 1:
@@ -78,7 +75,7 @@ def _check_arguments(prompts: Sequence[str], batch_size: Any, options: dict[str,
 
 
 def _check_lengths(model: PreTrainedModel, prompts: list[str], ids: list[list[int]]) -> None:
-    """Refuse prompts longer than the table of positions that BART, Pegasus and LED have."""
+    """Raise ValueError if a prompt exceeds the position table of a BART, Pegasus or LED model."""
     names = ("max_encoder_position_embeddings", "max_position_embeddings")
     limit = next(
         (getattr(model.config, name) for name in names if hasattr(model.config, name)), None
@@ -105,7 +102,7 @@ def _decode(
     first = sum(lengths[i] for i in batches[0]) if batches else 1
     estimate = _Estimate(sum(lengths) / first, options["max_new_tokens"])
     criteria = [*options.pop("stopping_criteria", ()), estimate]
-    # tqdm's bar in a notebook does not read tqdm's own variable
+    # tqdm's notebook bar ignores TQDM_DISABLE
     quiet = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
     with tqdm(total=len(ids), desc="generate", unit="prompt", leave=False, disable=quiet) as bar:
         for rows in batches:
@@ -117,9 +114,8 @@ def _decode(
                 stopping_criteria=criteria,
                 **options,
             )
-            for i, text in zip(
-                rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True
-            ):
+            texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+            for i, text in zip(rows, texts, strict=True):
                 answers[i] = text
             bar.update(len(rows))
     return answers
@@ -144,7 +140,7 @@ def _encode(model: PreTrainedModel, batch: BatchEncoding, budget: int) -> BaseMo
 
 
 def _batches(lengths: list[int], batch_size: int | None, budget: int) -> Iterator[list[int]]:
-    """Yield row numbers, the longest first: if memory is too small, it fails at the start."""
+    """Yield batches of row numbers, longest rows first, so that a lack of memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
         size = batch_size or max(1, budget // lengths[order[0]])
@@ -153,9 +149,9 @@ def _batches(lengths: list[int], batch_size: int | None, budget: int) -> Iterato
 
 
 class _Estimate(StoppingCriteria):
-    """Print once, after a few tokens of the first batch, how long all batches take at most.
+    """Print once, after a few tokens of the first batch, the longest time that all may take.
 
-    `batches` counts them in sizes of the first. Stops nothing.
+    `batches` is the size of all batches relative to the first. Generation is never stopped.
     """
 
     def __init__(self, batches: float, max_new_tokens: int):
@@ -163,7 +159,7 @@ class _Estimate(StoppingCriteria):
         self.times = [time.perf_counter()]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        if len(self.times) < TIMED_TOKENS + 2:  # the start, a first token to warm up, and these
+        if len(self.times) < TIMED_TOKENS + 2:  # and the start and a warm-up token
             self.times.append(time.perf_counter())
             if len(self.times) == TIMED_TOKENS + 2:
                 self._print()

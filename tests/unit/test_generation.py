@@ -209,6 +209,12 @@ def test_decoding_is_greedy_unless_asked_otherwise(model, tiny_tokenizer, calls)
     assert [call["do_sample"] for call in calls] == [False, True]
 
 
+def test_a_model_that_asks_for_beams_decodes_greedily_too(model, tiny_tokenizer, calls):
+    model.generation_config.num_beams = 4  # as BART's checkpoints do
+    generate(model, tiny_tokenizer, ["good"], max_new_tokens=1)
+    assert calls[0]["num_beams"] == 1
+
+
 def test_other_arguments_reach_the_model(model, tiny_tokenizer, calls):
     generate(model, tiny_tokenizer, ["good"], max_new_tokens=3, num_beams=2, length_penalty=0.6)
     assert (calls[0]["num_beams"], calls[0]["length_penalty"]) == (2, 0.6)
