@@ -1,6 +1,6 @@
-"""The labs as commands: python -m utils --help, or accelerate launch -m utils finetune …
+"""Run the labs as commands: python -m utils --help, or accelerate launch -m utils finetune …
 
-Nothing here imports torch, so that help and errors about the input come at once.
+This module does not import torch, so that help and input errors appear at once.
 """
 
 import argparse
@@ -18,30 +18,30 @@ from utils.settings import FIELDS, load_settings, parse_overrides
 METHODS = ("full", "lora")
 ESTIMATORS = ("gae", "rloo", "grpo")
 REPORT_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}  # others have their module's name
-SUMMARIZE = """Summarize your own dialogues, one summary on each line, in the order of the file.
+SUMMARIZE = """Summarize your own dialogues, and print one summary per line, in the same order.
 
-FILE is text (a turn on each line, a blank line between dialogues), JSONL (objects with "dialogue")
-or CSV (a column dialogue); - reads standard input. A dialogue whose prompt exceeds
-max_prompt_tokens is split between two turns, and its line holds the summaries of all parts."""
+FILE is text (one turn per line, a blank line between dialogues), JSONL (objects with the key
+dialogue) or CSV (with a column dialogue). A dialogue whose prompt would exceed max_prompt_tokens is
+split between turns, and its line holds the summaries of all its parts."""
 TOXICITY = """Print the reward model's probability of hate for each line of a text.
 
 The classifier measures hate toward groups, not rudeness, and makes mistakes: see Lab 3."""
 FINETUNE = """Fine-tune as Lab 2 does, score on the test split, and save the model with its card.
 
 Each device takes batch_size dialogues at a time. Under accelerate launch the processes share the
-data, and the global batch is that many times larger. --set also takes every argument of
+data, and the global batch is that many times larger. --set also accepts any argument of
 transformers' TrainingArguments, such as weight_decay=0.01."""
-PPO = """Train with PPO on heated dialogues as Lab 3 does, score on the test split, save the policy.
+PPO = """Train with PPO as Lab 3 does, score on the test split, and save the policy.
 
-Each device takes ppo_batch_size prompts at a time. Under accelerate launch every process has its
-own prompts, and a step has that many times more. --set also takes every argument of PPOConfig and
-TrainingArguments, such as gamma=0.99."""
+The prompts are heated dialogues, and each device takes ppo_batch_size of them at a time. Under
+accelerate launch every process gets its own prompts, so a step has that many times more. --set also
+accepts any argument of PPOConfig and TrainingArguments, such as gamma=0.99."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in `argv`, by default that of the command line, and return an exit code."""
+    """Run the command in `argv` (by default, the command line's) and return an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8")  # a Windows console's own lacks many characters
+        stream.reconfigure(encoding="utf-8")  # a Windows console's default lacks many characters
     try:
         arguments = _parser().parse_args(argv)
         _check_input(arguments)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         ours = type(error).__module__.startswith("utils.")
         if not ours and not isinstance(error, OSError | ValueError):
-            raise  # not a matter of input: keep the traceback
+            raise  # a bug rather than bad input: keep the traceback
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
@@ -64,20 +64,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m utils", description="Dialogue summarization labs as commands."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    labs = _add(subparsers, "labs", "Run the notebooks, write their pages and results.")
+    labs = _add(subparsers, "labs", "Run the notebooks, and write their pages and results.")
     labs("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="which labs")
     summarize = _add(subparsers, "summarize", SUMMARIZE)
     summarize("file", metavar="FILE", help="text, JSONL or CSV; - for standard input")
-    summarize("--format", choices=FORMATS, help="(default: by the file's extension, else text)")
-    evaluate = _add(subparsers, "evaluate", "Score a model on the test split: a table, a figure.")
+    summarize("--format", choices=FORMATS, help="(default: the file's extension, else text)")
+    evaluate = _add(subparsers, "evaluate", "Score a model on the test split, and plot the scores.")
     toxicity = _add(subparsers, "toxicity", TOXICITY)
     toxicity("file", metavar="FILE", help="a text on each line; - for standard input")
     finetune = _add(subparsers, "finetune", FINETUNE)
     finetune("--method", choices=METHODS, default="lora", help="(default: lora)")
-    finetune("--quantization", choices=("8bit", "4bit"), help="of the base model; needs CUDA")
+    finetune("--quantization", choices=("8bit", "4bit"), help="quantize the base model; needs CUDA")
     ppo = _add(subparsers, "ppo", PPO)
     ppo("--estimator", choices=ESTIMATORS, default="gae", help="(default: gae, which is PPO)")
-    ppo("--adapter", help="of the initial policy (default: OUTPUT_DIR/lab2/lora/best)")
+    ppo("--adapter", help="adapter to start from (default: OUTPUT_DIR/lab2/lora/best)")
     for option in (summarize, evaluate):
         option("--adapter", help="folder of an adapter to merge into the model")
     for option in (finetune, ppo):
@@ -93,23 +93,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(subparsers: Any, name: str, text: str) -> Any:
     """Add a command with the options that all commands have, and return its `add_argument`."""
-    command = subparsers.add_parser(
-        name,
-        help=text.partition("\n")[0],
-        description=text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    first, layout = text.partition("\n")[0], argparse.RawDescriptionHelpFormatter
+    command = subparsers.add_parser(name, help=first, description=text, formatter_class=layout)
     option = command.add_argument
     option("--preset", help="offline, cpu, gpu or auto (default: LABS_PRESET, else offline)")
-    about = "settings to change, after FILE if there is one: --set train_dialogues=500 seed=1"
+    about = "settings to change (write FILE before them): --set train_dialogues=500 seed=1"
     option("--set", nargs="+", action="extend", metavar="NAME=VALUE", default=[], help=about)
     return option
 
 
 def _check_input(arguments: argparse.Namespace) -> None:
-    """Check the input, and add what it says: settings, training arguments, the file's texts.
+    """Check the arguments, and add to them the settings, training arguments and texts of FILE.
 
-    Without a preset, commands use "offline", which needs no network.
+    The default preset is "offline", which needs no network.
     """
     given, command = vars(arguments), arguments.command
     trains = command in ("finetune", "ppo")
@@ -125,18 +121,16 @@ def _check_input(arguments: argparse.Namespace) -> None:
         settings.check_adapter(arguments.adapter)
     if trains:
         arguments.changes = _checkpoints_and_report(arguments) | changes
-    if "file" in given:
-        arguments.texts = (
-            read_dialogues(arguments.file, arguments.format)
-            if command == "summarize"
-            else read_lines(arguments.file)
-        )
+    if command == "summarize":
+        arguments.texts = read_dialogues(arguments.file, arguments.format)
+    elif command == "toxicity":
+        arguments.texts = read_lines(arguments.file)
     used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
     print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
 
 
 def _checkpoints_and_report(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Turn the options of a command that trains into training arguments."""
+    """Convert a training command's options to training arguments."""
     steps, name = arguments.checkpoint_steps, arguments.report_to
     module = REPORT_MODULES.get(name, name).partition(".")[0]
     if name not in ("none", "all") and (not module or find_spec(module) is None):
@@ -152,10 +146,10 @@ def _checkpoints_and_report(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def training_arguments(command: str) -> dict[str, str]:
-    """Read names and annotations of a command's training arguments from the source of their class.
+    """Read the names and annotations of a command's training arguments from their source code.
 
-    "finetune" takes those of TrainingArguments, "ppo" those of PPOConfig too. To import these
-    classes takes seconds.
+    "finetune" accepts those of TrainingArguments, and "ppo" also those of PPOConfig. Importing
+    these classes would take seconds.
     """
     (library,) = find_spec("transformers").submodule_search_locations
     sources = {"TrainingArguments": Path(library) / "training_args.py"}

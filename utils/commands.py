@@ -1,4 +1,4 @@
-"""The labs' commands, on one process or on several; `utils.cli` has checked their input."""
+"""Run the commands of the labs; `utils.cli` has checked their arguments."""
 
 import sys
 import time
@@ -55,15 +55,9 @@ def summarize(arguments: Namespace) -> None:
     settings, (model, tokenizer) = arguments.settings, _load_model(arguments)
     limit = settings.max_prompt_tokens
     parts = [split_at_turns(dialogue, tokenizer, limit) for dialogue in arguments.texts]
-    summaries = iter(
-        generate(
-            model,
-            tokenizer,
-            [build_prompt(part) for own in parts for part in own],
-            precision=settings.precision,
-            max_new_tokens=settings.max_new_tokens,
-        )
-    )
+    prompts = [build_prompt(part) for own in parts for part in own]
+    options = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
+    summaries = iter(generate(model, tokenizer, prompts, **options))
     for number, own in enumerate(parts, start=1):
         if len(own) > 1:
             print(f"dialogue {number} is long: summarized in {len(own)} parts", file=sys.stderr)
@@ -87,7 +81,7 @@ def toxicity(arguments: Namespace) -> None:
 
 
 def evaluate(arguments: Namespace) -> None:
-    """Score a model, lead-2 and the human summaries on the test split: a table and a figure."""
+    """Score a model, lead-2 and the human summaries on the test split, and plot the scores."""
     from utils import plots
 
     settings, start = arguments.settings, time.perf_counter()
@@ -110,15 +104,9 @@ def finetune(arguments: Namespace) -> None:
         splits = load_splits(settings)
         options = {"quantization": arguments.quantization, "cpu_speedups": settings.cpu_speedups}
         model, tokenizer = load_model(settings.model, device, **options)
-    result = fine_tune(
-        model,
-        tokenizer,
-        splits["train"],
-        splits["validation"],
-        output_dir=str(output_dir / "checkpoints"),
-        resume=arguments.resume,
-        **finetune_arguments(settings, arguments.method, **arguments.changes),
-    )
+    options = finetune_arguments(settings, arguments.method, **arguments.changes)
+    options |= {"output_dir": str(output_dir / "checkpoints"), "resume": arguments.resume}
+    result = fine_tune(model, tokenizer, splits["train"], splits["validation"], **options)
     if not state.is_main_process:
         return
     result.model.save_pretrained(output_dir / "model")
@@ -167,7 +155,7 @@ def ppo(arguments: Namespace) -> None:
 
 
 def _load_model(arguments: Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the settings' model; merge the adapter that the command was given, if any."""
+    """Load the settings' model, and merge the command's adapter into it if there is one."""
     settings, device = arguments.settings, "cpu" if arguments.cpu else None
     if arguments.adapter is None:
         return load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)
@@ -200,7 +188,6 @@ def _score_policy(
     model = (trainer.policy, trainer.processing_class)
 
     def scores() -> list[pd.DataFrame]:
-        """Score the policy as it is now."""
         toxicity = results.judge_model(*model, heated, settings, scorer)
         quality = results.judge_model(*model, others, settings)
         return [toxicity[["toxicity", "insulting_word"]], quality.drop(columns="words")]

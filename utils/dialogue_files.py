@@ -1,4 +1,4 @@
-"""Your own dialogues: read from a file, and split between turns where they exceed a prompt."""
+"""Read your own dialogues from a file, and split dialogues that are too long for a prompt."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FORMATS = ("text", "jsonl", "csv")
 def read_dialogues(path: str, file_format: str | None = None) -> list[str]:
     """Read the dialogues of a file, or of standard input for "-".
 
-    `file_format` is "csv" (a column dialogue), "jsonl" (on each line an object with "dialogue") or
-    "text" (a turn on each line, a blank line between dialogues). By default the file's extension
-    decides, and anything else is read as text.
+    `file_format` is "csv" (with a column dialogue), "jsonl" (one object with the key dialogue per
+    line) or "text" (one turn per line, a blank line between dialogues). By default it follows the
+    file's extension; a file with another extension is read as text.
 
-    Raises OSError if the file cannot be read, and ValueError if it holds no dialogue or a row
-    without one; the message names the row.
+    Raises OSError if the file cannot be read, and ValueError if its format or encoding is wrong, it
+    has no dialogue, or a row has none; the message names the row.
     """
     text, suffix = _read_text(path), Path(path).suffix.removeprefix(".").lower()
     if file_format is None and suffix in ("json", "tsv", "xlsx", "docx", "pdf"):
@@ -34,7 +34,7 @@ def read_dialogues(path: str, file_format: str | None = None) -> list[str]:
     read = {"csv": _from_csv, "jsonl": _from_jsonl}.get(file_format or suffix, _from_text)
     dialogues = [dialogue.strip() for dialogue in read(path, text)]
     if not dialogues:
-        raise ValueError(f"{path} holds no dialogue: write a turn a line, and blank lines between")
+        raise ValueError(f"{path} holds no dialogue: write one turn on each line of the file")
     if "" in dialogues:
         number = dialogues.index("") + 1
         raise ValueError(f"{path}: dialogue {number} is empty: fill it in, or remove the row")
@@ -42,7 +42,7 @@ def read_dialogues(path: str, file_format: str | None = None) -> list[str]:
 
 
 def read_lines(path: str) -> list[str]:
-    """Read the lines of a file, or of standard input for "-"; blank lines are left out.
+    """Read the lines of a file, or of standard input for "-", and skip blank lines.
 
     Raises OSError if the file cannot be read, and ValueError if it is not UTF-8 or holds no text.
     """
@@ -86,11 +86,11 @@ def _from_jsonl(path: str, text: str) -> Iterator[str]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{place} is not JSON ({error}): write one object a line") from None
+            raise ValueError(f"{place} is not JSON ({error}): one object per line") from None
         if not isinstance(row, dict) or not isinstance(row.get("dialogue"), str):
             raise ValueError(f'{place} has no text under "dialogue"')
         if any("\ud800" <= character <= "\udfff" for character in row["dialogue"]):
-            raise ValueError(f"{place} holds half a character (a lone surrogate): write it again")
+            raise ValueError(f"{place} holds half a character (a lone surrogate): replace it")
         yield row["dialogue"]
 
 

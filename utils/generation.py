@@ -34,14 +34,14 @@ def generate(
 ) -> list[str]:
     """Answer every prompt with an encoder-decoder, and return the answers in the prompts' order.
 
-    Prompts are sorted by length and batched: `batch_size` of them, by default as many as fill a
-    budget of tokens that suits the device. Without sampling, equal prompts are answered once.
-    `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`), by default the caller's.
-    `generation_config` goes to `model.generate`. Unless it says otherwise, decoding is greedy,
-    and `max_new_tokens` is 128.
+    Prompts are sorted by length and put into batches of `batch_size`, or by default of as many as
+    the device's token budget allows. Without sampling, repeated prompts are answered only once.
+    `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`); None keeps the caller's.
+    `generation_config` goes to `model.generate`. By default, decoding is greedy, and
+    `max_new_tokens` is 128.
 
-    Raises ValueError if `prompts` is one text, `batch_size` is below 1, a prompt is longer than the
-    model's table of positions, or the device does not support the precision.
+    Raises ValueError if `prompts` is a string, `batch_size` is below 1, `num_return_sequences` is
+    not 1, a prompt exceeds the model's positions, or the device does not support the precision.
     """
     _check_arguments(prompts, batch_size, generation_config)
     greedy = {"do_sample": False, "num_beams": 1}  # BART's checkpoints ask for four beams
@@ -159,7 +159,7 @@ class _Estimate(StoppingCriteria):
         self.times = [time.perf_counter()]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        if len(self.times) < TIMED_TOKENS + 2:  # and the start and a warm-up token
+        if len(self.times) < TIMED_TOKENS + 2:  # plus the start and a warm-up token
             self.times.append(time.perf_counter())
             if len(self.times) == TIMED_TOKENS + 2:
                 self._print()

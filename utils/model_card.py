@@ -18,8 +18,8 @@ TEXT = """\
 
 ## Scores on the test split
 
-In points of 0–100 (words: a count), with 95 % bootstrap intervals over dialogues. ROUGE is the
-stemmed F1 of `rouge_score`, averaged over the references.
+Scores are points of 0–100, except for the number of words, with 95 % bootstrap intervals over
+dialogues. ROUGE is the stemmed F1 of `rouge_score`, averaged over the references.
 
 {table}
 
@@ -53,7 +53,7 @@ def write_model_card(
 ) -> Path:
     """Write README.md into a saved model's folder and return its path.
 
-    `scores` is a table of `results.interval_table`.
+    `scores` comes from `results.interval_table`.
     """
     adapter = result.method == "lora"
     library = "peft" if adapter else "transformers"

@@ -1,4 +1,4 @@
-"""Figures of the labs, with one color and marker for each system and with 95% intervals."""
+"""Draw the labs' figures, with one color and marker for each system and with 95% intervals."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def plot_curves(
 
 
 def plot_panels(panels: Sequence[tuple[str, pd.Series]], xlabel: str, columns: int = 3) -> Figure:
-    """Plot small curves side by side; each panel is a pair of the label of y and a series."""
+    """Plot small curves side by side, one for each pair of a y-axis label and a series."""
     lines = -(-len(panels) // columns)
     size = (3.2 * columns, 2.3 * lines)
     figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
@@ -105,7 +105,7 @@ def plot_interval_width(table: pd.DataFrame, title: str, xlabel: str = "dialogue
 
 
 def plot_lengths(lengths: Mapping[str, Sequence[int]], limit: int) -> Figure:
-    """Plot a histogram of token counts for each kind of text, on a log axis, with a limit."""
+    """Plot a histogram of token counts for each kind of text on a log axis, and mark a limit."""
     figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
     shortest, longest = min(map(min, lengths.values())), max(limit, *map(max, lengths.values()))
     edges = np.unique(np.geomspace(max(1, shortest), 1.1 * longest, 50).round()) - 0.5
@@ -124,9 +124,9 @@ def plot_lengths(lengths: Mapping[str, Sequence[int]], limit: int) -> Figure:
 def plot_tradeoff(
     points: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, title: str
 ) -> Axes:
-    """Plot one named point per row at columns `x` and `y`, with y's interval if there is one.
+    """Plot one named point per row, with its column `x` on the x-axis and `y` on the y-axis.
 
-    The interval is read from the columns low and high.
+    If there are columns low and high, they are drawn as the interval of `y`.
     """
     _, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for (name, row), other in zip(points.iterrows(), itertools.cycle(OTHERS), strict=False):
@@ -149,7 +149,7 @@ def plot_frontier(
 ) -> Figure:
     """Plot measures against the KL to the reference model: dots for runs, a line for the means.
 
-    The KL coefficients β stand above their means, in one row for each estimator.
+    The KL coefficients β are written above the means, in one row per estimator.
     `runs` has columns estimator, kl_coef, kl (nats per summary) and the measures; `measures` maps
     a column to its label and scale; `start` holds the measures before training.
     """
@@ -173,7 +173,7 @@ def plot_frontier(
 def _plot_estimator(
     axes: Axes, estimator: str, runs: pd.DataFrame, measure: str, height: float
 ) -> None:
-    """Plot one estimator's runs and means; its β stand at `height`, in heights of the axes."""
+    """Plot one estimator's runs and means, and write its β at `height` (1 is the axes' top)."""
     color, marker = STYLES.get(estimator, OTHER)
     axes.plot(runs["kl"], runs[measure], marker, color=color, markersize=3, alpha=0.4)
     means = runs.groupby("kl_coef")[["kl", measure]].mean().sort_values("kl")

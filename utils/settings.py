@@ -1,6 +1,6 @@
-"""The settings of a run, the presets that fill them in, and how they are read from text."""
+"""Define the settings of a run and their presets, and read settings from text."""
 
-from __future__ import annotations  # each field keeps its annotation as text, as _parse reads it
+from __future__ import annotations  # keeps annotations as text, which _parse reads
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OFFLINE = Path(__file__).parent / "offline"
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
-READERS = {  # how a text becomes a value of each type, and what to write
+READERS = {  # type: how to read its text, and what to ask for
     "bool": (lambda text: SWITCH[text.lower()], "on or off"),
     "int": (int, "a whole number"),
     "float": (float, "a number"),
@@ -31,62 +31,64 @@ READERS = {  # how a text becomes a value of each type, and what to write
 
 
 def _option(meaning: str, default: Any = dataclasses.MISSING, **bounds: Any) -> Any:
-    """Declare a setting. Whole numbers are at least 1, others positive, unless `bounds` differ."""
+    """Declare a setting; integers must be at least 1 and floats positive unless `bounds` differ."""
     return field(default=default, metadata={"help": meaning, **bounds})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that a lab or a command can be told; `load_settings` makes one and checks it."""
+    """All settings of a lab or command; `load_settings` creates and checks them."""
 
-    preset: str = _option("where the values come from")
+    preset: str = _option("preset that the other values come from")
     model: str = _option("encoder-decoder model, hub id or folder")
     reward_model: str = _option("hate-speech classifier, hub id or folder")
     dataset: str = _option("dialogues with summaries, hub id or folder")
     precision: str = _option(
         "auto, fp32 or bf16 (autocast over fp32 weights)", "auto", choices=("auto", "fp32", "bf16")
     )
-    cpu_speedups: bool = _option("faster layers on CPUs; off: the libraries' own", True)
-    seed: int = _option("start of every random choice", 42, minimum=0, below=2**32)
+    cpu_speedups: bool = _option("faster layers on CPUs; off uses the libraries' own", True)
+    seed: int = _option("seed of all random choices", 42, minimum=0, below=2**32)
     output_dir: str = _option("folder for results, checkpoints and pages", "out")
 
-    train_dialogues: int | None = _option("for fine-tuning and examples", None, none="all")
-    validation_dialogues: int | None = _option("for choosing checkpoints", None, none="all")
-    test_dialogues: int | None = _option("for scores", None, minimum=2, none="all")
+    train_dialogues: int | None = _option("training dialogues, also for examples", None, none="all")
+    validation_dialogues: int | None = _option(
+        "dialogues for choosing checkpoints", None, none="all"
+    )
+    test_dialogues: int | None = _option("dialogues for scores", None, minimum=2, none="all")
     max_prompt_tokens: int = _option("longest prompt, in tokens", 512)
     max_new_tokens: int = _option("longest summary, in tokens", 128)
     few_shot: int = _option("worked examples in a few-shot prompt", 3)
 
     batch_size: int = _option("dialogues in one step of fine-tuning", 16)
-    full_epochs: float = _option("passes over train, full fine-tuning", 1.0)
-    full_learning_rate: float | None = _option("peak, full fine-tuning", None, none="default")
-    lora_epochs: float = _option("passes over train, LoRA", 1.0)
-    lora_learning_rate: float | None = _option("peak, LoRA", None, none="default")
+    full_epochs: float = _option("epochs of full fine-tuning", 1.0)
+    full_learning_rate: float | None = _option("peak of full fine-tuning", None, none="default")
+    lora_epochs: float = _option("epochs of LoRA", 1.0)
+    lora_learning_rate: float | None = _option("peak of LoRA", None, none="default")
     lora_rank: int = _option("rank r of LoRA's matrices", 32)
     sweep_steps: int = _option("steps of each run in Lab 2's sweep of ranks", 100)
-    sweep_seeds: int = _option("runs for each point of Lab 2's sweeps", 2)
+    sweep_seeds: int = _option("runs per point in Lab 2's sweeps", 2)
 
     ppo_steps: int = _option("batches of prompts that PPO samples and learns from", 100)
     ppo_batch_size: int = _option("prompts in one PPO step", 16)
-    ppo_learning_rate: float = _option("peak, PPO", 1e-4)
+    ppo_learning_rate: float = _option("peak of PPO", 1e-4)
     kl_coef: float = _option("price of one nat of KL to the reference", 0.05, minimum=0)
     grpo_kl_coef: float = _option("price of KL in GRPO's loss, per token", 0.05, minimum=0)
-    ppo_seeds: int = _option("runs of PPO, each with its own scores", 3)
-    ppo_generations: int = _option("responses to one prompt, RLOO and GRPO", 4, minimum=2)
+    ppo_seeds: int = _option("runs of PPO with different seeds", 3)
+    ppo_generations: int = _option("responses per prompt with RLOO and GRPO", 4, minimum=2)
     second_judge: str | None = _option(
         "another toxicity classifier, hub id or folder, never used as a reward", None
     )
     second_judge_labels: str = _option(
-        "its labels: of toxic texts, and of all others", "toxic,neutral", names=2
+        "its labels for toxic and for other texts", "toxic,neutral", names=2
     )
     searched_dialogues: int | None = _option(
-        "train dialogues searched for heated ones, on which PPO trains", None, none="all"
+        "training dialogues to search for heated ones for PPO", None, none="all"
     )
     judged_dialogues: int = _option("held-out heated dialogues for scores", 120, minimum=2)
 
     @property
     def is_embedded_default(self) -> bool:
-        """Whether only the seed and the output folder differ from the preset "offline"."""
+        """Whether the settings are those of "offline", except for the seed and output folder."""
         default = Settings(preset="offline", **PRESETS["offline"])
         same = dataclasses.replace(self, seed=default.seed, output_dir=default.output_dir)
         return same == default
@@ -99,7 +101,7 @@ class Settings:
         return self.model.rstrip("/").split("/")[-1]
 
     def shown(self, name: str) -> str:
-        """Return a setting's value as text; a folder inside the project is shown from its root."""
+        """Return a setting's value as text; show a folder in the project relative to its root."""
         value = getattr(self, name)
         if value is None:
             return FIELDS[name].metadata.get("none", "none")
@@ -128,7 +130,7 @@ class Settings:
 
 
 def adapter_base(folder: str | Path) -> str | None:
-    """Return the model that a folder's adapter was trained on; None if it holds no adapter."""
+    """Return the model that a folder's adapter was trained on, or None without an adapter."""
     file = Path(folder) / "adapter_config.json"
     if not file.is_file():
         return None
@@ -177,10 +179,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
-    """Fill in the Settings from a preset, then variables LABS_<NAME>, then `overrides`: later wins.
+    """Create Settings from a preset, then variables LABS_<NAME>, then `overrides`; the last wins.
 
-    `preset` is "offline", "cpu", "gpu" or "auto" (gpu where CUDA is available, else cpu), by
-    default the variable LABS_PRESET, else "auto".
+    `preset` is "offline", "cpu", "gpu" or "auto" (gpu if CUDA is available, else cpu). It defaults
+    to the variable LABS_PRESET, or to "auto" if that is not set.
 
     Raises ValueError if a preset, setting or variable is unknown, or a value is not allowed.
     """
@@ -202,11 +204,11 @@ def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
 def parse_overrides(
     pairs: Sequence[str], arguments: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Read texts NAME=VALUE, where NAME is a setting or one of a trainer's `arguments`.
+    """Parse texts of the form NAME=VALUE, where NAME is a setting or a training argument.
 
-    `arguments` maps their names to their annotations; a setting of the same name wins.
+    `arguments` maps names of training arguments to annotations; a setting of the same name wins.
 
-    Raises ValueError if a text has another form, a name is unknown, or a value cannot be read.
+    Raises ValueError if a text is not NAME=VALUE, a name is unknown, or a value cannot be read.
     """
     settings = {name: setting.type for name, setting in FIELDS.items()}
     annotations = {**(arguments or {}), **settings}
@@ -239,7 +241,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _parse(name: str, text: str, annotation: str) -> Any:
-    """Read a text as the first type in a field's annotation that it fits."""
+    """Convert a text to the first type of READERS that is in the annotation and fits."""
     types = set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", annotation)))
     none = FIELDS[name].metadata.get("none") if name in FIELDS else None
     if "None" in types and text.lower() in ("none", none):
@@ -253,7 +255,7 @@ def _parse(name: str, text: str, annotation: str) -> Any:
 
 
 def _checked(option: dataclasses.Field, value: Any) -> Any:
-    """Return the value, without spaces around names, if the setting accepts it."""
+    """Return the value, names without spaces around them; raise ValueError if it is not allowed."""
     bounds, (kind, *optional) = option.metadata, option.type.split(" | ")
     if value is None and optional:
         return None
@@ -275,7 +277,9 @@ def _checked(option: dataclasses.Field, value: Any) -> Any:
         names = [part.strip() for part in value.split(",")]
         if len(names) == bounds["names"] and all(names):
             return ",".join(names)
-        problem = f"must be {bounds['names']} names with a comma between, such as {option.default}"
+        problem = (
+            f"must be {bounds['names']} names with a comma in between, such as {option.default}"
+        )
     if problem:
         raise ValueError(f"setting {option.name}={value!r} {problem}")
     return value

@@ -19,9 +19,11 @@ def confidence_interval(
     (Davison and Hinkley 1997, section 3.8).
 
     Returns one row per column of `scores`, with columns mean, low, high. Below about 30 dialogues
-    the interval is too narrow: with ten, a 95 % interval holds the mean of skewed scores in 89 %.
-    Raises ValueError if there are fewer than two dialogues, a score is missing, `clusters` do not
-    fit, or `level` is not between 0 and 1.
+    the interval is too narrow: with ten dialogues and skewed scores, a 95 % interval contains the
+    true mean in only 89 % of cases.
+
+    Raises ValueError if there are fewer than two dialogues, a score is missing, `clusters` does not
+    name each row's dialogue, or `level` is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}: give a share between 0 and 1, such as 0.95")
@@ -39,7 +41,8 @@ def confidence_interval(
 def proportion_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Compute the exact interval (low, high) of a share (Clopper and Pearson 1934).
 
-    It also holds where a bootstrap has no width: 0 of 107 leaves shares up to 0.034 possible.
+    Unlike a bootstrap interval, it has a width even without successes: 0 of 107 gives 0 to 0.034.
+
     Raises ValueError if `n` is below 1, or `successes` is not between 0 and `n`.
     """
     from scipy.stats import binomtest  # takes a second to import
@@ -57,9 +60,10 @@ def compare(
     Returns for each column the mean difference a - b, its 95 % bootstrap interval (low, high), and
     p of the two-sided approximate-randomization test (Noreen 1989): the share of random swaps of a
     and b, dialogue by dialogue, whose mean difference is at least as large. `clusters` names each
-    row's dialogue where it has several rows.
+    row's dialogue if dialogues have several rows.
 
-    Raises ValueError if the tables differ in rows or columns, or in the order of the same rows.
+    Raises ValueError if the tables differ in rows, columns or the order of rows, and as
+    `confidence_interval` does.
     """
     if list(scores_a) != list(scores_b) or len(scores_a) != len(scores_b):
         raise ValueError(
@@ -86,7 +90,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     """Adjust p-values for multiple tests, in the order given (Holm 1979)."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)
-    # the k-th smallest of m times m - k + 1, never below the one before it
+    # multiply the k-th smallest of m p-values by m - k + 1, and never decrease
     adjusted = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted[np.argsort(order)]
 
@@ -97,7 +101,9 @@ def _totals(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, 
         return values, np.ones(len(values))
     codes, names = pd.factorize(pd.Series(clusters))
     if len(clusters) != len(values):
-        raise ValueError(f"{len(clusters)} clusters for {len(values)} rows: give every row its own")
+        raise ValueError(
+            f"{len(clusters)} clusters for {len(values)} rows: name every row's dialogue"
+        )
     if (codes < 0).any():
         raise ValueError(f"row {(codes < 0).argmax()} has no cluster: name every row's dialogue")
     if len(names) < 2:
@@ -108,7 +114,7 @@ def _totals(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, 
 
 
 def _checked(scores: pd.DataFrame) -> np.ndarray:
-    """Return the scores as numbers, if they are enough and none is missing."""
+    """Return the scores as floats; raise ValueError if one is missing or there are under two."""
     values = scores.to_numpy(dtype=float)
     if len(values) < 2:
         raise ValueError(f"{len(values)} dialogue(s) give no interval: score at least two")

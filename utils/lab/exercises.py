@@ -1,4 +1,4 @@
-"""Checks of the labs' exercises, which report on an answer and never stop the notebook."""
+"""Check the answers to the labs' exercises without stopping the notebook."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 def exercise(number: int) -> Iterator[None]:
     """Run the checks of one exercise and print the result.
 
-    An answer that raises NotImplementedError is still open; any other error is printed.
+    An exercise whose answer raises NotImplementedError is open; any other error is printed.
     """
     try:
         yield
     except NotImplementedError:
         print(f"✎ exercise {number} is open")
-    except Exception as error:  # an answer can fail in any way, and the learner sees how
+    except Exception as error:  # an answer can fail in any way; show the learner how
         print(f"✗ exercise {number}: {type(error).__name__}: {error}")
     else:
         print(f"✓ exercise {number} is solved")

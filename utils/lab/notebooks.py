@@ -1,4 +1,4 @@
-"""Run the notebooks from top to bottom, and write them, their pages and their results."""
+"""Run the notebooks from top to bottom, and save them with their output, also as HTML pages."""
 
 import os
 import time
@@ -23,14 +23,14 @@ QUIET = {  # progress bars belong on a screen, not in a stored notebook
 
 
 class LabError(RuntimeError):
-    """A lab stopped. The message shows the error of the cell, or says that the kernel died."""
+    """A lab stopped: the message gives the cell's error or says that the kernel died."""
 
 
 def run_lab(file: Path, output_dir: Path, environment: dict[str, str]) -> float:
-    """Execute a notebook, write it and its page into `output_dir`, and return the seconds it took.
+    """Execute a notebook, save it and its page in `output_dir`, and return the seconds it took.
 
-    `environment` is added to the variables of this process. If a cell fails, everything up to it is
-    written; the cells after it have no output.
+    `environment` is added to this process's environment variables. If a cell fails, the notebook is
+    saved with the output up to that cell.
 
     Raises LabError if a cell fails or the kernel dies.
     """
@@ -61,7 +61,7 @@ def run_lab(file: Path, output_dir: Path, environment: dict[str, str]) -> float:
 
 
 def _write(notebook: nbformat.NotebookNode, file: Path) -> None:
-    for cell in notebook.cells:  # a page has no kernel to draw widgets; their text stays
+    for cell in notebook.cells:  # a page cannot draw widgets without a kernel; keep their text
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     file.parent.mkdir(parents=True, exist_ok=True)

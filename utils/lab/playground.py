@@ -84,7 +84,7 @@ class Playground(widgets.VBox):
         self.show()
 
     def show(self) -> None:
-        """Write the answer into the page, or the reason why this choice has none."""
+        """Show the answer, or the error if the chosen prompt cannot be used."""
         self.button.disabled = True
         try:
             self.page.value = self._render(self.answer())
@@ -94,7 +94,7 @@ class Playground(widgets.VBox):
             self.button.disabled = False
 
     def answer(self) -> Answer:
-        """Summarize the chosen dialogue as the widgets say.
+        """Summarize the chosen dialogue with the prompt and decoding set in the widgets.
 
         Raises ValueError if the template has no {dialogue} or the dialogue exceeds the budget.
         """
@@ -112,7 +112,7 @@ class Playground(widgets.VBox):
         return Answer(prompt, tokens, len(examples), summary, rouge)
 
     def generation_config(self) -> dict[str, Any]:
-        """Return the arguments of `generate` that the widgets stand for."""
+        """Return the arguments for `generate` that the widgets set."""
         c = self.controls
         config = {"precision": self.settings.precision, "max_new_tokens": c.new_tokens.value}
         config["repetition_penalty"] = c.penalty.value
@@ -151,6 +151,6 @@ class Playground(widgets.VBox):
         )
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        """Return the widgets for a front end that has them, and the answer's HTML for others."""
+        """Return the widgets, and the answer's HTML for front ends without widgets."""
         bundle = super()._repr_mimebundle_(**options)
         return bundle | {"text/html": self.page.value, "text/plain": "Playground"}

@@ -1,7 +1,7 @@
-"""Speed-ups of training and decoding on CPUs; `load_model(…, cpu_speedups=False)` does without.
+"""Speed up training and decoding on CPUs; `load_model(…, cpu_speedups=False)` turns this off.
 
-Each was measured alone with `tests/benchmarks/bench_cpu_layers.py`, and saves at least 5 % of a
-training step. On other devices nothing changes.
+Each change was measured alone with `tests/benchmarks/bench_cpu_layers.py`, and saves at least 5 %
+of a training step. Other devices are not affected.
 """
 
 from typing import Any
@@ -14,13 +14,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
-STEPS = 2**16  # dropout decides by 16 random bits
+STEPS = 2**16  # dropout draws 16 random bits per element
 ATTENTION = "products"
 Model = PreTrainedModel | PeftModel
 
 
 class BitDropout(nn.Dropout):
-    """Dropout (Srivastava et al. 2014) by 16 random bits, where PyTorch draws a double; on CPUs."""
+    """Dropout (Srivastava et al. 2014) from 16 random bits on CPUs; PyTorch draws a double."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Zero each element with probability p in training, and scale the others by 1/(1 − p)."""
@@ -30,11 +30,11 @@ class BitDropout(nn.Dropout):
 
 
 def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
-    """Draw 1/(1 − p) with probability 1 − p, else 0; p is rounded to 1/65,536."""
+    """Draw 1/(1 − p) with probability 1 − p, else 0; p is rounded to a multiple of 1/65,536."""
     dropped, count = round(p * STEPS), shape.numel()
     generator = np.random.SFC64(torch.randint(2**63 - 1, ()).item())  # follows torch's seed
     bits = torch.from_numpy(generator.random_raw(-(-count // 4)).view(np.int16))[:count].view(shape)
-    # 1 or 0 as whole numbers, which is faster than as bool
+    # int16 output is faster than bool
     kept = torch.ge(bits, dropped - STEPS // 2, out=torch.empty_like(bits))
     return kept.to(dtype).mul_(STEPS / (STEPS - dropped))
 
@@ -50,11 +50,12 @@ def attention_by_products(
     position_bias: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Compute attention by two matrix products: PyTorch's own has slow gradients and dropout.
+    """Compute attention with two matrix products, for faster gradients and dropout than PyTorch's.
 
-    PyTorch's own forward pass is faster, and serves decoding (one query) and inference mode. It is
-    not used under `no_grad`: PPO compares these probabilities with those that have a gradient.
-    Query, key and value are (batch, heads, time, size per head); mask and bias are added to scores.
+    PyTorch's own forward pass is faster, so it does the decoding (one query) and inference mode. We
+    do not use it under `no_grad`, since PPO compares these probabilities with ones that have a
+    gradient. Query, key and value are (batch, heads, time, head size); `position_bias` and
+    `attention_mask` are added to the scores.
     """
     forward_only = query.shape[2] == 1 or torch.is_inference_mode_enabled()
     if query.device.type != "cpu" or forward_only:
@@ -80,15 +81,15 @@ AttentionMaskInterface.register(ATTENTION, eager_mask)
 def uses_cpu_speedups(model: Model) -> bool:
     """Return whether the model is on a CPU and its attribute `cpu_speedups` is true.
 
-    `load_model` sets the attribute. A model under an adapter has that of its base.
+    `load_model` sets the attribute. A model with an adapter uses its base model's.
     """
     return getattr(model, "cpu_speedups", False) and model.device.type == "cpu"
 
 
 def use_cpu_speedups(model: Model) -> Model:
-    """Replace dropout and a T5's attention in the model itself if `uses_cpu_speedups`; return it.
+    """Replace a model's dropout and T5 attention in place if `uses_cpu_speedups`, and return it.
 
-    Weights keep their names. Call it again after layers are added, such as those of an adapter.
+    Weights keep their names. Call this again after you add layers, such as an adapter's.
     """
     if not uses_cpu_speedups(model):
         return model
