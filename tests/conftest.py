@@ -1,5 +1,6 @@
 """Fixtures that several tests share: tiny random models, the small world and the real data."""
 
+import gc
 import os
 
 # Before any import that reads them: no test asks the network, and each worker has one thread,
@@ -26,6 +27,13 @@ for name in [name for name in os.environ if name.startswith("LABS_")]:
     del os.environ[name]
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "dialogsum"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports() -> None:
+    """Spare the garbage collector what is imported: each training run ends with a collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
