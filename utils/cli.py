@@ -103,7 +103,7 @@ def _add(subparsers: Any, name: str, text: str) -> Any:
 
 
 def _check_input(arguments: argparse.Namespace) -> None:
-    """Check the arguments, and add to them the settings, training arguments and texts of FILE.
+    """Check the arguments, and add the settings, training arguments and texts of FILE to them.
 
     The default preset is "offline", which needs no network.
     """

@@ -42,11 +42,11 @@ def load_dialogsum(id_or_path: str) -> DatasetDict:
 
 
 def load_splits(settings: Settings) -> DatasetDict:
-    """Load the settings' dataset, and choose the rows to train on, to validate on and to test on.
+    """Load the settings' dataset, and choose the rows for training, validation and testing.
 
     Returns train and validation (rows of `load_dialogsum`) and test (rows of `group_references`),
-    at most as many as the settings say. Dialogues of train have no near-duplicate in test, and
-    dialogues of validation none in train.
+    at most as many as the settings say. No dialogue of train has a near-duplicate in test, and
+    no dialogue of validation has one in train.
 
     Raises DatasetError as `load_dialogsum` does.
     """
@@ -70,7 +70,7 @@ def _read_folder(folder: Path) -> dict[str, Dataset]:
 
 
 def _read_file(file: Path) -> Dataset:
-    """Read a CSV file with every cell as text: a number or "NA" in a dialogue stays what it is."""
+    """Read a CSV file with every cell as text, so that numbers and "NA" stay as written."""
     try:
         # Spreadsheets begin a file with a byte order mark, which utf-8-sig skips.
         rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
@@ -81,7 +81,7 @@ def _read_file(file: Path) -> Dataset:
             f"{file} has no column {', '.join(missing)}: its first line, read as names separated "
             f"by commas, is {', '.join(rows.columns)}"
         )
-    if not isinstance(rows.index, pd.RangeIndex):  # pandas took the first cells for names of rows
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas made the first cells row names
         raise DatasetError(f"{file} has rows with more cells than its first line has names")
     features = Features({column: Value("string") for column in COLUMNS})
     return Dataset.from_pandas(rows[list(COLUMNS)], features, preserve_index=False)
@@ -126,8 +126,8 @@ def first_rows(rows: Dataset, n: int | None) -> Dataset:
 def group_references(dataset: Dataset) -> Dataset:
     """Gather the rows of each dialogue into one, in order of first appearance.
 
-    Returns columns id, dialogue, summaries (list) and topics (list). Where several rows are
-    gathered, the id is theirs without the trailing `_1`, `_2`, ….
+    Returns columns id, dialogue, summaries (list) and topics (list). If a dialogue has several
+    rows, the id is theirs without the trailing `_1`, `_2`, ….
     """
     groups: dict[str, list[dict]] = defaultdict(list)
     for row in dataset:
@@ -151,7 +151,7 @@ def turns(dialogue: str) -> list[str]:
 
 
 class NearDuplicates:
-    """Find how similar a text is to any of many others, with an index of their word n-grams."""
+    """Find a text's similarity to many others quickly, with an index of their word n-grams."""
 
     def __init__(self, texts: Iterable[str], n: int = 5):
         self.n = n
@@ -174,11 +174,11 @@ class NearDuplicates:
 def drop_near_duplicates(
     dataset: Dataset, against: Dataset, n: int = 5, threshold: float = 0.7
 ) -> Dataset:
-    """Keep the rows whose dialogue is unlike every dialogue in `against`.
+    """Drop the rows whose dialogue is a near-duplicate of a dialogue in `against`.
 
-    Two dialogues are alike if the Jaccard similarity of their word n-grams reaches `threshold`.
+    The word n-grams of near-duplicates have a Jaccard similarity of at least `threshold`.
 
-    Raises ValueError if n is below 1, or the threshold outside (0, 1].
+    Raises ValueError if `n` is below 1, or `threshold` is outside (0, 1].
     """
     if n < 1 or not 0 < threshold <= 1:
         raise ValueError(f"n={n} must be at least 1 and threshold={threshold} in (0, 1]")

@@ -1,4 +1,4 @@
-"""The initial policy and its training, for Lab 3, the command `ppo` and the sweep of prices."""
+"""Set up the initial policy and its training, for Lab 3, the command `ppo` and the KL sweep."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from utils.prompts import build_prompt
 from utils.settings import Settings, adapter_base
 from utils.toxicity import HateReward, HateScorer
 
-# The trainer that Lab 3's section on the price of KL and the stored sweep were made with: a raw
-# logit as reward, a value head that trains the policy, advantages that favor late tokens.
+# Options of Lab 3's section on the price of KL and of the stored sweep, which also reward the raw
+# logit: the value head's loss trains the policy too, and advantages favor late tokens.
 UNDER_PRESSURE = {
     "lr_scheduler_type": "constant",
     "num_iterations": 4,
@@ -27,7 +27,7 @@ UNDER_PRESSURE = {
 
 
 def is_adapter_of(folder: str | Path, model: str) -> bool:
-    """Tell whether the folder holds an adapter that was trained on this model."""
+    """Return whether the folder holds an adapter that was trained on this model."""
     return adapter_base(folder) == model
 
 
@@ -49,7 +49,7 @@ def add_prompts(rows: Dataset) -> Dataset:
 
 
 def decoder_adapter(settings: Settings) -> LoraConfig:
-    """Return LoRA without dropout on the decoder: the frozen encoder runs once for each prompt."""
+    """Return LoRA for the decoder alone, without dropout: the encoder runs only once per prompt."""
     decoder = r".*decoder.*\.(q|v|q_proj|v_proj)"  # names of T5 and of the BART family
     return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=decoder)
 
@@ -57,9 +57,9 @@ def decoder_adapter(settings: Settings) -> LoraConfig:
 def detox_config(
     settings: Settings, device: torch.device, output_dir: str | Path, **changes: Any
 ) -> PPOConfig:
-    """Return the settings as a PPOConfig; changes win.
+    """Return the PPOConfig for these settings; `changes` override it.
 
-    `ppo_steps` counts samples of `ppo_batch_size` completions, with any estimator. A gentle
+    With every estimator, `ppo_steps` counts batches of `ppo_batch_size` completions. The gentle
     schedule (a falling learning rate, two passes) was chosen on validation dialogues.
     """
     values = {
@@ -91,5 +91,5 @@ def detox_config(
 def detox_reward(
     scorer: HateScorer, settings: Settings, estimator: str = "gae", kind: str = "logp"
 ) -> HateReward:
-    """Return the reward in the settings' precision; for GRPO, which enlarges errors, in float32."""
+    """Return the reward in the settings' precision, but in float32 for GRPO (see `HateReward`)."""
     return HateReward(scorer, "fp32" if estimator == "grpo" else settings.precision, kind)

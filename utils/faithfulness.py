@@ -1,7 +1,7 @@
-"""Check whom a summary names and how long it is: cheap measures beside ROUGE.
+"""Check whom a summary names and how long it is, with cheap measures that complement ROUGE.
 
-ROUGE counts shared words, and a summary can share many and still name people who are not in the
-dialogue. In DialogSum, speakers without a known name are `#Person1#` and `#Person2#`. These
+ROUGE counts shared words, but a summary can share many of them and still name people who are not in
+the dialogue. In DialogSum, speakers without a known name are `#Person1#` and `#Person2#`. These
 measures check *who* is named, not *who does what*: a summary that swaps two people passes them all.
 """
 
@@ -41,9 +41,10 @@ def output_length(predictions: Texts) -> np.ndarray:
 def right_speakers(predictions: Texts, references: References) -> np.ndarray:
     """Return 1 where a prediction names the same speakers as one of its references, else 0.
 
-    Two texts without any `#PersonN#` agree, and a tag without its marks ("Person1") counts. Compare
-    with a constant answer: "#Person1# and #Person2# talk." is right quite often. Raises ValueError
-    if lengths differ.
+    Two texts without any `#PersonN#` agree, and "Person1" counts as a tag. Compare with a constant
+    answer: "#Person1# and #Person2# talk." is often right.
+
+    Raises ValueError if lengths differ.
     """
     _check_lengths("references", references, predictions)
     targets = [[texts] if isinstance(texts, str) else texts for texts in references]
@@ -55,10 +56,11 @@ def faithful_names(predictions: Texts, dialogues: Texts) -> np.ndarray:
     """Compute the share of each prediction's names that occur in its dialogue, 1 if it has none.
 
     A name is a capitalized word (people, places, days) other than a title or a label before a
-    colon. The first word of a sentence is a name only if it is no stop word and none of the
-    dialogues has it in lower case, so compare shares over the same dialogues only. This is
-    precision: a prediction that names nobody has no wrong name. Raises ValueError if lengths
-    differ.
+    colon. The first word of a sentence is a name only if it is not a stop word and no dialogue has
+    it in lower case, so compare shares over the same dialogues only. The share is a precision: a
+    prediction without names has no wrong ones.
+
+    Raises ValueError if lengths differ.
     """
     pairs = _names_and_wrong_names(predictions, dialogues)
     return np.array([1 - len(wrong) / max(1, len(names)) for names, wrong in pairs])
@@ -67,13 +69,13 @@ def faithful_names(predictions: Texts, dialogues: Texts) -> np.ndarray:
 def wrong_names(predictions: Texts, dialogues: Texts) -> list[set[str]]:
     """Return the names in each prediction that its dialogue lacks, in lower case.
 
-    Names and errors are those of `faithful_names`.
+    Names are defined as in `faithful_names`. Raises ValueError if lengths differ.
     """
     return [wrong for _, wrong in _names_and_wrong_names(predictions, dialogues)]
 
 
 def _names_and_wrong_names(predictions: Texts, dialogues: Texts) -> list[tuple[set, set]]:
-    # bm25s starts JAX where it is installed, which would take most of the GPU's memory
+    # bm25s starts JAX if it is installed, which would reserve most of the GPU's memory
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from bm25s.stopwords import STOPWORDS_EN_PLUS
 
@@ -96,7 +98,7 @@ def _words(text: str) -> list[str]:
 
 
 def _names(text: str, ordinary: set[str]) -> set[str]:
-    """Return a text's names in lower case; `ordinary` words are no names at a sentence's start."""
+    """Return a text's names in lower case; `ordinary` words do not count at a sentence's start."""
     found = set()
     for sentence in _SENTENCE.split(text):
         starts_with_tag = SPEAKER.match(sentence.lstrip()) is not None

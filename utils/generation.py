@@ -149,9 +149,9 @@ def _batches(lengths: list[int], batch_size: int | None, budget: int) -> Iterato
 
 
 class _Estimate(StoppingCriteria):
-    """Print once, after a few tokens of the first batch, the longest time that all may take.
+    """Print once, early in the first batch, the longest time that all batches may take.
 
-    `batches` is the size of all batches relative to the first. Generation is never stopped.
+    `batches` is the size of all batches relative to the first. It never stops generation.
     """
 
     def __init__(self, batches: float, max_new_tokens: int):

@@ -1,4 +1,4 @@
-"""Load from the Hugging Face Hub: retry what may pass, check every file, explain what failed."""
+"""Load from the Hugging Face Hub, with retries, checksums and messages that name the remedy."""
 
 import errno
 import sys
@@ -26,8 +26,11 @@ KEPT = "complete files are kept"
 ANSWERS = {  # status: cause, remedy
     401: ("the hub rejects your token", "Sign in again (hf auth login), or unset HF_TOKEN"),
     403: ("the hub refuses access", "Ask for access on its page and sign in (hf auth login)"),
-    404: ("the hub shows nothing of that name", "Check the id; if it is private, hf auth login"),
-    429: ("the hub had too many requests from here", f"Wait some minutes and run again: {KEPT}"),
+    404: (
+        "the hub shows nothing of that name",
+        "Check the id; if it is private, sign in (hf auth login)",
+    ),
+    429: ("the hub had too many requests from here", f"Wait a few minutes and run again: {KEPT}"),
 }
 T = TypeVar("T")
 
@@ -43,11 +46,11 @@ class DamagedFileError(OSError):
 def from_hub(id_or_path: str, read: Callable[[], T], kind: str = "model") -> T:
     """Return what `read` loads from a hub id or a folder; `kind` is "model" or "dataset".
 
-    The hub's client resumes interrupted downloads. On top of that, a download that failed with a
-    5xx, was reset, came too short or has a wrong checksum is tried three times in all. Complete
-    files stay in the cache; damaged ones are removed and fetched again.
+    The hub's client resumes interrupted downloads. In addition, a download is tried up to three
+    times if the hub answers with a 5xx status, the connection is reset, or a file is too short or
+    has a wrong checksum. Complete files stay in the cache; damaged ones are removed.
 
-    Raises UnavailableError if it cannot be loaded.
+    Raises UnavailableError if the model or dataset cannot be loaded.
     """
     start = time.time()
     for wait in (*WAITS, None):
@@ -69,7 +72,9 @@ def _read_and_check(id_or_path: str, read: Callable[[], T], kind: str, start: fl
     try:
         value = read()
     except Exception as error:
-        _remove_damaged_files(id_or_path, kind, 0, error)  # damage explains more than its effect
+        _remove_damaged_files(
+            id_or_path, kind, 0, error
+        )  # a damaged file explains the error better
         raise
     _remove_damaged_files(id_or_path, kind, start)
     return value
@@ -78,7 +83,7 @@ def _read_and_check(id_or_path: str, read: Callable[[], T], kind: str, start: fl
 def _remove_damaged_files(
     id_or_path: str, kind: str, since: float, error: Exception | None = None
 ) -> None:
-    """Raise DamagedFileError if the cache holds files with a wrong checksum, newer than `since`."""
+    """Remove damaged files newer than `since` from the cache; raise DamagedFileError if any."""
     damaged = []
     cached = Path(constants.HF_HUB_CACHE, f"{kind}s--{id_or_path.replace('/', '--')}", "snapshots")
     for snapshot in cached.glob("*"):
@@ -99,7 +104,7 @@ def _remove_damaged_files(
 
 
 def _has_the_checksum_in_its_name(path: Path) -> bool:
-    """Check a link in the cache, which leads to a file named by its checksum; pass other files."""
+    """Return whether a cached file matches the checksum in its name, or True if it has none."""
     name = path.resolve().name
     if not path.is_symlink() or len(name) not in (40, 64):
         return True
@@ -119,12 +124,12 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     offline = constants.HF_HUB_OFFLINE
     if among(DamagedFileError):
         again = "Unset HF_HUB_OFFLINE" if offline else "Run again"
-        return _first_line(error), f"{again} to fetch it again", not offline
+        return _first_line(error), f"{again} to download it", not offline
     if any(_is_full_disk(e) for e in chain):
         remedy = f"Free some space for {constants.HF_HOME} and run again: {KEPT}"
         return "the disk is full", remedy, False
     if offline and among(OfflineModeIsEnabled, LocalEntryNotFoundError):
-        return "HF_HUB_OFFLINE is set, and it is not in the cache", "Unset it to fetch it", False
+        return "it is not in the cache", "Unset HF_HUB_OFFLINE to download it", False
     known = 403 if among(GatedRepoError) else 404 if among(RepositoryNotFoundError) else status
     if known in ANSWERS:
         cause, remedy = ANSWERS[known]
@@ -136,14 +141,14 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     if among(httpx2.HTTPError, LocalEntryNotFoundError):
         remedy = f"Check the connection and run again: {KEPT}"
         return f"no complete answer from {constants.ENDPOINT}", remedy, among(httpx2.ReadError)
-    if among(DatasetsError):  # datasets wraps what its reader said
+    if among(DatasetsError):  # datasets wraps its reader's error
         cause = next(e for e in chain if not isinstance(e, DatasetsError))
         return f"its files cannot be read ({_first_line(cause)})", "Tell its owner", False
     return _first_line(error), "Check the id or folder", "Consistency check failed" in str(error)
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    """Return whether the system, or the datasets library beforehand, found no space to write."""
+    """Return whether the system or the datasets library reported that the disk is full."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or str(error).startswith("Not enough disk space")
 

@@ -21,7 +21,7 @@ from utils.training.cpu import use_cpu_speedups
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the device asked for, else the first available of CUDA, MPS and the CPU."""
+    """Return the given device, or else the first available of CUDA, MPS and the CPU."""
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():
@@ -30,16 +30,16 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether the hardware computes in bf16: CUDA from Ampere on, CPUs with AVX512-BF16."""
+    """Return whether a device computes in bf16: CUDA from Ampere on, CPUs with AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Decide "auto", "fp32" or "bf16" for a device; fp16 would overflow in T5's feed-forward layer.
+    """Return whether "auto", "fp32" or "bf16" means bf16 on a device; fp16 would overflow in T5.
 
-    Raises ValueError if the precision is unknown, or bf16 is asked for where the device has none.
+    Raises ValueError if the precision is unknown, or bf16 is requested on a device without it.
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise ValueError(f"precision {precision!r}: choose 'auto', 'fp32' or 'bf16'")
@@ -49,7 +49,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Return a context that computes in bf16 where `use_bf16` says so, and changes nothing else."""
+    """Return a context that computes in bf16 if `use_bf16` is true, and else changes nothing."""
     if use_bf16(precision, device):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
@@ -69,7 +69,7 @@ def load_model(
     an adapter; it needs CUDA and bitsandbytes. `cpu_speedups` says whether the model may use the
     faster layers of `utils.training.cpu`.
 
-    Raises UnavailableError if nothing can be loaded, and ValueError if the model is not an
+    Raises UnavailableError if the model cannot be loaded, and ValueError if it is not an
     encoder-decoder, or the quantization is unknown or not possible on this machine.
     """
     device = pick_device(device)
@@ -79,23 +79,22 @@ def load_model(
         options["device_map"] = {"": device}
     tokenizer = from_hub(id_or_path, lambda: AutoTokenizer.from_pretrained(id_or_path))
     try:
-        model = from_hub(
-            id_or_path, lambda: AutoModelForSeq2SeqLM.from_pretrained(id_or_path, **options)
-        )
+        load = AutoModelForSeq2SeqLM.from_pretrained
+        model = from_hub(id_or_path, lambda: load(id_or_path, **options))
     except UnavailableError:
         _check_encoder_decoder(id_or_path)
         raise
     model = model if quantization else model.to(device)
-    model.cpu_speedups = cpu_speedups  # what is added later, such as an adapter, follows it
+    model.cpu_speedups = cpu_speedups  # for layers added later, such as an adapter's
     return use_cpu_speedups(model).eval(), tokenizer
 
 
 def _check_encoder_decoder(id_or_path: str) -> None:
-    """Raise ValueError if the id or folder has a configuration, but of another architecture."""
+    """Raise ValueError if the id or folder holds a model of another architecture."""
     try:
         config = AutoConfig.from_pretrained(id_or_path)
     except (OSError, ValueError):
-        return  # the caller's error tells more
+        return  # the caller's error is more helpful
     if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         raise ValueError(
             f"{id_or_path!r} is a {config.model_type} model, not an encoder-decoder such as T5 or "

@@ -1,4 +1,4 @@
-"""Write prompts: templates, worked examples within a token budget, and the choice of examples."""
+"""Write prompts from templates, and choose worked examples that fit a token budget."""
 
 import os
 import random
@@ -41,8 +41,8 @@ def build_prompt(
     With `max_tokens`, whole examples are dropped, the last one first, until the prompt fits; the
     dialogue itself is never cut.
 
-    Raises ValueError if the template has no `{dialogue}`, `max_tokens` comes without a tokenizer,
-    or the dialogue alone exceeds `max_tokens`.
+    Raises ValueError if the template has no `{dialogue}`, `max_tokens` has no tokenizer to count
+    with, or the dialogue alone exceeds `max_tokens`.
     """
     if max_tokens is not None and tokenizer is None:
         raise ValueError(f"max_tokens={max_tokens} needs a tokenizer to count: pass tokenizer=")
@@ -58,9 +58,10 @@ def build_prompts(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
 ) -> list[str]:
-    """Write one prompt per dialogue with its own examples within `max_tokens`.
+    """Write one prompt per dialogue, with as many of its own examples as fit into `max_tokens`.
 
-    A dialogue that exceeds `max_tokens` by itself gets no examples.
+    A dialogue that exceeds `max_tokens` by itself gets no examples. Raises ValueError if the
+    template has no `{dialogue}`, or dialogues and examples differ in number.
     """
     prompts = []
     for dialogue, shown in zip(dialogues, examples, strict=True):
@@ -76,7 +77,7 @@ def fitting_examples(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
 ) -> Sequence[Example]:
-    """Return the first examples that fit, whole, into `max_tokens` together with the dialogue.
+    """Return as many of the first examples as fit into `max_tokens` together with the dialogue.
 
     Raises ValueError as `build_prompt` does.
     """
@@ -107,8 +108,8 @@ def random_examples(
 ) -> list[list[Example]]:
     """Draw `k` examples for each of `queries` prompts, without repetition within a prompt.
 
-    Each prompt has a draw of its own, so that a score is about "k random examples" and not about
-    the luck of one draw.
+    Each prompt gets its own draw, so that a score describes "k random examples" rather than the
+    luck of one draw.
 
     Raises ValueError if there are fewer than `k` dialogues.
     """
@@ -125,15 +126,15 @@ def similar_examples(
 ) -> list[list[Example]]:
     """Find the `k` dialogues most similar to each query, the most similar first.
 
-    Similarity is BM25 (Robertson and Zaragoza 2009). A query that is itself among the dialogues is
-    found first: leave it out of them. A query that shares no word with any gets the first `k`.
+    Similarity is BM25 (Robertson and Zaragoza 2009). Leave the queries out of `dialogues`: a
+    query would find itself first. A query that shares no word with any dialogue gets the first `k`.
 
     Raises ValueError if there are fewer than `k` dialogues.
     """
     _check_supply(k, dialogues, summaries)
     if not queries:
         return []
-    # bm25s starts JAX where it is installed, and JAX would take three quarters of a GPU's memory.
+    # bm25s starts JAX if it is installed, and JAX would reserve three quarters of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import bm25s
 
@@ -154,9 +155,9 @@ def diverse_examples(
 ) -> list[list[Example]]:
     """Draw `k` examples for each of `queries` prompts, as different from one another as possible.
 
-    The first is drawn at random. Each next one is, among `pool` random dialogues, the one that
-    shares the fewest words (Jaccard similarity) with those chosen so far: the farthest-first
-    traversal of Gonzalez (1985).
+    The first is drawn at random. Each further one is the dialogue, out of `pool` random ones, whose
+    closest match among those chosen so far is the least similar by the Jaccard similarity of their
+    words (the farthest-first traversal of Gonzalez 1985).
 
     Raises ValueError if there are fewer than `k` dialogues.
     """
@@ -182,11 +183,8 @@ def diverse_examples(
 
 
 def _check_supply(k: int, dialogues: Sequence[str], summaries: Sequence[str]) -> None:
-    if len(dialogues) != len(summaries):
-        raise ValueError(
-            f"{len(dialogues)} dialogues with {len(summaries)} summaries: give each its summary"
-        )
-    if not 0 <= k <= len(dialogues):
-        raise ValueError(
-            f"cannot choose k={k} examples from {len(dialogues)} dialogues: choose 0 to that many"
-        )
+    n = len(dialogues)
+    if n != len(summaries):
+        raise ValueError(f"{n} dialogues with {len(summaries)} summaries: give each dialogue one")
+    if not 0 <= k <= n:
+        raise ValueError(f"cannot choose k={k} examples from {n} dialogues: choose from 0 to {n}")

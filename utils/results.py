@@ -1,4 +1,4 @@
-"""Scores of summaries: one row per dialogue, tables with intervals, and out/results.json."""
+"""Score summaries, tabulate the scores with intervals, and write and read results.json."""
 
 import json
 import platform
@@ -30,12 +30,12 @@ def judge(
     dialogues: Sequence[str] | None = None,
     scorer: HateScorer | None = None,
 ) -> pd.DataFrame:
-    """Score summaries: one row per summary, with the measures that the arguments allow.
+    """Score summaries by the measures that the arguments allow, one row per summary.
 
-    `references` give ROUGE, words and right_speakers; `dialogues` give faithful_names; `scorer`
-    gives toxicity, p(hate) of the summary alone, and insulting_word.
+    `references` add ROUGE, words and right_speakers; `dialogues` add faithful_names; `scorer` adds
+    toxicity (p(hate) of the summary alone) and insulting_word.
 
-    Raises ValueError if lengths differ, or there is nothing to judge by.
+    Raises ValueError if lengths differ, or all three are None.
     """
     scores = pd.DataFrame(index=range(len(predictions)))
     if references is not None:
@@ -59,14 +59,10 @@ def judge_model(
     settings: Settings,
     scorer: HateScorer | None = None,
 ) -> pd.DataFrame:
-    """Summarize the dialogues of `group_references` greedily, and score the summaries."""
-    summaries = generate(
-        model,
-        tokenizer,
-        [build_prompt(dialogue) for dialogue in rows["dialogue"]],
-        precision=settings.precision,
-        max_new_tokens=settings.max_new_tokens,
-    )
+    """Summarize rows of `group_references` with greedy decoding, and score the summaries."""
+    prompts = [build_prompt(dialogue) for dialogue in rows["dialogue"]]
+    options = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
+    summaries = generate(model, tokenizer, prompts, **options)
     return judge(summaries, list(rows["summaries"]), list(rows["dialogue"]), scorer)
 
 
@@ -88,7 +84,7 @@ def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.Dat
 
 
 def percent(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
-    """Turn scores of 0 to 1 into rounded points of 0 to 100; counts of words are only rounded."""
+    """Turn scores of 0 to 1 into rounded points of 0 to 100; only round the number of words."""
     scores = [name for name in table.columns if name in SCORES]
     measures = table.reset_index().get("measure", table.index)
     scale = np.where(measures == "words", 1, 100)
@@ -98,7 +94,7 @@ def percent(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
 def claim(text: str, holds: bool, settings: Settings) -> None:
     """Print whether a statement about the results holds in this run.
 
-    Raises AssertionError if it does not hold on the embedded default, about which it was made.
+    Raises AssertionError if it does not hold with the embedded default settings.
     """
     if not holds and settings.is_embedded_default:
         raise AssertionError(f"this does not hold: {text}")
@@ -114,7 +110,7 @@ def record(
 ) -> Path:
     """Write one lab's results into results.json, next to those of the other labs.
 
-    `scores` comes from `interval_table`, between 0 and 1; `figures` are results that are no scores.
+    `scores` comes from `interval_table`, between 0 and 1; `figures` are other results.
     Returns the file's path.
     """
     path = Path(settings.output_dir) / "results.json"

@@ -1,7 +1,7 @@
 """Score summaries by ROUGE against several references, with simple baselines and human agreement.
 
 F1 lies between 0 and 1 and equals that of the package `rouge_score` (Lin 2004). A row of scores is
-one dialogue; intervals and comparisons of such tables come from `utils.statistics`.
+for one dialogue; intervals and comparisons of such tables come from `utils.statistics`.
 """
 
 import functools
@@ -35,7 +35,7 @@ UNICODE_WORD = rf"(?V1){SPACELESS}|[[\p{{L}}\p{{M}}\p{{N}}]--{SPACELESS}]+"
 class UnicodeTokenizer(Tokenizer):
     """Split text in any script into lower-case words, without stemming.
 
-    Scripts that put no spaces between words (Chinese, Japanese, Thai) give a token per character.
+    In scripts without spaces between words (Chinese, Japanese, Thai), each character is a token.
     """
 
     def tokenize(self, text: str) -> list[str]:
@@ -50,7 +50,7 @@ def rouge_scores(
     use_stemmer: bool = True,
     tokenizer: Tokenizer | None = None,
 ) -> pd.DataFrame:
-    """Compute the F1 of each prediction against its reference or references.
+    """Compute the ROUGE F1 of each prediction against its reference or references.
 
     `reduce` takes the "mean" over several references (the DialogSum paper's choice) or their "max".
     `tokenizer` is any object with `tokenize(text)`, such as `UnicodeTokenizer()`; it replaces
@@ -58,7 +58,7 @@ def rouge_scores(
 
     Returns one row per prediction with columns rouge1, rouge2, rougeL, rougeLsum. Warns if texts
     lose most of their letters to the tokenizer, as Chinese does to the default one. Raises
-    ValueError if lengths differ, a prediction has no reference, or `reduce` is neither.
+    ValueError if lengths differ, a prediction has no reference, or `reduce` is unknown.
     """
     tokens = tokenizer.tokenize if tokenizer else _porter_tokens(use_stemmer)
     return _score_table(tokens, predictions, references, reduce)
@@ -67,7 +67,7 @@ def rouge_scores(
 def paper_rouge_scores(
     predictions: Texts, references: References, reduce: str = "mean"
 ) -> pd.DataFrame:
-    """Compute F1 as the DialogSum paper does, to compare with its table only (Chen et al. 2021).
+    """Compute ROUGE F1 as the DialogSum paper does, only to compare with it (Chen et al. 2021).
 
     The paper uses py-rouge, a port of ROUGE 1.5.5. It raises ROUGE-L's precision and recall to the
     power 1/1.2 (ROUGE-W's weight) before F1, which adds several points; it splits words by the
@@ -84,15 +84,15 @@ def lead(dialogue: str, n: int) -> str:
 
 
 def longest(dialogue: str, n: int) -> str:
-    """Return the `n` longest turns by words, in the dialogue's order."""
+    """Return the `n` turns with the most words, in the dialogue's order."""
     by_length = sorted(enumerate(turns(dialogue)), key=lambda item: -len(item[1].split()))
     return "\n".join(turn for _, turn in sorted(by_length[:n]))
 
 
 def extractive_oracle(dialogue: str, references: Texts, tokenizer: Tokenizer | None = None) -> str:
-    """Return nearly the best summary that copies whole turns.
+    """Return nearly the best summary made of whole turns, chosen with the references.
 
-    Adds turns greedily while the mean of ROUGE-1 + ROUGE-2 rises (Nallapati et al. 2017).
+    Turns are added greedily while the mean of ROUGE-1 + ROUGE-2 rises (Nallapati et al. 2017).
     """
     _refuse_bare_text(references)
     tokens = tokenizer.tokenize if tokenizer else _porter_tokens()
@@ -118,7 +118,7 @@ def extractive_oracle(dialogue: str, references: Texts, tokenizer: Tokenizer | N
 def human_agreement(
     references: Sequence[Texts], tokenizer: Tokenizer | None = None
 ) -> pd.DataFrame:
-    """Score the annotators of each dialogue against each other: the mean over all pairs of them.
+    """Compute each dialogue's mean ROUGE F1 over all pairs of its references.
 
     Raises ValueError if a dialogue has fewer than two references.
     """
@@ -147,7 +147,7 @@ def _score_table(
     scorer = _caching_scorer(ROUGE_TYPES, tokens)
 
     def score(prediction: str, reference: str) -> list[float]:
-        one_line = "\n" not in prediction and "\n" not in reference  # there, rougeLsum is rougeL
+        one_line = "\n" not in prediction and "\n" not in reference  # then rougeLsum equals rougeL
         scorer.rouge_types = ROUGE_TYPES[:3] if one_line else ROUGE_TYPES
         one, two, lcs, *lsum = scorer.score(reference, prediction).values()
         weighted = fmeasure(lcs.precision**l_power, lcs.recall**l_power)
@@ -180,18 +180,18 @@ def _warn_of_dropped_scripts(texts: Texts, tokens: Tokens) -> None:
 
 
 def _caching_scorer(types: Texts, tokens: Tokens) -> RougeScorer:
-    """Make a RougeScorer that remembers the tokens of each text: a reference meets many texts."""
+    """Return a RougeScorer that tokenizes each text once, even if it is compared with many."""
     return RougeScorer(types, tokenizer=SimpleNamespace(tokenize=functools.cache(tokens)))
 
 
 def _porter_tokens(use_stemmer: bool = True) -> Tokens:
-    """Split text as rouge_score does, stemming each different word once."""
+    """Return rouge_score's tokenizer, which here stems each distinct word only once."""
     stemmer = SimpleNamespace(stem=functools.cache(PorterStemmer().stem)) if use_stemmer else None
     return functools.partial(tokenize, stemmer=stemmer)
 
 
 def _treebank_tokens() -> Tokens:
-    """Split text as py-rouge does: "gonna" is "gon", "na", but "cannot" is one word."""
+    """Return py-rouge's tokenizer: "gonna" becomes "gon", "na", but "cannot" stays one word."""
     split = TreebankWordTokenizer().tokenize
     stem = functools.cache(PorterStemmer(PorterStemmer.ORIGINAL_ALGORITHM).stem)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OFFLINE = Path(__file__).parent / "offline"
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
-READERS = {  # type: how to read its text, and what to ask for
+READERS = {  # type: function that reads its text, and its name in messages
     "bool": (lambda text: SWITCH[text.lower()], "on or off"),
     "int": (int, "a whole number"),
     "float": (float, "a number"),
@@ -51,9 +51,7 @@ class Settings:
     output_dir: str = _option("folder for results, checkpoints and pages", "out")
 
     train_dialogues: int | None = _option("training dialogues, also for examples", None, none="all")
-    validation_dialogues: int | None = _option(
-        "dialogues for choosing checkpoints", None, none="all"
-    )
+    validation_dialogues: int | None = _option("dialogues to pick checkpoints", None, none="all")
     test_dialogues: int | None = _option("dialogues for scores", None, minimum=2, none="all")
     max_prompt_tokens: int = _option("longest prompt, in tokens", 512)
     max_new_tokens: int = _option("longest summary, in tokens", 128)
@@ -61,16 +59,16 @@ class Settings:
 
     batch_size: int = _option("dialogues in one step of fine-tuning", 16)
     full_epochs: float = _option("epochs of full fine-tuning", 1.0)
-    full_learning_rate: float | None = _option("peak of full fine-tuning", None, none="default")
+    full_learning_rate: float | None = _option("peak rate, full fine-tuning", None, none="default")
     lora_epochs: float = _option("epochs of LoRA", 1.0)
-    lora_learning_rate: float | None = _option("peak of LoRA", None, none="default")
+    lora_learning_rate: float | None = _option("peak rate, LoRA", None, none="default")
     lora_rank: int = _option("rank r of LoRA's matrices", 32)
     sweep_steps: int = _option("steps of each run in Lab 2's sweep of ranks", 100)
     sweep_seeds: int = _option("runs per point in Lab 2's sweeps", 2)
 
     ppo_steps: int = _option("batches of prompts that PPO samples and learns from", 100)
     ppo_batch_size: int = _option("prompts in one PPO step", 16)
-    ppo_learning_rate: float = _option("peak of PPO", 1e-4)
+    ppo_learning_rate: float = _option("peak rate, PPO", 1e-4)
     kl_coef: float = _option("price of one nat of KL to the reference", 0.05, minimum=0)
     grpo_kl_coef: float = _option("price of KL in GRPO's loss, per token", 0.05, minimum=0)
     ppo_seeds: int = _option("runs of PPO with different seeds", 3)
@@ -78,11 +76,9 @@ class Settings:
     second_judge: str | None = _option(
         "another toxicity classifier, hub id or folder, never used as a reward", None
     )
-    second_judge_labels: str = _option(
-        "its labels for toxic and for other texts", "toxic,neutral", names=2
-    )
+    second_judge_labels: str = _option("labels of toxic and other texts", "toxic,neutral", names=2)
     searched_dialogues: int | None = _option(
-        "training dialogues to search for heated ones for PPO", None, none="all"
+        "training dialogues searched for heated ones, the prompts of PPO", None, none="all"
     )
     judged_dialogues: int = _option("held-out heated dialogues for scores", 120, minimum=2)
 
@@ -241,7 +237,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _parse(name: str, text: str, annotation: str) -> Any:
-    """Convert a text to the first type of READERS that is in the annotation and fits."""
+    """Convert a text to the first type in READERS that the annotation names and the text fits."""
     types = set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", annotation)))
     none = FIELDS[name].metadata.get("none") if name in FIELDS else None
     if "None" in types and text.lower() in ("none", none):
@@ -255,7 +251,7 @@ def _parse(name: str, text: str, annotation: str) -> Any:
 
 
 def _checked(option: dataclasses.Field, value: Any) -> Any:
-    """Return the value, names without spaces around them; raise ValueError if it is not allowed."""
+    """Return an allowed value, without spaces around names; raise ValueError for any other."""
     bounds, (kind, *optional) = option.metadata, option.type.split(" | ")
     if value is None and optional:
         return None

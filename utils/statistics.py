@@ -114,7 +114,7 @@ def _totals(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, 
 
 
 def _checked(scores: pd.DataFrame) -> np.ndarray:
-    """Return the scores as floats; raise ValueError if one is missing or there are under two."""
+    """Return the scores as floats; raise ValueError if there are too few or one is missing."""
     values = scores.to_numpy(dtype=float)
     if len(values) < 2:
         raise ValueError(f"{len(values)} dialogue(s) give no interval: score at least two")

@@ -1,4 +1,4 @@
-"""The hate-speech classifier as a scorer and as a reward, and a word list to check it by."""
+"""Score texts with a hate-speech classifier or a word list, and reward completions with it."""
 
 import os
 import re
@@ -15,8 +15,8 @@ from utils.data import turns
 from utils.hub import from_hub
 from utils.models import autocast, pick_device, use_bf16
 
-# Insults of everyday English, among them those of the small world. A word list does not know what
-# is not on it, nor the context: it counts the clown of a circus and a donkey that eats grass.
+# Everyday English insults, including those of the small world. The list misses all other insults
+# and ignores the context: it also counts a circus clown and a donkey that eats grass.
 INSULTING_WORD = re.compile(
     r"\b(?:blockhead|bastard|cheat|clown|clumsy|coward|creep|crook|donkey|dumb|dummy|fool|foolish"
     r"|freak|greedy|idiot|idiotic|imbecile|jerk|lazy|liar|loser|lunatic|moron|nerd|pathetic|pig"
@@ -31,18 +31,18 @@ def has_insulting_word(texts: Sequence[str]) -> np.ndarray:
 
 
 class HateScorer:
-    """A sequence classifier with one label for hate and one for its absence.
+    """Score texts with a sequence classifier that has a label for hate and one for its absence.
 
-    Labels are looked up by name in the model's `id2label`, in any order and case: an output's
-    position or rank says nothing. Score completions alone: the policy cannot change its prompt.
+    Labels are looked up by name, ignoring case, in the model's `id2label`, since their order
+    differs between models. Score completions without their prompts, which the policy cannot change.
 
     Args:
-        id_or_path: such as facebook/roberta-hate-speech-dynabench-r4-target.
-        device: None chooses CUDA, MPS or the CPU.
+        id_or_path: hub id or folder, such as facebook/roberta-hate-speech-dynabench-r4-target.
+        device: None chooses the first available of CUDA, MPS and the CPU.
         batch_size: texts scored at a time.
         labels: the names for hate and for its absence; other toxicity classifiers have their own.
 
-    Raises UnavailableError if nothing can be loaded, ValueError if the model lacks a label.
+    Raises UnavailableError if the model cannot be loaded, and ValueError if it lacks a label.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HateScorer:
         self.model = model.to(self.device).eval()
         config = self.model.config
         positions = getattr(config, "max_position_embeddings", None)
-        # RoBERTa's positions start after its pad id; relative positions have no end.
+        # RoBERTa's positions start after its pad id; relative positions have no limit.
         readable = positions - (config.pad_token_id or 0) - 1 if positions else 512
         self.max_tokens = min(self.tokenizer.model_max_length, readable)
         self.label_ids = {name.lower(): i for i, name in config.id2label.items()}
@@ -73,7 +73,7 @@ class HateScorer:
         self.hate_label, self.nothate_label = labels
 
     def too_long(self, texts: Sequence[str]) -> list[int]:
-        """Return the positions of the texts of which only the beginning is read."""
+        """Return the positions of the texts that are too long and therefore truncated."""
         lengths = map(len, self.tokenizer(list(texts), verbose=False)["input_ids"])
         return [i for i, length in enumerate(lengths) if length > self.max_tokens]
 
@@ -114,13 +114,13 @@ class HateScorer:
 
 
 class HateReward:
-    """A reward function for PPOTrainer and TRL's trainers, which scores the completion alone.
+    """A reward function for PPOTrainer and TRL's trainers that scores completions alone.
 
     Args:
         scorer: the classifier.
-        precision: "fp32", in which the scorer judges, "auto" or "bf16": half the time for a reward
-            that is a few hundredths off. Not for GRPO: it divides by the deviation within a group,
-            and where the group's completions score alike the error would decide.
+        precision: "fp32", or "auto" or "bf16", which halve the time but change rewards by a few
+            hundredths. GRPO needs "fp32": it divides by the standard deviation within a group, so
+            the error would decide where a group's completions have almost equal rewards.
         kind: "logp", the log-probability of "nothate", at most 0 and steep where a text is toxic;
             or "logit", its raw logit, which has no upper bound.
 
@@ -128,14 +128,14 @@ class HateReward:
     """
 
     def __init__(self, scorer: HateScorer, precision: str = "fp32", kind: str = "logp"):
-        use_bf16(precision, scorer.device)  # refused now, not at the first step
+        use_bf16(precision, scorer.device)  # raises now rather than at the first step
         if kind not in ("logp", "logit"):
             raise ValueError(f"kind={kind!r}: choose 'logp' or 'logit'")
         self.scorer, self.precision, self.kind = scorer, precision, kind
         self.__name__ = f"nothate_{kind}"
 
     def __call__(self, completions: list[str], **columns: Any) -> list[float]:
-        """Return one reward for each completion; prompts and columns are not looked at."""
+        """Return one reward for each completion, ignoring prompts and other columns."""
         score = self.scorer.logits if self.kind == "logit" else self.scorer.log_probability
         with autocast(self.precision, self.scorer.device):
             return score(completions).tolist()
@@ -144,7 +144,7 @@ class HateReward:
 def dialogue_heat(
     scorer: HateScorer, dialogues: Sequence[str], precision: str = "fp32"
 ) -> np.ndarray:
-    """Return the highest p(hate) among the turns of each dialogue, without tags; (dialogues,)."""
+    """Return the highest p(hate) of each dialogue's turns, without their tags; (dialogues,)."""
     spoken = [[turn.split(": ", 1)[-1] for turn in turns(dialogue)] for dialogue in dialogues]
     with autocast(precision, scorer.device):
         flat = scorer.probability([turn for one_dialogue in spoken for turn in one_dialogue])
@@ -155,9 +155,9 @@ def dialogue_heat(
 def split_by_heat(
     rows: Dataset, scorer: HateScorer, precision: str = "fp32", threshold: float = 0.5
 ) -> tuple[Dataset, Dataset]:
-    """Return heated rows, with a turn whose p(hate) reaches the threshold, and ordinary ones.
+    """Return the heated rows, with a turn whose p(hate) reaches `threshold`, and the ordinary rows.
 
-    `precision` is as for `HateReward`: this is a search and not a verdict.
+    `precision` is that of `HateReward`; bf16 is accurate enough for this search.
 
     Raises ValueError if there are no heated or no ordinary rows.
     """

@@ -5,7 +5,7 @@ from utils.evaluate_modules import text_metric
 
 
 class HateSpeech(text_metric.TextMetric):
-    """Mean p(hate) and share at 0.5 or above by `classifier`, an id or folder (Vidgen 2021)."""
+    """Mean p(hate), and share of texts at 0.5 or above; `classifier` is a hub id or folder."""
 
     def _score(self, predictions, classifier):
         probability = toxicity.HateScorer(classifier).probability(predictions)

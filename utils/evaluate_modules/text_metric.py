@@ -1,10 +1,10 @@
-"""Base class of the `evaluate` modules here: texts in, means out, combined by `evaluate.combine`.
+"""Define the base class of this folder's `evaluate` modules, which can be combined:
 
     path = "utils/evaluate_modules/{}.py"
     both = evaluate.combine([evaluate.load(path.format(name)) for name in ("dialogue_rouge", ...)])
     both.compute(predictions=..., references=..., sources=...)
 
-A dialogue has one reference or a list of them; `sources` are the dialogues. No network needed.
+A dialogue has one reference or a list of them; `sources` are the dialogues. No network is needed.
 """
 
 import inspect
@@ -18,7 +18,7 @@ TEXT = datasets.Value("string")
 
 
 class TextMetric(evaluate.Metric):
-    """Report the mean of each column that `_score` returns from the texts that it names."""
+    """Report the mean of each column of scores that a subclass's `_score` returns."""
 
     def _info(self) -> evaluate.MetricInfo:
         names = [name for name in inspect.signature(self._score).parameters if name not in OPTIONS]
@@ -32,7 +32,7 @@ class TextMetric(evaluate.Metric):
         )
 
     def _compute(self, **given) -> dict[str, float]:
-        """Score what `_score` names: `evaluate.combine` passes the inputs of all its modules."""
+        """Pass only its own arguments to `_score`: `evaluate.combine` gives all to every module."""
         known = OPTIONS | {"predictions", "references", "sources"}
         if unknown := ", ".join(sorted(given.keys() - known)):
             raise ValueError(f"unknown option {unknown}: choose from {', '.join(sorted(known))}")

@@ -52,8 +52,8 @@ def attention_by_products(
 ) -> tuple[torch.Tensor, None]:
     """Compute attention with two matrix products, for faster gradients and dropout than PyTorch's.
 
-    PyTorch's own forward pass is faster, so it does the decoding (one query) and inference mode. We
-    do not use it under `no_grad`, since PPO compares these probabilities with ones that have a
+    PyTorch's own forward pass is faster, so decoding (one query) and inference mode use it. It is
+    not used under `no_grad`, because PPO compares these probabilities with ones that have a
     gradient. Query, key and value are (batch, heads, time, head size); `position_bias` and
     `attention_mask` are added to the scores.
     """
