@@ -1,4 +1,4 @@
-"""Full and LoRA fine-tuning of encoder-decoder models on dialogues and their summaries."""
+"""Fine-tune encoder-decoder models, fully or with LoRA, on dialogues and their summaries."""
 
 import copy
 import inspect
@@ -46,7 +46,7 @@ from utils.training.cpu import use_cpu_speedups
 from utils.training.memory import activation_bytes, device_memory
 
 LOG = logging.getLogger(__name__)
-LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}  # unless the caller gives one
+LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}  # if the caller gives none
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class FineTuningResult:
 
     `recipe` holds the settings that must match when a run is resumed. `kept` says which weights the
     model has; `checkpoint` is their folder, or None if they were not saved. `history` has one row
-    per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …). `seconds` include
-    evaluation, `peak_megabytes` are above the memory of the loaded model, and `batch_size` is what
-    one device took at a time in the end.
+    per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …). `seconds`
+    includes evaluation, `peak_megabytes` is the peak beyond the memory of the loaded model, and
+    `batch_size` is the number of dialogues that one device took at a time in the end.
     """
 
     model: PreTrainedModel | PeftModel
@@ -83,9 +83,9 @@ def lora_config(rank: int = 32, **changes: Any) -> LoraConfig:
 
 
 def finetune_arguments(settings: Settings, method: str, **changes: Any) -> dict[str, Any]:
-    """Return the keyword arguments that the settings give to `fine_tune`; `changes` override them.
+    """Return the keyword arguments of `fine_tune` for these settings; `changes` override them.
 
-    They include `method`: call `fine_tune(model, tokenizer, train, validation, **arguments)`.
+    They include `method`, so call `fine_tune(model, tokenizer, train, validation, **arguments)`.
 
     Raises ValueError if the method is unknown.
     """
@@ -113,7 +113,7 @@ def tokenize_pairs(
     """Turn dialogues and summaries into unpadded token ids: input_ids, attention_mask and labels.
 
     A row with several `summaries` uses the first. Longer texts are truncated. Labels end in the
-    end-of-sequence token, also where the tokenizer marks only the start of a text (Gemma's does).
+    end-of-sequence token, even if the tokenizer adds only a start token, as Gemma's does.
     """
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
 
@@ -142,16 +142,12 @@ def token_loss(
     """Return the cross-entropy in float32, with the same weight for every label token of a batch.
 
     `labels` are (batch, time), padded with −100. `num_items_in_batch` counts the label tokens of
-    all accumulated parts on all devices. The mean of each part alone, as T5 computes it, would give
-    more weight to the tokens of parts with short summaries.
+    all accumulated parts on all devices. T5's own loss, the mean of each part, would give more
+    weight to the tokens of parts with short summaries.
     """
-    logits = outputs["logits"]  # (batch, time, vocabulary)
+    logits = outputs["logits"].flatten(0, 1).float()  # (batch × time, vocabulary)
     total = cross_entropy(
-        logits.flatten(0, 1).float(),
-        labels.flatten(),
-        ignore_index=-100,
-        reduction="sum",
-        label_smoothing=label_smoothing,
+        logits, labels.flatten(), reduction="sum", label_smoothing=label_smoothing
     )
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
@@ -166,9 +162,9 @@ class ProgressBar(ProgressCallback):
 
 
 class _LengthGroups(LengthGroupedSampler):
-    """Batches of similar length, in an order that depends on the seed and the epoch alone.
+    """Sample batches of similar length, in an order that depends only on the seed and the epoch.
 
-    A resumed run sees the same batches as one that was not stopped, and so do several processes.
+    A resumed run therefore sees the batches of an uninterrupted one, and so does every process.
     """
 
     def __init__(self, trainer: Seq2SeqTrainer, rows: Dataset):
@@ -204,7 +200,7 @@ class SummaryTrainer(CheckedTrainer, Seq2SeqTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs
     ) -> torch.Tensor:
-        """Take a step; a batch of long prompts is computed in parts whose gradients add up."""
+        """Take a step, and split a batch of long prompts into parts whose gradients add up."""
         *parts, last = self._parts(inputs)
         loss = torch.zeros((), device=self.args.device)
         for part in parts:
@@ -224,7 +220,7 @@ class SummaryTrainer(CheckedTrainer, Seq2SeqTrainer):
         return [{name: tensor[part] for name, tensor in inputs.items()} for part in numbers]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args, **kwargs):
-        """Compute the loss without a cache; T5's decoder does not follow the Trainer's setting."""
+        """Compute the loss without a cache, because T5's decoder ignores the Trainer's setting."""
         base = getattr(self.model, "get_base_model", lambda: self.model)()
         if "use_cache" in inspect.signature(base.forward).parameters:
             inputs = inputs | {"use_cache": False}
@@ -266,9 +262,9 @@ def fine_tune(
     """Train on dialogues and summaries, and keep the checkpoint with the best validation ROUGE-1.
 
     `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains
-    `model` itself; "lora" puts an adapter into it (`peft_config`, by default `lora_config()`).
+    `model` itself; "lora" adds an adapter to it (`peft_config`, by default `lora_config()`).
     Weights stay float32, with bf16 autocast if `precision` allows. `resume` continues from the
-    newest whole checkpoint in `output_dir`. If memory runs out, smaller batches are accumulated.
+    newest complete checkpoint in `output_dir`. If memory runs out, smaller batches are accumulated.
     `arguments` go to Seq2SeqTrainingArguments; a `learning_rate` of None is the method's default.
 
     Raises ValueError if an argument cannot be used or a checkpoint belongs to another run, and
@@ -282,14 +278,14 @@ def fine_tune(
     if method == "lora":
         model = _with_adapter(model, peft_config or lora_config())
     recipe = _recipe(args, method=method, template=template, train_dialogues=len(train))
+    evaluation = (validation, template, {"max_new_tokens": max_new_tokens})
     build = partial(
         SummaryTrainer,
+        *evaluation,
         model=use_cpu_speedups(model),
         processing_class=tokenizer,
         train_dataset=tokenize_pairs(train, tokenizer, template, **limits),
         eval_dataset=tokenize_pairs(validation, tokenizer, template, **limits),
-        **{"validation": validation, "template": template},
-        generation={"max_new_tokens": max_new_tokens},
         data_collator=DataCollatorForSeq2Seq(tokenizer, model, label_pad_token_id=-100),
         compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
         callbacks=[Recipe(**recipe), *callbacks],
@@ -303,7 +299,7 @@ def _trained(
     recipe: dict[str, Any],
     checkpoint: Path | None,
 ) -> FineTuningResult:
-    """Train, and release the trainer with the optimizer's moments, twice the size of the model."""
+    """Train, then free the trainer with the optimizer's moments (twice the model's size)."""
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
     start, memory = time.perf_counter(), _memory_in_use(args.device)
@@ -334,7 +330,7 @@ def _train_within_memory(
 ) -> SummaryTrainer:
     """Train; if memory runs out, continue with smaller batches that accumulate to the same size.
 
-    They continue from a checkpoint of the last whole step, or from the start if there is none.
+    Training continues from a checkpoint of the last complete step, or else from the start.
     """
     while True:
         trainer, whole = build(args=args), args.per_device_train_batch_size
@@ -361,7 +357,7 @@ def _train_within_memory(
 
 
 def _memory_in_use(device: torch.device) -> int:
-    """Return bytes: on CUDA the highest since the last reset, else what the process has now.
+    """Return the bytes in use: on CUDA the peak since the last reset, else the current memory.
 
     The Trainer's own memory metrics poll in a busy loop and double the time of a step on a CPU.
     """
@@ -386,7 +382,7 @@ def _global_batch(args: Seq2SeqTrainingArguments) -> int:
 def _checkpoint(output_dir: str, recipe: dict[str, Any]) -> Path | None:
     """Find the checkpoint to resume from, and check that it belongs to this run."""
     checkpoint = last_whole_checkpoint(output_dir)
-    beginning = f"the beginning: {output_dir} has no whole checkpoint"
+    beginning = f"the beginning: {output_dir} has no complete checkpoint"
     LOG.warning("resuming from %s", checkpoint or beginning)
     if checkpoint:
         check_recipe(checkpoint, recipe)
@@ -394,7 +390,7 @@ def _checkpoint(output_dir: str, recipe: dict[str, Any]) -> Path | None:
 
 
 def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    """Put a fresh adapter into the model; a quantized one is prepared for it first."""
+    """Add a new adapter to the model, after preparing the model for it if it is quantized."""
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return with_adapter(model, peft_config)
