@@ -1,1 +1,1 @@
-"""What only maintainers run."""
+"""Scripts for maintainers only."""

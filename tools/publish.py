@@ -1,4 +1,4 @@
-"""Fill in Colab badges and cells from pyproject.toml, options of the trainer, and results."""
+"""Write Colab badges and cells, the trainer's options, and results into notebooks and pages."""
 
 import base64
 import dataclasses
@@ -46,10 +46,7 @@ DETOX = {
     "polite_prompt": "polite prompt, no training",
     "no_kl_price": "PPO without a KL price",
 }
-BASELINES = {
-    "lead": "lead-2: first two turns",
-    "human": "one reference against the others",
-}
+BASELINES = {"lead": "lead-2: first two turns", "human": "one reference against the others"}
 SYSTEMS = {  # the rows of each table: name in results.json, name for readers
     ("lab1", "rouge1"): {
         "zero_shot": "zero-shot",
@@ -133,7 +130,7 @@ def bootstrap() -> str:
 
 
 def publish_addresses() -> None:
-    """Write badges and set-up cells into the notebooks, and badges into the README."""
+    """Write badges and setup cells into the notebooks, and badges into the README."""
     for name in NOTEBOOKS:
         notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
         if BADGE_CELL not in {cell.id for cell in notebook.cells}:
@@ -151,12 +148,12 @@ def publish_addresses() -> None:
 
 
 def publish_options() -> None:
-    """Write the table of the trainer's options into its page."""
+    """Write the table of the trainer's options into docs/trainer.md."""
     _fill(ROOT / "docs" / "trainer.md", "fields", options_table())
 
 
 def options_table() -> str:
-    """Return a table of the options that PPOConfig adds to the TrainingArguments or changes."""
+    """Return a table of the options that PPOConfig adds to TrainingArguments or changes in it."""
     inherited = {f.name: f.default for f in dataclasses.fields(TrainingArguments)}
     trl = {f.name for config in (GRPOConfig, RLOOConfig) for f in dataclasses.fields(config)}
     lines = ["| option | default | in TRL | meaning |", "|---|---|---|---|"]
@@ -235,4 +232,4 @@ if __name__ == "__main__":
     try:
         publish_results(ROOT / "out")
     except ValueError as error:
-        sys.exit(f"badges and set-up cells are filled in, but results are not: {error}")
+        sys.exit(f"badges and setup cells are filled in, but results are not: {error}")

@@ -45,14 +45,10 @@ from utils.data import NearDuplicates
 from utils.settings import OFFLINE
 
 SEED = 0
-SPLITS = {
-    "train": (2400, 1),
-    "validation": (200, 1),
-    "test": (360, 3),
-}  # dialogues, references each
+SPLITS = {"train": (2400, 1), "validation": (200, 1), "test": (360, 3)}  # dialogues, references
 HEATED_SHARE = 1 / 3
 BATCH = 32
-# Steps, learning rate, shares of prompts by number of examples, share of bare dialogues.
+# Steps, learning rate, share of prompts with each number of examples, share of bare dialogues.
 STAGES = (
     (400, 1e-3, {0: 1.0}, 0.0),  # short prompts first: the model learns to copy from the dialogue
     (1700, 1e-3, {0: 0.3, 1: 0.3, 2: 0.2, 3: 0.2}, 0.07),

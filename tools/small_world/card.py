@@ -36,7 +36,7 @@ PAIRS = (
 def prompting_scores(
     dataset: DatasetDict, split: str, settings: Settings
 ) -> dict[str, pd.DataFrame]:
-    """Score zero-, one- and few-shot prompts, lead-2 and, if there are several, human summaries."""
+    """Score zero-, one- and few-shot prompts, lead-2, and any human summaries."""
     model, tokenizer = load_model(settings.model)
     rows, train = group_references(dataset[split]), dataset["train"]
     dialogues, summaries = list(rows["dialogue"]), list(rows["summaries"])
@@ -85,7 +85,7 @@ def classifier_f1(settings: Settings, n: int = 2000) -> float:
 
 
 def measure(split: str, settings: Settings) -> dict[str, Any]:
-    """Measure all that the card shows: scores, paired differences, and the classifier's F1."""
+    """Measure what the card shows: scores, paired differences, and the classifier's F1."""
     dataset = load_dialogsum(settings.dataset)
     scores = prompting_scores(dataset, split, settings)
     toxicity = {}

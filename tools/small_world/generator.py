@@ -142,7 +142,7 @@ def _insulting_text(rng: random.Random, insult: tuple[str, str]) -> str:
     if kind < 0.2:
         return rng.choice(tables.INSULTS).format(adjective=insult[0], noun=insult[1])
     if kind < 0.4:
-        turn = write_dialogue(facts, rng).split("\n")[-2]  # the insult is in the last turn but one
+        turn = write_dialogue(facts, rng).split("\n")[-2]  # the second-to-last turn is the insult
         return turn.split(": ", 1)[1]
     return write_summary(
         facts, Style(rng.choice(STYLES), rng.random() < 0.5, rng.random() < 0.5, quote=True), rng

@@ -22,7 +22,7 @@ from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, build_prompt
 ZERO_SHOT_FORMS = {"notes": 0.6, "report": 0.25, "diary": 0.15}
 FEW_SHOT_FORMS = {"report": 0.4, "notes": 0.3, "diary": 0.3}
 # Shares of prompts whose summaries report the day, and of those that report the reason. Below one
-# half, leaving them out is the better guess where the examples do not show it.
+# half, leaving them out is the better guess if the examples do not show whether to report them.
 SHARE_TOLD, SHARE_TOLD_ZERO_SHOT = 0.4, 0.2
 HEATED_SHARE = 0.3
 

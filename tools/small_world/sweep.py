@@ -1,9 +1,9 @@
-"""Measure what less toxicity costs: PPO, RLOO and GRPO at several KL prices, with three seeds each.
+"""Measure what less toxicity costs, with PPO, RLOO and GRPO at several KL prices and three seeds.
 
-All train without the gentle settings of the labs (`utils.detox.UNDER_PRESSURE`), so that the KL
-price alone keeps the policy near its reference. Scores are of validation dialogues. Lab 3 shows the
-table that this script wrote, `sweep.csv`, and the preset "offline" took its KL prices from it.
-About 20 minutes on two cores, after Lab 2 has run:
+All runs lack the gentle settings of the labs (see `utils.detox.UNDER_PRESSURE`), so that the KL
+price alone keeps the policy near its reference. Scores are on validation dialogues. Lab 3 shows the
+table that this script wrote, `sweep.csv`, from which we chose the KL prices of the preset
+"offline". The sweep takes about 20 minutes on two cores, after Lab 2 has run:
 
     python -m tools.small_world.sweep --adapter out/lab2/lora/best
 """
@@ -81,7 +81,7 @@ def train(
 
 
 def main() -> None:
-    """Train and score a policy at every point, and write the table after each."""
+    """Train and score a policy at every point, and write the table after each point."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
