@@ -6,19 +6,23 @@ import statistics
 
 import pytest
 import torch
-from torch import tensor
+from torch import Tensor, tensor
 from torch.testing import assert_close
 
 from utils.ppo.losses import (
     adapted_beta,
+    clipped_surrogate,
     explained_variance,
     gae,
     grpo_advantages,
     kl_estimates,
     masked_mean,
+    nanstd,
     policy_loss,
+    position_share,
     response_mask,
     rloo_advantages,
+    sequence_log_ratio,
     token_rewards,
     value_loss,
     whiten,
@@ -31,8 +35,8 @@ PAD, EOS = 0, 1
 
 
 def test_mask_runs_from_the_first_token_through_eos_inclusive():
-    responses = tensor([[5, 6, EOS, PAD], [5, EOS, PAD, PAD]])
-    assert response_mask(responses, EOS).tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
+    completions = tensor([[5, 6, EOS, PAD], [5, EOS, PAD, PAD]])
+    assert response_mask(completions, EOS).tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
 
 
 def test_mask_of_a_completion_without_eos_is_whole():
@@ -52,10 +56,10 @@ def test_mask_stops_at_the_first_of_several_eos():
     assert response_mask(tensor([[5, EOS, EOS, 6, EOS]]), EOS).tolist() == [[1, 1, 0, 0, 0]]
 
 
-def test_mask_has_the_shape_of_the_responses_and_only_zeros_and_ones():
-    responses = torch.randint(0, 4, (16, 9), generator=torch.Generator().manual_seed(0))
-    mask = response_mask(responses, EOS)
-    assert mask.shape == responses.shape
+def test_mask_has_the_shape_of_the_completions_and_only_zeros_and_ones():
+    completions = torch.randint(0, 4, (16, 9), generator=torch.Generator().manual_seed(0))
+    mask = response_mask(completions, EOS)
+    assert mask.shape == completions.shape
     assert set(mask.unique().tolist()) == {0, 1}
     assert (mask[:, 0] == 1).all()
     assert (mask.diff(dim=1) <= 0).all()  # once 0, always 0
@@ -105,6 +109,12 @@ def test_whitening_a_single_token_is_refused():
 
 def test_whitening_equal_values_gives_zeros():
     assert whiten(torch.full((2, 2), 3.0), torch.ones(2, 2)).abs().max() == 0
+
+
+def test_a_small_deviation_is_not_blown_up_to_one():
+    x, mask = tensor([[1.0, 3.0, 5.0]]), torch.ones(1, 3)  # deviation 2
+    assert_close(whiten(x, mask, min_std=4.0), tensor([[-0.5, 0.0, 0.5]]))
+    assert_close(whiten(x, mask, min_std=1.0), tensor([[-1.0, 0.0, 1.0]]))
 
 
 # --- KL ---
@@ -161,7 +171,8 @@ def test_every_completion_token_pays_for_its_kl_and_padding_pays_nothing():
 
 
 def test_gae_of_two_tokens_by_hand():
-    # δ1 = 1 − 0.25 = 0.75; δ0 = 0 + 0.5 · 0.25 − 0.5 = −0.375; A0 = −0.375 + 0.5 · 0.5 · 0.75 = −0.1875.
+    # δ1 = 1 − 0.25 = 0.75; δ0 = 0 + 0.5 · 0.25 − 0.5 = −0.375;
+    # A0 = −0.375 + 0.5 · 0.5 · 0.75 = −0.1875.
     advantages, returns = gae(
         tensor([[0.0, 1.0]]), tensor([[0.5, 0.25]]), torch.ones(1, 2), gamma=0.5, lam=0.5
     )
@@ -276,7 +287,7 @@ def test_gradient_of_the_first_update_is_that_of_plain_policy_gradient():
 
 
 def test_policy_loss_is_a_mean_over_completion_tokens_and_ignores_padding():
-    # Ratios 1.5 (clipped at 1.2) and 1.0, both with A = 1: −(1.2 + 1.0) / 2 = −1.1; one of two is clipped.
+    # Ratios 1.5 (clipped at 1.2) and 1.0, both with A = 1: −(1.2 + 1.0) / 2 = −1.1.
     logprobs = tensor([[math.log(1.5), 0.0, 5.0]], requires_grad=True)
     loss, clip_fraction = policy_loss(
         logprobs, torch.zeros(1, 3), torch.ones(1, 3), tensor([[1, 1, 0]]), 0.2
@@ -285,6 +296,34 @@ def test_policy_loss_is_a_mean_over_completion_tokens_and_ignores_padding():
     assert loss.item() == pytest.approx(-1.1)
     assert clip_fraction.item() == 0.5
     assert logprobs.grad[0, 2] == 0
+
+
+def per_token(ratio: float, advantage: float, **bounds: float) -> tuple[float, bool, bool]:
+    loss, low, high = clipped_surrogate(
+        tensor([[math.log(ratio)]]), tensor([[advantage]]), **bounds
+    )
+    return loss.item(), low.item(), high.item()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "bounds", "loss", "low", "high"),
+    [
+        (1.5, 2.0, {"epsilon": 0.2, "epsilon_high": 0.4}, -2.8, False, True),  # −1.4 · 2
+        (1.3, 2.0, {"epsilon": 0.2, "epsilon_high": 0.4}, -2.6, False, False),
+        (0.7, -2.0, {"epsilon": 0.2, "epsilon_high": 0.4}, 1.6, True, False),  # 0.8 · 2
+        (3.0, -2.0, {"epsilon": 0.2}, 6.0, False, False),  # without a bound
+        (3.0, -2.0, {"epsilon": 0.2, "delta": 2.0}, 4.0, False, False),  # the bound: 2 · 2
+        (3.0, 2.0, {"epsilon": 0.2, "delta": 2.0}, -2.4, False, True),  # 1.2 · 2 as before
+    ],
+)
+def test_the_bounds_of_the_ratio_by_hand(ratio, advantage, bounds, loss, low, high):
+    assert per_token(ratio, advantage, **bounds) == (pytest.approx(loss), low, high)
+
+
+def test_the_ratio_of_a_sequence_is_the_product_of_its_tokens_or_their_geometric_mean():
+    log_ratio, mask = tensor([[0.1, 0.3, 9.0], [0.5, 9.0, 9.0]]), tensor([[1, 1, 0], [1, 0, 0]])
+    assert_close(sequence_log_ratio(log_ratio, mask, mean=False), tensor([[0.4], [0.5]]))
+    assert_close(sequence_log_ratio(log_ratio, mask, mean=True), tensor([[0.2], [0.5]]))
 
 
 # --- the value's loss ---
@@ -342,7 +381,39 @@ def test_explained_variance_is_negative_when_values_mislead():
     )  # 1 − 4/1
 
 
-# --- comparing the responses to one prompt ---
+# --- what a token's distance from the end explains ---
+
+
+def decayed(lengths: list[int], lam: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Advantages λ^(distance from the end), as gae gives them to a reward at the end; V = 0."""
+    mask = (torch.arange(max(lengths)) < tensor(lengths).unsqueeze(1)).long()
+    rewards = torch.zeros(mask.shape).scatter(1, tensor(lengths).unsqueeze(1) - 1, 1.0)
+    return gae(rewards, torch.zeros(mask.shape), mask, 1.0, lam)[0], mask
+
+
+def test_position_explains_advantages_that_decay_towards_the_start_and_nothing_else():
+    assert position_share(*decayed([3, 5, 8])).item() == pytest.approx(1)
+
+
+def test_position_explains_nothing_where_all_tokens_of_a_completion_have_one_advantage():
+    advantages = tensor([[1.0], [-1.0], [3.0]]).expand(3, 4)
+    assert position_share(advantages, torch.ones(3, 4)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_position_share_by_hand():
+    # Distances 1, 0 and 1, 0. Means 1 and 3 by distance around 2: 4 · 1² = 4. In all:
+    # (0 − 2)² + (2 − 2)² + (2 − 2)² + (4 − 2)² = 8. The share is 4 / 8. Padding counts nowhere.
+    advantages, mask = tensor([[0.0, 2.0, 9.0], [2.0, 4.0, -9.0]]), tensor([[1, 1, 0], [1, 1, 0]])
+    assert position_share(advantages, mask).item() == pytest.approx(0.5)
+
+
+def test_the_distance_is_counted_from_the_end_of_each_completion():
+    # By distance from the end: 1, 2 and 2, so all is explained; from the start, 1 and 2 mix.
+    advantages, mask = tensor([[1.0, 2.0], [2.0, 0.0]]), tensor([[1, 1], [1, 0]])
+    assert position_share(advantages, mask).item() == pytest.approx(1)
+
+
+# --- comparing the completions to one prompt ---
 
 
 def test_rloo_by_hand():
@@ -357,6 +428,40 @@ def test_grpo_by_hand():
     assert_close(
         grpo_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2), expected, atol=1e-4, rtol=0
     )
+
+
+def test_grpo_by_hand_with_the_deviation_of_the_batch_or_none():
+    # Centered −1, 1, −3, 3. Of 1, 3, 2, 8 around 3.5: √((6.25 + 0.25 + 2.25 + 20.25) / 3).
+    rewards, centered = tensor([1.0, 3.0, 2.0, 8.0]), tensor([-1.0, 1.0, -3.0, 3.0])
+    assert_close(grpo_advantages(rewards, 2, "none"), centered)
+    batch = grpo_advantages(rewards, 2, "batch")
+    assert_close(batch, centered / (29 / 3) ** 0.5, atol=1e-4, rtol=0)
+
+
+NOTHING = math.nan
+
+
+def test_a_completion_without_a_reward_counts_nowhere():
+    # Group 1, –, 3, 5: of three rewards. RLOO: 1 − 4, 0, 3 − 3, 5 − 2.
+    rewards = tensor([1.0, NOTHING, 3.0, 5.0])
+    assert rloo_advantages(rewards, 4).tolist() == [-3.0, 0.0, 0.0, 3.0]
+    assert grpo_advantages(rewards, 4, "none").tolist() == [-2.0, 0.0, 0.0, 2.0]
+    expected = tensor([-2.0, 0.0, 0.0, 2.0]) / 2.0  # deviation of 1, 3, 5
+    for scale in ("group", "batch"):
+        assert_close(grpo_advantages(rewards, 4, scale), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("group", [[NOTHING, NOTHING], [NOTHING, 2.0]])
+def test_a_group_with_at_most_one_reward_has_no_advantage(group):
+    rewards = tensor([*group, 1.0, 3.0])
+    assert rloo_advantages(rewards, 2).tolist() == [0.0, 0.0, -2.0, 2.0]
+    assert grpo_advantages(rewards, 2, "none").tolist() == [0.0, 0.0, -1.0, 1.0]
+    assert grpo_advantages(rewards, 2)[:2].tolist() == [0.0, 0.0]
+
+
+def test_deviation_without_nan_by_hand():
+    x = tensor([[1.0, NOTHING, 3.0], [5.0, NOTHING, NOTHING]])
+    assert_close(nanstd(x, dim=1), tensor([[2.0**0.5], [0.0]]))
 
 
 @pytest.mark.parametrize("group_size", [2, 4, 8])
@@ -393,7 +498,7 @@ def test_groups_that_cannot_be_compared_are_refused(advantages):
     ],
 )
 def test_adaptive_kl_coefficient_by_hand(kl, expected):
-    """Target 6 nats, 100 responses of a horizon of 10,000: the error is clipped to ±0.2, so at most ±0.2 %."""
+    """Target 6 nats, 100 completions of a horizon of 10,000: by ±0.2 · 100 / 10,000 at most."""
     assert adapted_beta(0.1, kl, target=6.0, completions=100, horizon=10_000) == pytest.approx(
         expected
     )
