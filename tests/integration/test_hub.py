@@ -199,7 +199,7 @@ FAULTS = {  # the file, its fault, and what the error says, if there is one
     "too-busy": (
         "config.json",
         Fault(429, methods=BOTH),
-        "too many requests from here (429). Wait some minutes",
+        "too many requests from here (429). Wait a few minutes",
     ),
     "unwell": ("config.json", Fault(503, methods=BOTH, times=3), None),
     "weights-unwell": (WEIGHTS, Fault(503, times=2), None),
@@ -375,7 +375,7 @@ def test_a_repeated_run_fetches_only_what_is_missing(later):
 
 def test_offline_a_model_that_is_not_in_the_cache_is_one_error_with_the_remedy(offline):
     error = offline["any"]["error"]
-    assert "HF_HUB_OFFLINE is set, and it is not in the cache. Unset it" in error
+    assert "it is not in the cache. Unset HF_HUB_OFFLINE" in error
 
 
 def test_an_unreachable_hub_is_named_with_the_remedy(tmp_path):
