@@ -889,6 +889,28 @@ def test_train_loss_types(tiny_t5, tokenizer, dataset, config, estimator, loss_t
         {"num_iterations": 2},
         {"importance_sampling_level": "token"},
         {"missing_eos_penalty": 1.0},
+    ],
+    ids=lambda option: "-".join(option),
+)
+@every_estimator
+def test_train_with_an_option(tiny_t5, tokenizer, dataset, config, estimator, option):
+    trainer = PPOTrainer(
+        model=tiny_t5,
+        reward_funcs=length,
+        args=config(advantage_estimator=estimator, max_steps=3, **option),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+    )
+    previous_trainable_params = parameters(trainer)
+
+    trainer.train()
+
+    assert_all_changed(trainer, previous_trainable_params)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
         {"temperature": 0.7},
         {"repetition_penalty": 1.1},
         {"top_p": 0.9, "top_k": 10, "min_p": 0.01, "repetition_penalty": 1.1},
@@ -899,12 +921,13 @@ def test_train_loss_types(tiny_t5, tokenizer, dataset, config, estimator, loss_t
     ],
     ids=lambda option: "-".join(option),
 )
-@every_estimator
-def test_train_with_an_option(tiny_t5, tokenizer, dataset, config, estimator, option):
+def test_train_with_an_option_of_sampling_or_of_the_optimizer(
+    tiny_t5, tokenizer, dataset, config, option
+):
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=length,
-        args=config(advantage_estimator=estimator, max_steps=3, **option),
+        args=config(**option),
         train_dataset=dataset,
         processing_class=tokenizer,
     )
