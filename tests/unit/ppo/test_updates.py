@@ -98,7 +98,7 @@ class LossesByHand:
             start = torch.zeros_like(ids[:, :1])
             decoder_ids = torch.cat([start, ids[:, :-1]], dim=1)
             output = model(**prompts, decoder_input_ids=decoder_ids, output_hidden_states=True)
-            logprobs = torch.distributions.Categorical(logits=output.logits).log_prob(ids)
+            logprobs = torch.distributions.Categorical(logits=output["logits"]).log_prob(ids)
         loss = self.original(model, inputs, *args, **kwargs)
         values = output.get("state_values")
         self.seen.append((inputs, logprobs, values, loss.item()))

@@ -1,0 +1,217 @@
+"""What is logged: TRL's keys, both KL estimates, and the difference of sampler and policy."""
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+from tiny_models import PAD
+from tiny_ppo import DECODER_ONLY, KINDS, Watch, encoded, logged, policy, script
+from torch.testing import assert_close
+from transformers import TrainerCallback
+
+from utils.models import has_bf16
+from utils.ppo.policy import completion_logprobs, encode, sample
+from utils.ppo.precision import float32_head
+
+needs_bf16 = pytest.mark.skipif(
+    not has_bf16(torch.device("cpu")), reason="this processor has no bf16"
+)
+KEYS = {"loss", "grad_norm", "learning_rate", "entropy", "ratio", "loss/policy", "epoch"}
+KEYS |= {f"clip_ratio/{name}_mean" for name in ("low", "high", "region")}
+OF_SAMPLES = {"reward", "reward_std", "kl", "beta", "reward/after_kl", "sampling/logp_difference"}
+OF_SAMPLES |= {"rewards/length_reward/mean", "rewards/length_reward/std"}
+OF_SAMPLES |= {
+    f"completions/{s}_{t}length" for s in ("mean", "min", "max") for t in ("", "terminated_")
+}
+OF_SAMPLES |= {f"kl/{k}_per_{unit}" for k in ("k1", "k3") for unit in ("sequence", "token")}
+OF_SAMPLES |= {"completions/clipped_ratio"}
+OWN = {
+    "gae": {"loss/value", "explained_variance", "advantages/position_share"},
+    "rloo": {"frac_reward_zero_std"},
+    "grpo": {"frac_reward_zero_std", "loss/kl"},
+}
+
+
+@pytest.mark.parametrize("estimator", ["gae", "rloo", "grpo"])
+def test_an_update_and_a_sample_are_logged_under_these_names_and_no_others(make, estimator):
+    trainer = make(advantage_estimator=estimator, beta=0.1)
+    trainer.train()
+    first, second, end = trainer.state.log_history
+    updates = {name for name in OWN[estimator] if name.startswith("loss/")}
+    assert set(first) == KEYS | OF_SAMPLES | OWN[estimator] | {"step"}
+    assert set(second) == KEYS | updates | {"step"}
+    assert "train_loss" in end
+
+
+def test_k1_and_k3_are_summed_by_completion_and_averaged_by_token(make):
+    trainer = make(max_steps=4, learning_rate=3e-2)
+    script(trainer).train()
+    drawn, mask = trainer.sample, trainer.sample["mask"]
+    log_ratio = drawn["old_logprobs"] - drawn["reference_logprobs"]
+    estimates = {"k1": log_ratio, "k3": torch.exp(-log_ratio) - 1 + log_ratio}
+    for name, estimate in estimates.items():
+        total = (estimate * mask).sum().item()
+        assert logged(trainer, f"kl/{name}_per_sequence")[1] == pytest.approx(total / 4, rel=1e-4)
+        assert logged(trainer, f"kl/{name}_per_token")[1] == pytest.approx(total / 11, rel=1e-4)
+    assert logged(trainer, "kl/k3_per_token")[1] > 0
+    assert logged(trainer, "kl")[1] == logged(trainer, "kl/k1_per_token")[1]  # the one it pays
+
+
+def test_grpos_kl_is_k3_which_it_pays(make):
+    trainer = make(advantage_estimator="grpo", beta=0.1, max_steps=4)
+    trainer.train()
+    assert logged(trainer, "kl") == logged(trainer, "kl/k3_per_token")
+
+
+def test_lengths_and_the_share_of_completions_without_an_end_by_hand(make):
+    trainer = script(make(max_steps=1))  # lengths 2, 1, 4 and 4; the third never ends
+    trainer.train()
+    expected = {
+        "completions/mean_length": 11 / 4,
+        "completions/min_length": 1,
+        "completions/max_length": 4,
+        "completions/mean_terminated_length": 7 / 3,
+        "completions/min_terminated_length": 1,
+        "completions/max_terminated_length": 4,
+        "completions/clipped_ratio": 1 / 4,
+    }
+    for name, value in expected.items():
+        assert logged(trainer, name) == pytest.approx([value]), name
+
+
+def test_where_no_completion_ends_terminated_lengths_are_zero(make):
+    trainer = script(make(max_steps=1), torch.full((4, 3), 5))
+    trainer.train()
+    assert logged(trainer, "completions/clipped_ratio") == [1.0]
+    assert logged(trainer, "completions/max_terminated_length") == [0.0]
+
+
+def test_a_log_of_several_steps_holds_their_means(make):
+    rewards = iter([1.0, 2.0, 6.0, 11.0])
+
+    def reward(completions, **kwargs):
+        return [next(rewards)] * len(completions)
+
+    trainer = make(reward=reward, num_iterations=1, max_steps=4, logging_steps=2)
+    trainer.train()
+    assert logged(trainer, "reward") == [1.5, 8.5]
+
+
+def test_the_gradients_norm_is_logged_as_it_was_before_clipping(make):
+    trainer = make(max_grad_norm=1e-3, max_steps=1)
+    trainer.train()
+    assert logged(trainer, "grad_norm")[0] > 0.01
+
+
+def test_entropy_and_ratio_are_means_over_tokens(make, tokenizer):
+    watch = Watch()
+    trainer = make(callbacks=[watch], learning_rate=0.0, value_learning_rate=0.0)
+    script(trainer).train()
+    drawn, mask = trainer.sample, trainer.sample["mask"]
+    logprobs, entropy, _ = completion_logprobs(
+        trainer.policy, drawn["prompts"], drawn["ids"], PAD, detailed=True
+    )
+    expected = ((entropy * mask).sum() / 11).item()
+    assert logged(trainer, "entropy") == pytest.approx([expected] * 2, rel=1e-4)
+    assert logged(trainer, "ratio") == pytest.approx([1.0] * 2, abs=1e-5)
+
+
+def test_an_evaluation_has_metrics_of_its_own(make):
+    trainer = make(max_steps=2, eval_strategy="steps", eval_steps=2)
+    trainer.eval_dataset = trainer.train_dataset.select(range(2))
+    trainer.train()
+    names = {n for entry in trainer.state.log_history for n in entry if n.startswith("eval_")}
+    assert {"eval_reward", "eval_loss", "eval_kl", "eval_completions/mean_length"} <= names
+    assert "eval_beta" not in names  # nothing is adapted in evaluation
+    assert len(logged(trainer, "reward")) == 1
+
+
+# --- precision ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampler_and_forward_pass_differ_by_rounding_alone(make, tiny_t5, kind):
+    trainer = make(**policy(kind, tiny_t5), max_steps=4)
+    trainer.train()
+    assert max(logged(trainer, "sampling/logp_difference")) < 1e-5
+
+
+@needs_bf16
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_bf16_the_difference_is_small_and_the_first_ratio_and_kl_stay_exact(
+    make, tiny_t5, kind
+):
+    trainer = make(**policy(kind, tiny_t5), bf16=True, max_steps=4)
+    trainer.train()
+    assert max(logged(trainer, "sampling/logp_difference")) < 0.02
+    assert logged(trainer, "ratio")[0] == pytest.approx(1.0, abs=1e-2)
+    assert logged(trainer, "kl/k1_per_sequence")[0] == pytest.approx(0.0, abs=1e-3)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+@needs_bf16
+@torch.no_grad()
+def test_the_head_computes_in_float32_under_bf16_autocast(make, tiny_t5, tokenizer):
+    tiny_t5.lm_head.weight.data *= 20  # logits that bf16 would round by much
+    seen = []
+    tiny_t5.lm_head.register_forward_hook(lambda *a: seen.append(a[-1].dtype))
+    prompts = encode(tiny_t5, **encoded(tokenizer))
+    settings = make(max_completion_length=8).generation_config
+
+    def difference(exact: bool) -> float:
+        torch.manual_seed(0)
+        ids, sampled = sample(tiny_t5, prompts, settings)
+        if exact:
+            with float32_head(tiny_t5):
+                return (completion_logprobs(tiny_t5, prompts, ids, PAD)[0] - sampled).abs().mean()
+        return (completion_logprobs(tiny_t5, prompts, ids, PAD)[0] - sampled).abs().mean()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        exact = difference(True)
+        assert set(seen) == {torch.float32}
+        rounded = difference(False)
+    assert torch.bfloat16 in seen
+    assert exact < rounded
+    weight = tiny_t5.lm_head.weight
+    hidden = torch.randn(3, weight.shape[1])
+    with float32_head(tiny_t5), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(tiny_t5.lm_head(hidden), hidden @ weight.T)
+    assert "forward" not in vars(tiny_t5.lm_head)  # itself again
+
+
+@needs_bf16
+@pytest.mark.parametrize("kind", KINDS)
+def test_frozen_weights_are_bf16_while_it_trains_under_bf16_and_float32_again_after(
+    make, tiny_t5, kind
+):
+    seen = {}
+
+    class Types(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            for name, p in model.named_parameters():
+                seen[name] = (p.requires_grad, p.dtype, p.dim())
+
+    trainer = make(**policy(kind, tiny_t5), callbacks=[Types()], bf16=True, max_steps=1)
+    trainer.train()
+    frozen = {t for n, (learns, t, _) in seen.items() if not learns and n.endswith(".o.weight")}
+    assert frozen == (set() if kind == "all parameters" else {torch.bfloat16})
+    assert {t for learns, t, dim in seen.values() if learns or dim == 1} == {torch.float32}
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+@needs_bf16
+def test_a_policy_merged_in_the_middle_of_a_bf16_run_is_float32_throughout(make, tiny_t5, tmp_path):
+    class MergeNow(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            trainer.save_merged(tmp_path / "merged")
+
+    trainer = make(
+        tiny_t5, peft_config=LoraConfig(**DECODER_ONLY), callbacks=[MergeNow()], bf16=True
+    )
+    trainer.train()
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
+    name = "decoder.block.0.layer.0.SelfAttention.q"
+    layer = trainer.policy.get_submodule(f"base_model.model.{name}")
+    expected = layer.weight + layer.get_delta_weight("default")
+    assert_close(merged[f"{name}.weight"], expected, atol=1e-6, rtol=0)
