@@ -1,6 +1,7 @@
 """The repositories that the presets name: real widths and vocabularies, one layer, untrained."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from loopback_hub import Repository
 from torch import nn
 from transformers import (
+    BartConfig,
+    BartModel,
     RobertaConfig,
     RobertaForSequenceClassification,
     RobertaTokenizer,
@@ -23,6 +26,14 @@ WIDTHS = {
     "google/flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_heads": 6},
     "google/flan-t5-base": {"d_model": 768, "d_ff": 2048, "num_heads": 12},
 }
+BART = "facebook/bart-base"
+BART_DECODING = {  # what the checkpoint's config.json says about decoding
+    "num_beams": 4,
+    "early_stopping": True,
+    "no_repeat_ngram_size": 3,
+    "forced_bos_token_id": 0,
+    "forced_eos_token_id": 2,
+}
 CLASSIFIER = "facebook/roberta-hate-speech-dynabench-r4-target"
 SECOND_JUDGE = "s-nlp/roberta_toxicity_classifier"
 LABELS = {CLASSIFIER: ("nothate", "hate"), SECOND_JUDGE: ("neutral", "toxic")}
@@ -36,7 +47,8 @@ def write_repositories(folder: Path) -> list[Repository]:
         _write_classifier(folder / name, labels, seed)
     for name in WIDTHS:
         _write_flan_t5(folder / name, name)
-    models = [Repository(name, folder / name) for name in (*WIDTHS, *LABELS)]
+    _write_bart(folder / BART)
+    models = [Repository(name, folder / name) for name in (*WIDTHS, BART, *LABELS)]
     return [*models, Repository(DATASET, folder / DATASET, "datasets")]
 
 
@@ -89,11 +101,31 @@ def _write_t5_tokenizer(folder: Path) -> None:
     T5Tokenizer.from_pretrained(folder, extra_ids=100, model_max_length=512).save_pretrained(folder)
 
 
-def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:
-    """Write a one-layer RoBERTa-base with these labels, vocab.json and merges.txt."""
+def _write_bart(folder: Path) -> None:
+    """Write a BART-base of one layer each: weights without a head, and its own way of decoding."""
+    _write_byte_level_tokenizer(folder)
+    torch.manual_seed(0)
+    shape = {
+        f"{side}_{what}": size
+        for side in ("encoder", "decoder")
+        for what, size in {"layers": 1, "ffn_dim": 3072, "attention_heads": 12}.items()
+    }
+    BartModel(BartConfig(vocab_size=50_265, d_model=768, **shape)).save_pretrained(folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | BART_DECODING
+    file.write_text(json.dumps(config), encoding="utf-8")
+
+
+def _write_byte_level_tokenizer(folder: Path) -> None:
+    """Write vocab.json and merges.txt of the small world's classifier."""
     folder.mkdir(parents=True)
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(OFFLINE / "classifier" / file, folder / file)
+
+
+def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:
+    """Write a one-layer RoBERTa-base with these labels, vocab.json and merges.txt."""
+    _write_byte_level_tokenizer(folder)
     torch.manual_seed(seed)
     labels = dict(enumerate(names))
     config = RobertaConfig(

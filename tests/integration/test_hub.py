@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 import small_labs
-from hub_checkpoints import CLASSIFIER, DATASET, SECOND_JUDGE, WIDTHS, write_repositories
+from hub_checkpoints import (
+    BART,
+    CLASSIFIER,
+    DATASET,
+    SECOND_JUDGE,
+    WIDTHS,
+    write_repositories,
+)
 from loopback_hub import Fault, LoopbackHub, Repository, serve
 from processes import clean_environment
 
@@ -181,6 +188,24 @@ def test_a_second_classifier_by_its_id_judges_every_system_of_lab_3(labs_results
     assert lab3["second_judge"].keys() == lab3["toxicity"].keys() >= {"before", "after"}
 
 
+@pytest.fixture(scope="module")
+def bart_results(hub, home, loaded, tmp_path_factory) -> dict:
+    """Results of all three labs, run one after the other, with BART-base in T5's place."""
+    folder = tmp_path_factory.mktemp("bart")
+    job = ("-m", "utils", "labs", "--preset", "cpu", "--output-dir", str(folder))
+    ask(hub.endpoint, home, *job, **SMALL, LABS_MODEL=BART)
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def test_all_three_labs_run_on_bart(bart_results):
+    assert bart_results.keys() == {"lab1", "lab2", "lab3"}
+    assert {lab["run"]["settings"]["model"] for lab in bart_results.values()} == {BART}
+
+
+def test_kl_of_bart_is_zero_before_the_first_update(bart_results):
+    assert abs(bart_results["lab3"]["kl_first_step"]) < 1e-4
+
+
 # Faults
 
 BOTH = ("HEAD", "GET")
@@ -308,7 +333,7 @@ def test_nothing_damaged_is_left_in_the_cache(faulty):
 
 def test_a_wrong_id_is_named(faulty):
     assert (
-        "cannot load 'acme/none': the hub shows nothing of that name (401)"
+        "cannot load 'acme/none': the hub shows nothing under that name (401)"
         in (faulty[1]["none"]["error"])
     )
 
