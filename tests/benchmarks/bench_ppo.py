@@ -32,6 +32,7 @@ from utils.ppo import PPOConfig, PPOTrainer
 from utils.ppo.losses import gae, kl_estimates, policy_loss, value_loss, whiten
 from utils.settings import OFFLINE
 from utils.toxicity import HateReward, HateScorer
+from utils.training.cpu import use_cpu_speedups
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS, MINIBATCHES = 16, 220, 48, 4
 ADAPTERS = {"encoder and decoder": ["q", "v"], "decoder": r".*decoder.*\.(q|v)"}
@@ -56,7 +57,7 @@ def ours(adapter: str, steps: int) -> dict[str, float]:
     """Seconds of a step, and the highest memory of the process (on CUDA of the device)."""
     device, times = pick_device(), StepTimes()
     with tempfile.TemporaryDirectory() as folder:
-        policy = model()
+        policy = use_cpu_speedups(model())  # as on a model that `load_model` returns
         tokenizer, scorer = AutoTokenizer.from_pretrained(OFFLINE / "t5"), classifier(folder)
         text = "the"  # random ids are no text: score one of that length instead
         while len(scorer.tokenizer(text)["input_ids"]) < NEW_TOKENS:

@@ -203,12 +203,13 @@ def completion_logprobs(
     completion_ids: Tensor,
     start: int,
     temperature: float = 1.0,
-    detailed: bool = False,
+    values: bool = False,
+    entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return log-probability, entropy and value of each completion token, (batch, time), float32.
+    """Return log-probability, value and entropy of each completion token, (batch, time), float32.
 
     The decoder reads the start token and all but the last completion token (teacher forcing).
-    Entropy (without gradient) and values are None unless `detailed`; values also without a head.
+    Values, of the model's value head, and entropies, without gradient, are None unless asked for.
     """
     first = completion_ids.new_full((len(completion_ids), 1), start)
     decoder_ids = torch.cat([first, completion_ids[:, :-1]], dim=1)
@@ -217,15 +218,14 @@ def completion_logprobs(
         decoder_input_ids=decoder_ids,
         decoder_attention_mask=torch.ones_like(decoder_ids),  # else T5Gemma hides tokens like pad
         use_cache=False,
-        output_hidden_states=detailed,
+        output_hidden_states=values,
     )
-    logits = output["logits"].float() / temperature  # (batch, time, vocabulary)
+    logits = output["logits"].float()  # (batch, time, vocabulary)
+    logits = logits if temperature == 1 else logits / temperature
     logprobs = selective_log_softmax(logits, completion_ids)
-    if not detailed:
-        return logprobs, None, None
     with torch.no_grad():
-        entropy = entropy_from_logits(logits)
-    return logprobs, entropy, output.get("state_values")
+        entropies = entropy_from_logits(logits) if entropy else None
+    return logprobs, output["state_values"] if values else None, entropies
 
 
 def zero_dropout(model: nn.Module) -> None:

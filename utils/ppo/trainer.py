@@ -62,6 +62,7 @@ from .rewards import RewardFunc, Rewards, as_text
 from .setup import check_data, prepared_model, recipe, reward_weights
 
 STATE_FILE = "ppo.safetensors"  # in a checkpoint: the price of KL, value head, synced reference
+LOGITS_AT_ONCE = 2**26  # a quarter of a gigabyte in float32
 Sample = dict[str, Any]  # tensors, a row for each completion; "prompts" holds a dictionary of them
 
 
@@ -319,21 +320,23 @@ class PPOTrainer(CheckedTrainer):
     def _in_parts(
         self, model: nn.Module, drawn: Sample, values: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return log-probabilities and values, computed in parts of a training batch's size."""
+        """Return log-probabilities and values, computed in parts of a limited size."""
         rows = torch.arange(len(drawn["ids"]), device=drawn["ids"].device)
+        vocabulary = base_model(model).get_output_embeddings().weight.shape[0]
+        size = LOGITS_AT_ONCE // (drawn["ids"].shape[1] * vocabulary)
         parts = [
-            self._forward(model, _rows(drawn, part), detailed=values)
-            for part in rows.split(self.args.per_device_train_batch_size)
+            self._forward(model, _rows(drawn, part), values)
+            for part in rows.split(max(size, self.args.per_device_train_batch_size))
         ]
         logprobs = torch.cat([part[0] for part in parts])
-        return logprobs, torch.cat([part[2] for part in parts]) if values else None
+        return logprobs, torch.cat([part[1] for part in parts]) if values else None
 
-    def _forward(self, model: nn.Module, batch: Sample, detailed: bool = True) -> tuple[Any, ...]:
-        """Return log-probabilities, entropies and values of a batch; see `completion_logprobs`."""
+    def _forward(self, model: nn.Module, batch: Sample, *wanted: bool) -> tuple[Any, ...]:
+        """Return log-probabilities, values and entropies of a batch; see `completion_logprobs`."""
         core = base_model(self.accelerator.unwrap_model(model))
-        prompts, ids, temperature = batch["prompts"], batch["ids"], self.args.temperature
+        decoding = self.start_token, self.args.temperature
         with self.accelerator.autocast(), float32_head(core):
-            return completion_logprobs(model, prompts, ids, self.start_token, temperature, detailed)
+            return completion_logprobs(model, batch["prompts"], batch["ids"], *decoding, *wanted)
 
     def _reward(self, inputs: list[dict[str, Any]], drawn: Sample) -> tuple[Tensor, list[str]]:
         """Return rewards, (completions, functions), and the completions as texts."""
@@ -484,7 +487,7 @@ class PPOTrainer(CheckedTrainer):
         args, mask = self.args, inputs["mask"]
         if args.disable_dropout and not args.gradient_checkpointing:
             model.eval()
-        logprobs, entropy, values = self._forward(model, inputs)
+        logprobs, values, entropy = self._forward(model, inputs, self.value_head is not None, True)
         weight = mask / inputs["normalizer"]
         if args.loss_type == "grpo":
             weight = weight / mask.sum(dim=1, keepdim=True).clamp(min=1)

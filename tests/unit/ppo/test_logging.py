@@ -108,8 +108,8 @@ def test_entropy_and_ratio_are_means_over_tokens(make, tokenizer):
     trainer = make(callbacks=[watch], learning_rate=0.0, value_learning_rate=0.0)
     script(trainer).train()
     drawn, mask = trainer.sample, trainer.sample["mask"]
-    logprobs, entropy, _ = completion_logprobs(
-        trainer.policy, drawn["prompts"], drawn["ids"], PAD, detailed=True
+    logprobs, _, entropy = completion_logprobs(
+        trainer.policy, drawn["prompts"], drawn["ids"], PAD, entropy=True
     )
     expected = ((entropy * mask).sum() / 11).item()
     assert logged(trainer, "entropy") == pytest.approx([expected] * 2, rel=1e-4)

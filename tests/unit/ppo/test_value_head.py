@@ -28,7 +28,7 @@ from utils.ppo.policy import add_value_head, completion_logprobs, encode
 @torch.no_grad()
 def values_of(model, tokenizer, completions=SCRIPT) -> torch.Tensor:
     prompts = encode(model, **encoded(tokenizer))
-    return completion_logprobs(model, prompts, completions, PAD, detailed=True)[2]
+    return completion_logprobs(model, prompts, completions, PAD, values=True)[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
