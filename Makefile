@@ -53,7 +53,7 @@ notebooks: labs
 	cp out/lab*.ipynb .
 	$(MAKE) publish
 
-# Fills in Colab badges and set-up cells from pyproject.toml, and docs/results.md from out/.
+# Fills in Colab badges and setup cells from pyproject.toml, and docs/results.md from out/.
 publish: .venv/installed
 	$(BIN)/python -m tools.publish
 	$(BIN)/ruff format --quiet --line-length 80 *.ipynb

@@ -18,7 +18,7 @@ from utils.settings import FIELDS, load_settings, parse_overrides
 METHODS = ("full", "lora")
 ESTIMATORS = ("gae", "rloo", "grpo")
 REPORT_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}  # others have their module's name
-SUMMARIZE = """Summarize your own dialogues, and print one summary per line, in the same order.
+SUMMARIZE = """Summarize your own dialogues, and print one summary per line, in the file's order.
 
 FILE is text (one turn per line, a blank line between dialogues), JSONL (objects with the key
 dialogue) or CSV (with a column dialogue). A dialogue whose prompt would exceed max_prompt_tokens is
@@ -68,15 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     labs("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="which labs")
     summarize = _add(subparsers, "summarize", SUMMARIZE)
     summarize("file", metavar="FILE", help="text, JSONL or CSV; - for standard input")
-    summarize("--format", choices=FORMATS, help="(default: the file's extension, else text)")
+    summarize("--format", choices=FORMATS, help="of FILE (default: by its extension, else text)")
     evaluate = _add(subparsers, "evaluate", "Score a model on the test split, and plot the scores.")
     toxicity = _add(subparsers, "toxicity", TOXICITY)
     toxicity("file", metavar="FILE", help="a text on each line; - for standard input")
     finetune = _add(subparsers, "finetune", FINETUNE)
-    finetune("--method", choices=METHODS, default="lora", help="(default: lora)")
+    finetune("--method", choices=METHODS, default="lora", help="of fine-tuning (default: lora)")
     finetune("--quantization", choices=("8bit", "4bit"), help="quantize the base model; needs CUDA")
     ppo = _add(subparsers, "ppo", PPO)
-    ppo("--estimator", choices=ESTIMATORS, default="gae", help="(default: gae, which is PPO)")
+    ppo("--estimator", choices=ESTIMATORS, default="gae", help="of advantages (default: gae, PPO)")
     ppo("--adapter", help="adapter to start from (default: OUTPUT_DIR/lab2/lora/best)")
     for option in (summarize, evaluate):
         option("--adapter", help="folder of an adapter to merge into the model")

@@ -25,18 +25,16 @@ def load_dialogsum(id_or_path: str) -> DatasetDict:
 
     Returns splits train, validation and test with the text columns id, dialogue, summary and topic.
 
-    Raises DatasetError if nothing can be loaded, a split or column is missing, a cell is empty or
+    Raises DatasetError if it cannot be loaded, a split or column is missing, a cell is empty or
     not text, or an id is repeated.
     """
     folder = Path(id_or_path)
-    names = {
-        s: str(folder / f"{s}.csv") if folder.is_dir() else f"{id_or_path}, {s}" for s in SPLITS
-    }
     dataset = _read_folder(folder) if folder.is_dir() else _read_hub(id_or_path)
     if missing := [split for split in SPLITS if split not in dataset]:
         needs = ", ".join(SPLITS)
         raise DatasetError(f"{id_or_path} has no split {', '.join(missing)}: it needs {needs}")
-    for split, name in names.items():
+    for split in SPLITS:
+        name = str(folder / f"{split}.csv") if folder.is_dir() else f"{id_or_path}, {split}"
         _check_rows(dataset[split], name)
     return DatasetDict({split: dataset[split].select_columns(list(COLUMNS)) for split in SPLITS})
 
@@ -89,10 +87,8 @@ def _read_file(file: Path) -> Dataset:
 
 def _read_hub(id_or_path: str) -> DatasetDict:
     try:
-        from_hub(
-            id_or_path, lambda: snapshot_download(id_or_path, repo_type="dataset"), kind="dataset"
-        )
-        return from_hub(id_or_path, lambda: load_dataset(id_or_path), kind="dataset")
+        from_hub(id_or_path, lambda: snapshot_download(id_or_path, repo_type="dataset"), "dataset")
+        return from_hub(id_or_path, lambda: load_dataset(id_or_path), "dataset")
     except UnavailableError as error:
         raise DatasetError(str(error)) from None
 

@@ -50,7 +50,7 @@ def add_prompts(rows: Dataset) -> Dataset:
 
 def decoder_adapter(settings: Settings) -> LoraConfig:
     """Return LoRA for the decoder alone, without dropout: the encoder runs only once per prompt."""
-    decoder = r".*decoder.*\.(q|v|q_proj|v_proj)"  # names of T5 and of the BART family
+    decoder = r".*decoder.*\.(q|v|q_proj|v_proj)"  # as T5 and the BART family name them
     return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=decoder)
 
 

@@ -146,10 +146,8 @@ def token_loss(
     weight to the tokens of parts with short summaries.
     """
     logits = outputs["logits"].flatten(0, 1).float()  # (batch × time, vocabulary)
-    total = cross_entropy(
-        logits, labels.flatten(), reduction="sum", label_smoothing=label_smoothing
-    )
-    return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+    loss = cross_entropy(logits, labels.flatten(), reduction="sum", label_smoothing=label_smoothing)
+    return loss / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 class ProgressBar(ProgressCallback):

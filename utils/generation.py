@@ -77,14 +77,12 @@ def _check_arguments(prompts: Sequence[str], batch_size: Any, options: dict[str,
 def _check_lengths(model: PreTrainedModel, prompts: list[str], ids: list[list[int]]) -> None:
     """Raise ValueError if a prompt exceeds the position table of a BART, Pegasus or LED model."""
     names = ("max_encoder_position_embeddings", "max_position_embeddings")
-    limit = next(
-        (getattr(model.config, name) for name in names if hasattr(model.config, name)), None
-    )
+    limits = [getattr(model.config, name) for name in names if hasattr(model.config, name)]
     for prompt, row in zip(prompts, ids, strict=True):
-        if limit is not None and len(row) > limit:
+        if limits and len(row) > limits[0]:
             raise ValueError(
                 f"the prompt {prompt[:40]!r}… has {len(row)} tokens, and this model reads at most "
-                f"{limit}: shorten it, or choose a model without that limit, such as T5"
+                f"{limits[0]}: shorten it, or choose a model without that limit, such as T5"
             )
 
 

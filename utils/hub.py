@@ -27,7 +27,7 @@ ANSWERS = {  # status: cause, remedy
     401: ("the hub rejects your token", "Sign in again (hf auth login), or unset HF_TOKEN"),
     403: ("the hub refuses access", "Ask for access on its page and sign in (hf auth login)"),
     404: (
-        "the hub shows nothing of that name",
+        "the hub shows nothing under that name",
         "Check the id; if it is private, sign in (hf auth login)",
     ),
     429: ("the hub had too many requests from here", f"Wait a few minutes and run again: {KEPT}"),
@@ -91,9 +91,8 @@ def _remove_damaged_files(
         if constants.HF_HUB_OFFLINE:  # verify_repo_checksums asks the hub
             damaged += [path for path in files if not _has_the_checksum_in_its_name(path)]
         elif files:
-            known = HfApi().verify_repo_checksums(
-                id_or_path, repo_type=kind, revision=snapshot.name
-            )
+            verify = HfApi().verify_repo_checksums
+            known = verify(id_or_path, repo_type=kind, revision=snapshot.name)
             damaged += [snapshot / mismatch["path"] for mismatch in known.mismatches]
     for path in damaged:
         path.resolve().unlink(missing_ok=True)  # what the link points to

@@ -93,7 +93,7 @@ def fitting_examples(
 
 def _fill(dialogue: str, examples: Sequence[Example], template: str) -> str:
     if "{dialogue}" not in template:
-        raise ValueError(f"the template {template!r} has no {{dialogue}}: put it into the template")
+        raise ValueError(f"the template {template!r} has no {{dialogue}}: add it to the template")
     shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
     return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
 

@@ -1,7 +1,7 @@
 """Score summaries by ROUGE against several references, with simple baselines and human agreement.
 
-F1 lies between 0 and 1 and equals that of the package `rouge_score` (Lin 2004). A row of scores is
-for one dialogue; intervals and comparisons of such tables come from `utils.statistics`.
+F1 lies between 0 and 1 and equals that of the package `rouge_score` (Lin 2004). Each row of scores
+is one dialogue; intervals and comparisons of such tables come from `utils.statistics`.
 """
 
 import functools
@@ -56,9 +56,10 @@ def rouge_scores(
     `tokenizer` is any object with `tokenize(text)`, such as `UnicodeTokenizer()`; it replaces
     rouge_score's own, and `use_stemmer` then has no effect.
 
-    Returns one row per prediction with columns rouge1, rouge2, rougeL, rougeLsum. Warns if texts
-    lose most of their letters to the tokenizer, as Chinese does to the default one. Raises
-    ValueError if lengths differ, a prediction has no reference, or `reduce` is unknown.
+    Returns one row per prediction with columns rouge1, rouge2, rougeL, rougeLsum. Warns if the
+    tokenizer drops most of a text, as the default one does with Chinese.
+
+    Raises ValueError if lengths differ, a prediction has no reference, or `reduce` is unknown.
     """
     tokens = tokenizer.tokenize if tokenizer else _porter_tokens(use_stemmer)
     return _score_table(tokens, predictions, references, reduce)
@@ -166,14 +167,14 @@ def _refuse_bare_text(*lists: Texts) -> None:
 
 
 def _warn_of_dropped_scripts(texts: Texts, tokens: Tokens) -> None:
-    """Warn if texts lose more than half of their letters and digits to the tokenizer."""
+    """Warn if the tokenizer drops more than half of the letters and digits of a text."""
     # c * 4, because a tokenizer may drop short words
     dropped = {c for c in set().union(*texts) if c.isalnum() and not tokens(c * 4)}
     lost = [t for t in texts if 2 * sum(c in dropped for c in t) > sum(map(str.isalnum, t))]
     if lost:
         warnings.warn(
             f"{len(lost)} of {len(texts)} texts hold no word, or hardly any, that the tokenizer "
-            f"can score, such as {lost[0][:40]!r}: their ROUGE means nothing. rouge_score reads "
+            f"can score, such as {lost[0][:40]!r}: their ROUGE is meaningless. rouge_score reads "
             "a-z and 0-9 only; for other scripts set tokenizer=utils.rouge.UnicodeTokenizer()",
             stacklevel=4,
         )

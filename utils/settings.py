@@ -85,9 +85,8 @@ class Settings:
     @property
     def is_embedded_default(self) -> bool:
         """Whether the settings are those of "offline", except for the seed and output folder."""
-        default = Settings(preset="offline", **PRESETS["offline"])
-        same = dataclasses.replace(self, seed=default.seed, output_dir=default.output_dir)
-        return same == default
+        own = {"seed": self.seed, "output_dir": self.output_dir}
+        return self == Settings(preset="offline", **PRESETS["offline"] | own)
 
     @property
     def model_name(self) -> str:

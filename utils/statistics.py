@@ -117,7 +117,7 @@ def _checked(scores: pd.DataFrame) -> np.ndarray:
     """Return the scores as floats; raise ValueError if there are too few or one is missing."""
     values = scores.to_numpy(dtype=float)
     if len(values) < 2:
-        raise ValueError(f"{len(values)} dialogue(s) give no interval: score at least two")
+        raise ValueError(f"{len(values)} dialogue(s) are too few: score at least two")
     missing = np.isnan(values).any(axis=1)
     if missing.any():
         raise ValueError(f"row {missing.argmax()} has a missing score: score every dialogue")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scenario:
-    """One everyday request, as people say it and as three styles of summary report it.
+    """One everyday request, worded as people say it and as the three styles of summary report it.
 
     `requests` are spoken lines, `verbs` report them in the third person (`{b}` is the person
     asked), and `diary` in the first person; `reasons` pairs a spoken line with the clause that

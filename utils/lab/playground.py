@@ -1,4 +1,4 @@
-"""The prompt playground of Lab 1: choose a prompt and a decoding, and read the summary."""
+"""The prompt playground of Lab 1: choose a prompt and a decoding method, and read the summary."""
 
 import html
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def _controls(dialogues: Sequence[str], settings: Settings) -> SimpleNamespace:
 
 
 class Playground(widgets.VBox):
-    """Widgets that choose a prompt and a decoding, and show the model's summary.
+    """Widgets for choosing a prompt and a decoding method, and for reading the model's summary.
 
     `test` has columns dialogue and summaries; `train` has columns dialogue and summary and
     supplies the worked examples. A page that cannot show widgets shows the first answer.
