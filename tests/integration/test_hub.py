@@ -218,7 +218,7 @@ FAULTS = {  # the file, its fault, and what the error says, if there is one
     "private": (
         "config.json",
         Fault(401, "RepoNotFound", methods=BOTH),
-        "nothing of that name (401). Check the id",
+        "nothing under that name (401). Check the id",
     ),
     "busy": ("config.json", Fault(429, methods=BOTH, times=3), None),
     "too-busy": (
