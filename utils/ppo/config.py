@@ -45,9 +45,11 @@ class PPOConfig(TrainingArguments):
         "model_init_kwargs",
     )
 
-    advantage_estimator: str = _option("gae", "gae (PPO with a value head), rloo or grpo")
-    num_generations: int | None = _option(None, "completions per prompt: gae 1, rloo 2, grpo 8")
-    num_generations_eval: int | None = _option(None, "the same in evaluation; None: as in training")
+    advantage_estimator: str = _option("gae", "gae (PPO with a value head), rloo, or grpo")
+    num_generations: int | None = _option(None, "completions per prompt in training")
+    num_generations_eval: int | None = _option(
+        None, "completions per prompt in evaluation; None: as in training"
+    )
     max_completion_length: int = _option(512, "longest completion, in tokens")
     shuffle_dataset: bool = _option(True, "shuffle the prompts anew in each epoch")
     generation_batch_size: int | None = _option(
@@ -56,107 +58,125 @@ class PPOConfig(TrainingArguments):
     steps_per_generation: int | None = _option(
         None, "batches sampled at once; None: gradient_accumulation_steps"
     )
-    num_iterations: int | None = _option(None, "passes over each sample: gae 4, rloo and grpo 1")
+    num_iterations: int | None = _option(None, "passes over each sample of completions")
 
-    temperature: float = _option(1.0, "of sampling; log-probabilities are scaled by it, too")
-    top_p: float = _option(1.0, "nucleus sampling; below 1 the sampler is not the policy")
-    top_k: int = _option(0, "most likely tokens to sample from; 0: all")
-    min_p: float | None = _option(None, "least probability, relative to the most likely token's")
-    repetition_penalty: float = _option(1.0, "above 1 the sampler is not the policy")
+    temperature: float = _option(
+        1.0, "temperature of sampling; it also scales the log-probabilities"
+    )
+    top_p: float = _option(1.0, "nucleus sampling; below 1, samples do not follow the policy")
+    top_k: int = _option(0, "number of most likely tokens to sample from; 0: all")
+    min_p: float | None = _option(
+        None, "lowest probability to sample from, relative to the most likely token's"
+    )
+    repetition_penalty: float = _option(
+        1.0, "penalty on repeated tokens; above 1, samples do not follow the policy"
+    )
     generation_kwargs: dict[str, Any] | str | None = _option(
         None, "more arguments for transformers' GenerationConfig"
     )
-    cache_implementation: str | None = _option(None, "of the key-value cache in generation")
+    cache_implementation: str | None = _option(
+        None, "implementation of the key-value cache in generation"
+    )
 
     beta: float | None = _option(
         None,
-        "price of one nat of KL to the reference: gae and rloo 0.05 (k1, in the reward), "
-        "grpo 0.0 (k3, in the loss)",
+        "price of one nat of KL to the reference; gae and rloo subtract k1 from the reward, grpo "
+        "adds k3 to the loss",
     )
-    log_kl: bool = _option(False, "measure the KL where beta is 0, too, which needs the reference")
+    log_kl: bool = _option(False, "measure the KL even if beta is 0; this needs the reference")
     kl_target: float | None = _option(
         None, "adapt beta so that k1 per sequence comes to this many nats (Ziegler et al. 2019)"
     )
-    kl_horizon: int = _option(10_000, "completions over which beta adapts to kl_target")
+    kl_horizon: int = _option(10_000, "number of completions over which beta adapts to kl_target")
     max_kl: float | None = _option(
-        None, "skip the other updates on a sample once k3 per token to the sampler exceeds this"
+        None,
+        "skip the remaining updates on a sample once k3 per token, from the sampling policy to the "
+        "current one, exceeds this",
     )
     sync_ref_model: bool = _option(False, "let the reference model follow the policy")
-    ref_model_mixup_alpha: float = _option(0.6, "weight of the policy when the reference follows")
-    ref_model_sync_steps: int = _option(512, "optimizer steps between two such updates")
+    ref_model_mixup_alpha: float = _option(
+        0.6, "weight of the policy in each update of the reference"
+    )
+    ref_model_sync_steps: int = _option(512, "optimizer steps between two updates of the reference")
 
     epsilon: float = _option(0.2, "how far the probability ratio may fall below 1")
-    epsilon_high: float | None = _option(None, "how far it may rise above 1; None: epsilon")
-    delta: float | None = _option(None, "upper bound on the ratio also where advantages are < 0")
+    epsilon_high: float | None = _option(
+        None, "how far the probability ratio may rise above 1; None: epsilon"
+    )
+    delta: float | None = _option(None, "upper bound on the ratio, also for negative advantages")
     loss_type: str | None = _option(
         None,
         "weight of a token in the loss: grpo (mean of the completions' means), bnpo (mean over the "
-        "tokens of the optimizer step), dr_grpo (sum over the longest possible length) or dapo "
-        "(over the tokens of the whole sample); gae bnpo, rloo grpo, grpo dapo",
+        "tokens of the optimizer step), dr_grpo (sum divided by the longest possible length), or "
+        "dapo (mean over the tokens of the whole sample)",
     )
     importance_sampling_level: str | None = _option(
         None,
-        "token or sequence: what the ratio is of. rloo: the whole sequence, as in TRL's "
-        "RLOOTrainer; grpo with sequence: its geometric mean (GSPO)",
+        "whether the probability ratio is that of a token or of the whole sequence; with grpo, "
+        "sequence means the geometric mean over its tokens (GSPO)",
     )
     use_bias_correction_kl: bool = _option(True, "weight grpo's k3 by the ratio, as TRL does")
 
-    reward_weights: list[float] | None = _option(None, "of the reward functions; None: 1 each")
-    reward_clip_range: tuple[float, float] | None = _option(None, "bounds of the weighted reward")
+    reward_weights: list[float] | None = _option(
+        None, "weights of the reward functions; None: 1 each"
+    )
+    reward_clip_range: tuple[float, float] | None = _option(
+        None, "lower and upper bound of the weighted reward"
+    )
     scale_rewards: str | bool | None = _option(
-        None, "divide by the deviation in the group (grpo), in the batch, or none (gae, rloo)"
+        None, "divide by the standard deviation in the group or in the batch; none: do not divide"
     )
-    normalize_advantages: bool | None = _option(
-        None, "whiten advantages over all completions: gae True, rloo and grpo False"
-    )
+    normalize_advantages: bool | None = _option(None, "whiten the advantages over all completions")
     min_advantage_std: float = _option(
         1.0,
-        "least deviation that gae's whitening divides by. TRL's PPO had none: once all completions "
-        "score alike, noise and a token's position are blown up to variance 1",
+        "smallest standard deviation that gae's whitening divides by. TRL's PPO had no such bound: "
+        "once all rewards are alike, it scales noise and a token's position up to variance 1",
     )
     drop_zero_std_groups: bool = _option(
         False, "leave groups whose rewards are all equal out of the loss"
     )
     mask_truncated_completions: bool = _option(
-        False, "leave completions without end-of-sequence out of the loss"
+        False, "leave completions without an end-of-sequence token out of the loss"
     )
     missing_eos_penalty: float | None = _option(
-        None, "taken off the reward of a completion without end-of-sequence"
+        None, "subtracted from the reward of a completion without an end-of-sequence token"
     )
 
-    gamma: float = _option(1.0, "discount per token, gae")
+    gamma: float = _option(1.0, "gae's discount per token")
     lam: float = _option(
         1.0,
-        "lambda of gae. TRL's PPO had 0.95, which makes early tokens of a completion with a reward "
-        "at its end look worse than late ones while the value head has not learned yet",
+        "gae's lambda. TRL's PPO had 0.95. If the reward comes at the end of a completion, that "
+        "makes early tokens look worse than late ones until the value head has learned",
     )
     vf_coef: float = _option(0.1, "weight of the value loss")
-    epsilon_value: float = _option(0.2, "how far a value may move from the sampled one")
-    value_learning_rate: float = _option(1e-2, "of the value head, a linear layer")
+    epsilon_value: float = _option(0.2, "how far a value may move from its value at sampling time")
+    value_learning_rate: float = _option(1e-2, "learning rate of the value head, a linear layer")
     value_trunk: str = _option(
         "detached",
-        "what the value head reads: the policy's hidden state without gradient (detached); with "
-        "it (shared), so that the value loss trains the policy, too, and can wreck its language; "
-        "or that of a copy of the model (own)",
+        "which hidden state the value head reads: the policy's, without a gradient (detached); the "
+        "policy's, with a gradient (shared), so that the value loss also trains the policy and can "
+        "ruin its language; or that of a copy of the model (own)",
     )
 
     disable_dropout: bool = _option(
-        True, "no dropout in training. TRL: False; but then the first ratio is not 1"
+        True, "turn off dropout in training. TRL: False; the first ratio then differs from 1"
     )
     log_completions: bool = _option(False, "print a sample of completions at each log")
-    num_completions_to_print: int | None = _option(None, "how many; None: all")
+    num_completions_to_print: int | None = _option(None, "completions in that sample; None: all")
     num_completions_to_keep: int = _option(
-        2, "completions of each sample kept in trainer.completions"
+        2, "completions of each sample to keep in trainer.completions"
     )
     model_init_kwargs: dict[str, Any] | str | None = _option(
-        None, "arguments of from_pretrained, where models are given by id"
+        None, "arguments of from_pretrained for models given by id"
     )
 
     learning_rate: float = _option(
-        1e-5, "peak. TRL: 1e-6, made for models a thousand times larger than a T5"
+        1e-5, "peak learning rate. TRL: 1e-6, meant for models a thousand times larger than a T5"
     )
-    logging_steps: float = _option(1, "optimizer steps between two logs")
-    report_to: str | list[str] | None = _option("none", "where to log, beside the log history")
+    logging_steps: float = _option(1, "optimizer steps between two log entries")
+    report_to: str | list[str] | None = _option(
+        "none", "where to log in addition to the log history"
+    )
     remove_unused_columns: bool | None = _option(
         False, "False: reward functions receive the data's columns"
     )
