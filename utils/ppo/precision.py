@@ -14,7 +14,11 @@ def weights_cast_once(model: nn.Module) -> Iterator[None]:
 
     Autocast remembers its casts only of weights that require a gradient: in the block, all do.
     Decoding uses every weight once a token; casts would take a third of its time on a CPU.
+    A model whose attribute `cpu_speedups` is False is left alone.
     """
+    if not getattr(model, "cpu_speedups", True):
+        yield
+        return
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
         with torch.no_grad():

@@ -158,7 +158,8 @@ class PPOTrainer(CheckedTrainer):
         options: dict[str, Any] = {"do_sample": False}
         special = {name: getattr(args, name) for name in ("top_p", "top_k", "min_p")}
         special["repetition_penalty"] = args.repetition_penalty
-        if args.generation_kwargs or list(special.values()) != [1.0, 0, None, 1.0]:
+        theirs = not getattr(base_model(model), "cpu_speedups", True)
+        if theirs or args.generation_kwargs or list(special.values()) != [1.0, 0, None, 1.0]:
             options = {"do_sample": True, "temperature": args.temperature} | special
         return GenerationConfig(
             **{
