@@ -74,6 +74,7 @@ def detox_config(
         "bf16": use_bf16(settings.precision, device),
         "use_cpu": device.type == "cpu",
         "save_strategy": "no",
+        "logging_steps": 1,
         "seed": settings.seed,
     }
     estimator = changes.get("advantage_estimator", "gae")

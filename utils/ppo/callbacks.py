@@ -1,6 +1,6 @@
 """What happens between the Trainer's steps: whole samples, an early stop, the order of prompts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -15,8 +15,8 @@ class WholeSamples(TrainerCallback):
     A resumed run draws a new sample first: it equals the run that was not stopped only there.
     """
 
-    def __init__(self, updates_per_sample: int):
-        self.updates, self.save, self.evaluate = updates_per_sample, False, False
+    def __init__(self, batches_per_sample: int):
+        self.batches, self.save, self.evaluate = batches_per_sample, False, False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -24,7 +24,8 @@ class WholeSamples(TrainerCallback):
         """Keep in mind what was due, and do it at the end of the sample."""
         self.save |= control.should_save
         self.evaluate |= control.should_evaluate
-        whole = state.global_step % self.updates == 0 or state.global_step >= state.max_steps
+        used = state.global_step * args.gradient_accumulation_steps
+        whole = used % self.batches == 0 or state.global_step >= state.max_steps
         control.should_save, control.should_evaluate = whole and self.save, whole and self.evaluate
         if whole:
             self.save = self.evaluate = False
@@ -77,12 +78,12 @@ class PromptSampler(RepeatSampler):
     A run that is resumed in a later epoch sees the same prompts as one that was not stopped.
     """
 
-    def __init__(self, *args: Any, state: TrainerState, **kwargs: Any):
+    def __init__(self, *args: Any, epoch: Callable[[], float | None], **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.state = state
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         """Yield row numbers."""
         if self.shuffle:
-            self.generator.manual_seed(self.seed + int((self.state.epoch or 0) + 1e-6))
+            self.generator.manual_seed(self.seed + int((self.epoch() or 0) + 1e-6))
         return super().__iter__()

@@ -173,7 +173,7 @@ class PPOConfig(TrainingArguments):
     learning_rate: float = _option(
         1e-5, "peak learning rate. TRL: 1e-6, meant for models a thousand times larger than a T5"
     )
-    logging_steps: float = _option(1, "optimizer steps between two log entries")
+    logging_steps: float = _option(10, "optimizer steps between two log entries")
     report_to: str | list[str] | None = _option(
         "none", "where to log in addition to the log history"
     )
@@ -242,12 +242,6 @@ class PPOConfig(TrainingArguments):
             )
         if self.eval_strategy != "no":
             self.check_eval_batch()
-        if self.steps_per_generation * self.num_iterations % self.gradient_accumulation_steps:
-            raise ValueError(
-                f"gradient_accumulation_steps={self.gradient_accumulation_steps} must divide "
-                f"steps_per_generation={self.steps_per_generation} × "
-                f"num_iterations={self.num_iterations}, so that a sample ends with an update"
-            )
         if self.kl_target is not None and not self.kl_target > 0:
             raise ValueError(f"kl_target={self.kl_target} must be a positive number of nats")
         if self.auto_find_batch_size:
@@ -273,7 +267,6 @@ class PPOConfig(TrainingArguments):
         return self.generation_batch_size // self.num_generations
 
     @property
-    def updates_per_generation(self) -> int:
-        """Optimizer steps on each sample."""
-        micro_batches = self.steps_per_generation * self.num_iterations
-        return micro_batches // self.gradient_accumulation_steps
+    def batches_per_generation(self) -> int:
+        """Batches that are learned from a sample, in all passes."""
+        return self.steps_per_generation * self.num_iterations

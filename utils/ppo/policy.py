@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.modeling_outputs import BaseModelOutput
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
-from .precision import float32_head, weights_cast_once
+from .precision import weights_cast_once
 
 Model = PreTrainedModel | PeftModel
 REFERENCE_ADAPTER = "ref"  # TRL's name
@@ -51,8 +51,10 @@ def add_value_head(model: Model, trunk: str) -> ValueHead:
     """Add a value head to a model, as the submodule `value_head`.
 
     A forward hook adds its output `state_values` wherever hidden states are asked for, so that
-    the head works inside the wrappers of several processes.
+    the head works inside the wrappers of several processes. One that an earlier trainer added is
+    replaced.
     """
+    remove_value_head(model)
     model.value_head = ValueHead(model, trunk)
 
     def add_values(module: nn.Module, args: tuple, inputs: dict[str, Any], output: Any) -> Any:
@@ -61,8 +63,16 @@ def add_value_head(model: Model, trunk: str) -> ValueHead:
         values = module.value_head(output.decoder_hidden_states[-1], inputs)
         return {**output, "state_values": values}  # plain: DDP rebuilds outputs by their class
 
-    model.register_forward_hook(add_values, with_kwargs=True)
+    model.value_head.hook = model.register_forward_hook(add_values, with_kwargs=True)
     return model.value_head
+
+
+def remove_value_head(model: Model) -> None:
+    """Remove the value head that an earlier trainer added to the model, if there is one."""
+    head = dict(model.named_children()).get("value_head")
+    if isinstance(head, ValueHead):
+        head.hook.remove()
+        del model.value_head
 
 
 class Reference:
@@ -188,7 +198,7 @@ def sample(
     sampler = InverseTransformSampling(temperature)
     processors = LogitsProcessorList([] if config.do_sample else [sampler])
     try:
-        with weights_cast_once(core), float32_head(core):
+        with weights_cast_once(core):
             ids = model.generate(
                 **encoder_inputs(prompts), generation_config=config, logits_processor=processors
             )[:, 1:]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from .config import PPOConfig
+from .policy import remove_value_head
 
 LOG = logging.getLogger(__name__)
 _NOT_OURS = (
@@ -34,6 +35,7 @@ def prepared_model(
         model = _loaded(model, {"dtype": torch.float32} | (args.model_init_kwargs or {}))
     if not model.config.is_encoder_decoder:
         raise ValueError(_NOT_OURS.format(model.name_or_path or type(model).__name__))
+    remove_value_head(model)
     if peft_config is not None and isinstance(model, PeftModel):
         raise ValueError(
             "a PeftModel and a peft_config are given: leave peft_config out to train the model's "

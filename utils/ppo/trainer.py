@@ -179,7 +179,7 @@ class PPOTrainer(CheckedTrainer):
             zero_dropout(self.policy)  # checkpointing needs train mode
         self.remove_callback(PrinterCallback)
         self.add_callback(Recipe(**self.recipe))
-        self.add_callback(WholeSamples(args.updates_per_generation))
+        self.add_callback(WholeSamples(args.batches_per_generation))
         if args.max_kl is not None:
             self.add_callback(StopAtMaxKL(self))
         if args.sync_ref_model:
@@ -248,8 +248,8 @@ class PPOTrainer(CheckedTrainer):
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
         rows = self.train_dataset if dataset is None else dataset
-        order = {"shuffle": self.args.shuffle_dataset, "seed": self.args.seed, "state": self.state}
-        return PromptSampler(rows, **self._repetition(), **order)
+        order = {"shuffle": self.args.shuffle_dataset, "seed": self.args.seed}
+        return PromptSampler(rows, **self._repetition(), **order, epoch=lambda: self.state.epoch)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["prompt"]  # what remove_unused_columns=True leaves
@@ -278,6 +278,7 @@ class PPOTrainer(CheckedTrainer):
             self.stopped_early, self.beta = False, self.next_beta
             self.sample = self._draw(inputs)
             self.batches = self._split(self.sample)
+            self.model.train()  # sampling left it in eval mode
         rows, normalizer = self.batches.pop(0)
         return _rows(self.sample, rows) | {"normalizer": normalizer}
 
@@ -446,10 +447,12 @@ class PPOTrainer(CheckedTrainer):
         for _ in range(args.num_iterations):
             batches += torch.randperm(len(drawn["ids"])).chunk(args.steps_per_generation)
         step = args.gradient_accumulation_steps
+        if len(batches) % step:  # a step reaches into the next sample: each batch weighs the same
+            step = 1
         steps = [torch.cat(batches[i : i + step]) for i in range(0, len(batches), step)]
-        samples = len(drawn["ids"]) * args.num_iterations / len(steps)
-        normalizers = self._normalizers(drawn, steps, samples=samples / len(drawn["ids"]))
-        return [(rows, normalizers[i // step]) for i, rows in enumerate(batches)]
+        normalizers = self._normalizers(drawn, steps, samples=args.num_iterations / len(steps))
+        equal = args.gradient_accumulation_steps // step
+        return [(rows, equal * normalizers[i // step]) for i, rows in enumerate(batches)]
 
     def _normalizers(self, drawn: Sample, steps: list[Tensor], samples: float) -> list[Tensor]:
         """Return what each optimizer step's sum over tokens is divided by, on each process.

@@ -32,7 +32,7 @@ def config(tmp_path) -> Callable[..., PPOConfig]:
         quiet |= {"use_cpu": True, "save_strategy": "no", "learning_rate": 0.1}
         quiet |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4}
         quiet |= {"num_generations": 2, "max_completion_length": 8, "max_steps": 2}
-        quiet |= {"num_iterations": 1}  # a sample, and a log, for each step
+        quiet |= {"num_iterations": 1, "logging_steps": 1}  # a sample and a log for each step
         return PPOConfig(**quiet | changes)
 
     return build
@@ -46,6 +46,7 @@ def make(tiny_t5, tokenizer, config) -> Callable[..., PPOTrainer]:
         model: Any = None,
         reward: Any = length_reward,
         rows: Any = DATA,
+        eval_rows: Any = None,
         peft_config: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         processing_class: Any = None,
@@ -58,6 +59,7 @@ def make(tiny_t5, tokenizer, config) -> Callable[..., PPOTrainer]:
             reward_funcs=reward,
             args=config(**quiet | {"max_completion_length": 6} | changes),
             train_dataset=rows,
+            eval_dataset=eval_rows,
             processing_class=processing_class or tokenizer,
             callbacks=callbacks,
             peft_config=peft_config,

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from tiny_models import PAD
 from tiny_ppo import (
     KINDS,
+    PROMPTS,
     SCRIPT,
     count_o,
     encoded,
@@ -139,9 +141,12 @@ def test_a_high_price_of_kl_keeps_the_policy_close(make, tiny_t5):
     kl = {}
     for price in (0.0, 5.0):
         trainer = make(
-            copy.deepcopy(tiny_t5),
+            **policy("frozen encoder", copy.deepcopy(tiny_t5)),
             reward=count_o,
+            rows=Dataset.from_dict({"prompt": PROMPTS * 4}),
+            per_device_train_batch_size=16,
             max_steps=24,
+            learning_rate=3e-2,
             beta=price,
             log_kl=True,
         )

@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed equals one that was not; other runs' checkpoints are refused."""
+"""A resumed run equals one that was not stopped; checkpoints of other runs are refused."""
 
 import copy
 import json
@@ -30,10 +30,6 @@ EIGHT = Dataset.from_dict({"prompt": [f"{p} {word}" for p in PROMPTS for word in
 
 def checkpoint(folder: Path, step: int) -> str:
     return str(folder / f"checkpoint-{step}")
-
-
-def test_recipe_constants():
-    assert len(EIGHT) == 8
 
 
 CASES = [
@@ -157,6 +153,7 @@ def test_a_run_resumed_at_its_last_step_takes_no_other(make, tiny_t5, tmp_path, 
 def test_checkpoints_and_evaluations_wait_for_the_end_of_a_sample(make, tmp_path):
     trainer = make(
         rows=EIGHT,
+        eval_rows=EIGHT.select(range(2)),
         num_iterations=4,
         max_steps=12,
         save_strategy="steps",
@@ -164,7 +161,6 @@ def test_checkpoints_and_evaluations_wait_for_the_end_of_a_sample(make, tmp_path
         eval_strategy="steps",
         eval_steps=5,
     )
-    trainer.eval_dataset = trainer.train_dataset.select(range(2))
     trainer.train()
     written = sorted(int(f.name[11:]) for f in tmp_path.glob("checkpoint-*"))
     assert written == [4, 8, 12]

@@ -13,7 +13,6 @@ from tiny_ppo import (
     PROMPTS,
     SCRIPT,
     Watch,
-    by_topic,
     count_o,
     length_reward,
     logged,
@@ -30,9 +29,6 @@ from transformers import TrainerCallback
 
 from utils.ppo import PPOTrainer
 from utils.ppo.checkpointing import TrainingError
-
-EQUAL = by_topic(1.0, 2.0, 3.0, 6.0)
-
 
 # --- the first ratio, and no dropout ---
 
@@ -58,10 +54,21 @@ def test_there_is_no_dropout_in_sampling_or_learning(make, tiny_t5, gradient_che
     assert logged(trainer, "sampling/logp_difference")[0] < 1e-5
 
 
-def test_with_dropout_left_on_the_first_ratio_is_not_one(make):
-    trainer = make(disable_dropout=False, max_steps=1)
+def test_gradient_checkpointing_saves_activations_at_every_update(make, tiny_t5):
+    """It works in train mode only, in which sampling must not leave the model out."""
+    modes = []
+    trainer = make(gradient_checkpointing=True, num_iterations=2)
+    tiny_t5.decoder.block[0].register_forward_hook(
+        lambda module, *_: modes.append(module.training) if torch.is_grad_enabled() else None
+    )
     trainer.train()
-    assert abs(logged(trainer, "ratio")[0] - 1) > 1e-4
+    assert len(modes) == 4 and all(modes)  # once forward and once again, backward
+
+
+def test_with_dropout_left_on_the_first_ratio_is_not_one(make):
+    trainer = make(disable_dropout=False)
+    trainer.train()
+    assert all(abs(ratio - 1) > 1e-4 for ratio in logged(trainer, "ratio"))
     assert logged(trainer, "sampling/logp_difference")[0] < 1e-5  # sampling has none in any case
 
 
@@ -97,7 +104,9 @@ class LossesByHand:
         with torch.no_grad():
             start = torch.zeros_like(ids[:, :1])
             decoder_ids = torch.cat([start, ids[:, :-1]], dim=1)
-            output = model(**prompts, decoder_input_ids=decoder_ids, output_hidden_states=True)
+            output = model.eval()(
+                **prompts, decoder_input_ids=decoder_ids, output_hidden_states=True
+            )
             logprobs = torch.distributions.Categorical(logits=output["logits"]).log_prob(ids)
         loss = self.original(model, inputs, *args, **kwargs)
         values = output.get("state_values")
@@ -203,7 +212,7 @@ def test_the_bounds_of_ratio_and_value_are_the_configs(make):
     assert low[1] + high[1] == pytest.approx(logged(trainer, "clip_ratio/region_mean")[1])
     assert logged(trainer, "clip_ratio/region_mean")[1] > 0.5
     first, second = logged(trainer, "loss/value")
-    assert second == pytest.approx(first, rel=1e-4)  # the old values' error still counts
+    assert second >= first * 0.9999  # the old values' error still counts
 
 
 def test_what_was_sampled_is_fixed_during_the_updates(make):
@@ -368,7 +377,7 @@ def test_a_generous_max_kl_skips_nothing(make):
 def test_a_fixed_price_of_kl_stays(make):
     trainer = make(max_steps=6, beta=0.07, learning_rate=3e-2)
     trainer.train()
-    assert logged(trainer, "beta") == [0.07] * 3
+    assert logged(trainer, "beta") == pytest.approx([0.07] * 3)
 
 
 @pytest.mark.parametrize("estimator", ["gae", "rloo", "grpo"])
@@ -385,7 +394,9 @@ def test_an_adaptive_price_follows_the_kl_and_what_is_logged_is_what_is_charged(
             mask = drawn["mask"]
             log_ratio = (drawn["reference_logprobs"] - drawn["old_logprobs"]) * mask
             k1, k3 = -log_ratio.sum(dim=1), (log_ratio.exp() - 1 - log_ratio).sum() / mask.sum()
-            if estimator == "gae":  # the return of the first token is score − price · k1
+            if not charged:  # the first KL is 0
+                charged.append(0.1)
+            elif estimator == "gae":  # the return of the first token is score − price · k1
                 charged.append((2.0 - drawn["returns"][0, 0]).item() / k1[0].item())
             elif estimator == "rloo":
                 gap = k1[1] - k1[0]
@@ -421,7 +432,11 @@ def test_an_adaptive_price_follows_the_kl_and_what_is_logged_is_what_is_charged(
 def test_the_optimizer_holds_exactly_what_trains_and_only_that_changes(
     make, tiny_t5, kind, estimator
 ):
-    trainer = make(**policy(kind, tiny_t5), advantage_estimator=estimator)
+    trainer = make(
+        **policy(kind, tiny_t5),
+        reward=lambda completions, **kwargs: [3.0, 1.0, 0.0, 5.0],
+        advantage_estimator=estimator,
+    )
     before = weights(trainer.model)
     trainer.train()
     held = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
@@ -453,7 +468,18 @@ def test_an_adapter_leaves_the_base_weights_as_they_were(make, tiny_t5):
         assert same(weights(trainer.policy.unload()), weights(tiny_t5))
 
 
-def test_without_a_group_of_its_own_there_is_no_value_loss_in_rloo_and_grpo(make):
+def test_a_model_can_be_trained_again_by_another_trainer(make, tiny_t5):
+    first = make(value_trunk="own")
+    first.train()
+    second = make(first.model)
+    second.train()
+    assert second.value_head is not first.value_head
+    third = make(second.model, advantage_estimator="rloo")
+    third.train()
+    assert not any(name.startswith("value_head") for name, _ in third.model.named_parameters())
+
+
+def test_rloo_and_grpo_have_no_value_head(make):
     for estimator in ("rloo", "grpo"):
         trainer = make(advantage_estimator=estimator)
         trainer.train()

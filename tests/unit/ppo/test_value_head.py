@@ -211,6 +211,11 @@ def test_equal_rewards_give_no_push_by_position_and_do_not_change_the_length(mak
     watch = Advantages()
     watch.trainer = trainer = make(callbacks=[watch], **EQUAL)
     trainer.train()
+    print(
+        watch.largest,
+        logged(trainer, "advantages/position_share"),
+        logged(trainer, "completions/mean_length"),
+    )
     shares = logged(trainer, "advantages/position_share")
     lengths = logged(trainer, "completions/mean_length")
     assert shares[0] == pytest.approx(0.0, abs=1e-5) and sum(shares) / 20 < 0.5
