@@ -193,7 +193,8 @@ def bart_results(hub, home, loaded, tmp_path_factory) -> dict:
     """Results of all three labs, run one after the other, with BART-base in T5's place."""
     folder = tmp_path_factory.mktemp("bart")
     job = ("-m", "utils", "labs", "--preset", "cpu", "--output-dir", str(folder))
-    ask(hub.endpoint, home, *job, **SMALL, LABS_MODEL=BART)
+    sizes = small_labs.variables(MAX_NEW_TOKENS=8, SEARCHED_DIALOGUES=200, PPO_SEEDS=1)
+    ask(hub.endpoint, home, *job, **sizes, LABS_MODEL=BART)
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
