@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
@@ -57,14 +58,17 @@ def attention_by_products(
     gradient. Query, key and value are (batch, heads, time, head size); `position_bias` and
     `attention_mask` are added to the scores.
     """
-    forward_only = query.shape[2] == 1 or torch.is_inference_mode_enabled()
-    if query.device.type != "cpu" or forward_only:
+    if query.device.type != "cpu":
         kwargs |= {"dropout": dropout, "scaling": scaling, "position_bias": position_bias}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    shape = (*query.shape[:3], key.shape[2])
     added = [x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None]
-    bias = sum(added, query.new_zeros(1, 1, 1, 1)).expand(shape).flatten(0, 1)
+    bias = sum(added, query.new_zeros(1, 1, 1, 1))  # cast while it is small
+    if query.shape[2] == 1 or torch.is_inference_mode_enabled():
+        mixed = scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
+        return mixed.transpose(1, 2).contiguous(), None
+    shape = (*query.shape[:3], key.shape[2])
+    bias = bias.expand(shape).flatten(0, 1)
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
     weights = torch.softmax(scores, dim=-1, dtype=scores.dtype)
