@@ -13,8 +13,8 @@ from utils.detox import (
     decoder_adapter,
     detox_config,
     detox_reward,
-    is_adapter_of,
     initial_policy,
+    is_adapter_of,
 )
 from utils.finetuning import lora_config
 from utils.models import load_model

@@ -118,7 +118,6 @@ def test_a_long_dialogue_is_split_between_turns_into_the_longest_parts_that_fit(
 
 
 def test_a_turn_that_exceeds_the_prompt_alone_is_refused_with_the_remedy(tiny_tokenizer):
-    with pytest.raises(
-        ValueError, match=r"'#Person2#: good good.*more than max_prompt_tokens=120.*raise the setting"
-    ):
+    told = r"'#Person2#: good good.*more than max_prompt_tokens=120.*raise the setting"
+    with pytest.raises(ValueError, match=told):
         split_at_turns("#Person1#: hello\n#Person2#: " + "good " * 200, tiny_tokenizer, 120)
