@@ -162,7 +162,8 @@ def test_the_head_computes_in_float32_under_bf16_autocast(tiny_t5, tokenizer):
     weight = tiny_t5.lm_head.weight
     hidden = torch.randn(3, weight.shape[1])
     with float32_head(tiny_t5), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_close(tiny_t5.lm_head(hidden), hidden @ weight.T)
+        logits = tiny_t5.lm_head(hidden)
+    assert_close(logits, hidden @ weight.T)
     assert "forward" not in vars(tiny_t5.lm_head)  # itself again
 
 

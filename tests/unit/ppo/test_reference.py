@@ -145,7 +145,7 @@ def test_a_high_price_of_kl_keeps_the_policy_close(make, tiny_t5):
             reward=count_o,
             rows=Dataset.from_dict({"prompt": PROMPTS * 4}),
             per_device_train_batch_size=16,
-            max_steps=24,
+            max_steps=12,
             learning_rate=3e-2,
             beta=price,
             log_kl=True,

@@ -204,13 +204,13 @@ def test_entropy_is_that_of_the_softmax_and_of_a_uniform_policy_the_log_of_the_v
     tiny_t5, tokenizer
 ):
     prompts, start = encode(tiny_t5, **encoded(tokenizer)), torch.full((4, 1), PAD)
-    entropy = completion_logprobs(tiny_t5, prompts, SCRIPT, PAD, detailed=True)[1]
+    entropy = completion_logprobs(tiny_t5, prompts, SCRIPT, PAD, entropy=True)[2]
     inputs = torch.cat([start, SCRIPT[:, :-1]], dim=1)
     logits = tiny_t5(**encoded(tokenizer), decoder_input_ids=inputs).logits
     expected = torch.distributions.Categorical(logits=logits).entropy()
     assert_close(entropy, expected, atol=1e-4, rtol=0)
     nn.init.zeros_(tiny_t5.lm_head.weight)
-    entropy = completion_logprobs(tiny_t5, prompts, SCRIPT, PAD, detailed=True)[1]
+    entropy = completion_logprobs(tiny_t5, prompts, SCRIPT, PAD, entropy=True)[2]
     assert_close(entropy, torch.full_like(entropy, math.log(tiny_t5.config.vocab_size)))
 
 
