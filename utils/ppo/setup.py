@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import logging
+import warnings
 from typing import Any
 
 import torch
@@ -51,9 +52,8 @@ def prepared_model(
     if isinstance(model, PeftModel) and args.gradient_checkpointing:
         model.enable_input_require_grads()
     if args.value_trunk == "shared" and args.advantage_estimator == "gae":
-        LOG.warning(
-            "value_trunk='shared': the value loss also trains the policy, and can wreck its text"
-        )
+        text = "the value loss also trains the policy, and can wreck its text"
+        warnings.warn(f"value_trunk='shared': {text}", stacklevel=3)
     return model
 
 
