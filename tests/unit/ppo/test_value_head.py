@@ -176,7 +176,7 @@ def test_explained_variance_passes_one_half_where_the_return_depends_on_the_prom
         rows=EQUAL["rows"],
         per_device_train_batch_size=8,
         max_steps=60,  # 30 samples
-        learning_rate=1e-3,
+        learning_rate=1e-4,
         beta=0.0,
     )
     trainer.train()
