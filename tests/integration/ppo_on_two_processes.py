@@ -41,10 +41,14 @@ trainer = PPOTrainer(model, by_process, config, rows, processing_class=tokenizer
 trainer.train()
 sample, log = trainer.sample, trainer.state.log_history[0]
 trained = torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
+advantages, returns, mask = (sample[name] for name in ("advantages", "returns", "mask"))
 result = {
+    "loss": log["loss"],
+    # The first ratio is 1 and the first value 0.
+    "loss_terms": (-advantages + config.vf_coef * returns**2 / 2)[mask.bool()].tolist(),
     "prompts": seen,
     "completions": sample["ids"].tolist(),
-    "advantages": sample["advantages"][sample["mask"].bool()].tolist(),
+    "advantages": advantages[mask.bool()].tolist(),
     "reward": log["reward"],
     "kl": log["kl/k1_per_sequence"],
     "trained": trained.double().sum().item(),

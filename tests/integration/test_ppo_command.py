@@ -114,4 +114,6 @@ def test_every_process_has_its_own_prompts_and_statistics_are_of_all(tmp_path):
     assert statistics.mean(together) == pytest.approx(0, abs=1e-5)
     assert statistics.variance(together) == pytest.approx(1, abs=1e-3)
     assert statistics.mean(first["advantages"]) < -0.5 < 0.5 < statistics.mean(second["advantages"])
+    terms = first["loss_terms"] + second["loss_terms"]  # a mean over the tokens of both
+    assert first["loss"] == pytest.approx(statistics.mean(terms), rel=1e-3)
     assert first["trained"] == second["trained"]

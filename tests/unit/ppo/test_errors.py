@@ -2,11 +2,14 @@
 
 import copy
 import math
+from dataclasses import fields
 
 import pytest
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tiny_ppo import DATA, DECODER_ONLY, PROMPTS, length_reward, trained_adapter
+from transformers import TrainingArguments
+from trl import GRPOConfig, RLOOConfig
 
 from utils.ppo import PPOConfig, PPOTrainer
 
@@ -61,6 +64,33 @@ from utils.ppo import PPOConfig, PPOTrainer
 def test_options_that_cannot_work_are_refused(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+OURS = {  # beside what report_to and the Trainer's own options are set to, for a T5 on any device
+    "learning_rate": 1e-5,
+    "disable_dropout": True,
+}
+
+
+@pytest.mark.parametrize(("estimator", "trl"), [("rloo", RLOOConfig), ("grpo", GRPOConfig)])
+def test_the_options_of_rloo_and_grpo_have_trls_defaults(tmp_path, estimator, trl):
+    size = {"per_device_train_batch_size": 8, "output_dir": str(tmp_path), "use_cpu": True}
+    ours = PPOConfig(**size, advantage_estimator=estimator)
+    theirs = trl(**size)
+    inherited = {f.name for f in fields(TrainingArguments)} - {"learning_rate", "logging_steps"}
+    shared = {f.name for f in fields(ours)} & {f.name for f in fields(theirs)} - inherited
+    assert {"beta", "num_generations", "num_iterations", "epsilon", "temperature"} <= shared
+    differing = {n: getattr(ours, n) for n in shared if getattr(ours, n) != getattr(theirs, n)}
+    assert differing == {n: v for n, v in OURS.items() if n in shared}
+
+
+def test_the_options_of_ppo_are_those_that_it_is_published_with(tmp_path):
+    ours = PPOConfig(str(tmp_path))
+    assert (ours.num_generations, ours.num_iterations, ours.beta) == (1, 4, 0.05)
+    assert (ours.epsilon, ours.epsilon_value, ours.vf_coef) == (0.2, 0.2, 0.1)
+    assert (ours.gamma, ours.lam, ours.min_advantage_std) == (1.0, 1.0, 1.0)
+    assert ours.normalize_advantages and ours.value_trunk == "detached"
+    assert (ours.loss_type, ours.scale_rewards) == ("bnpo", "none")
 
 
 def test_every_option_is_explained():

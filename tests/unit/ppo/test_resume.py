@@ -151,21 +151,34 @@ def test_a_run_resumed_at_its_last_step_takes_no_other(make, tiny_t5, tmp_path, 
     assert same(weights(resumed.model), weights(whole.model))
 
 
+def test_training_again_begins_with_a_new_sample(make):
+    """Though the last one has not been learned from as often as it could be."""
+    calls = []
+
+    def reward(completions, **kwargs):
+        calls.append(len(completions))
+        return length_reward(completions)
+
+    trainer = make(reward=reward, num_iterations=4, max_steps=1)
+    trainer.train()
+    trainer.train()
+    assert calls == [4, 4]
+
+
 def test_checkpoints_and_evaluations_wait_for_the_end_of_a_sample(make, tmp_path):
     trainer = make(
         rows=EIGHT,
         eval_rows=EIGHT.select(range(2)),
-        num_iterations=4,
         max_steps=12,
         save_strategy="steps",
-        save_steps=3,
+        save_steps=5,
         eval_strategy="steps",
         eval_steps=5,
     )
     trainer.train()
     written = sorted(int(f.name[11:]) for f in tmp_path.glob("checkpoint-*"))
-    assert written == [4, 8, 12]
-    assert [e["step"] for e in trainer.state.log_history if "eval_reward" in e] == [8, 12]
+    assert written == [6, 10, 12]  # due after 5 and 10 of two updates a sample, and at the end
+    assert [e["step"] for e in trainer.state.log_history if "eval_reward" in e] == [6, 10, 12]
 
 
 # --- checkpoints of other runs ---

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from tiny_ppo import DATA, PROMPTS, SCRIPT, TOPICS, by_topic, length_reward, logged, script
 from torch.testing import assert_close
+from transformers import BertConfig, BertForSequenceClassification
 
 from utils.ppo.losses import whiten
 from utils.ppo.rewards import Rewards, as_text, reward_name
@@ -111,6 +112,19 @@ def test_messages_become_text_by_the_chat_template_or_line_by_line(tokenizer):
     assert as_text(messages, own) == "system: Be kind.\nuser: good\nassistant:"
     answered = [*messages, {"role": "assistant", "content": "bad"}]
     assert as_text(answered, own).endswith("assistant: bad\n")
+
+
+def test_a_classifier_judges_without_dropout(make, tokenizer, tmp_path):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 1}
+    shape |= {"intermediate_size": 16, "vocab_size": len(tokenizer), "hidden_dropout_prob": 0.5}
+    judge = BertForSequenceClassification(BertConfig(**shape)).train()
+    tokenizer.save_pretrained(tmp_path / "judge")
+    judge.config.name_or_path = str(tmp_path / "judge")
+    trainer = make(reward=judge, max_steps=1)
+    trainer.train()
+    assert not any(module.training for module in judge.modules())
+    once, again = (trainer.rewards(["good"], ["bad"]) for _ in range(2))
+    assert torch.equal(once, again)
 
 
 # --- how rewards add up ---
@@ -339,14 +353,14 @@ def test_completions_are_kept_with_their_rewards_and_extra_columns(make):
         log_metric("prompt_length", len(prompts[0]))
         return [1.0, 2.0, 3.0, 6.0]
 
-    trainer = script(make(reward=reward, num_completions_to_keep=3, **ORDERED))
-    trainer.train()
-    table = trainer.completions
+    trainer = make(reward=reward, num_completions_to_keep=3, max_steps=4, shuffle_dataset=False)
+    script(trainer).train()
+    assert trainer.completions["step"].tolist() == [1, 1, 1, 3, 3, 3]
+    table = trainer.completions.tail(3)
     assert list(table) == ["step", "prompt", "completion", "reward", "initial"]
     assert table["prompt"].tolist() == PROMPTS[:3] and table["reward"].tolist() == [1.0, 2.0, 3.0]
     assert table["initial"].tolist() == [prompt[0] for prompt in PROMPTS[:3]]
-    assert table["step"].tolist() == [1, 1, 1]
-    assert logged(trainer, "prompt_length") == [len(PROMPTS[0])]
+    assert logged(trainer, "prompt_length") == [len(PROMPTS[0])] * 2
 
 
 # --- what is refused ---
