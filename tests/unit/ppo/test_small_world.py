@@ -1,0 +1,86 @@
+"""PPO without a price of KL on the small world: the policy does not forget how to write."""
+
+import copy
+import re
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_ppo import logged
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tools.small_world.scenarios import COOL_REPORTS, OUTCOMES
+from utils.data import first_rows, load_dialogsum
+from utils.detox import (
+    add_prompts,
+    decoder_adapter,
+    detox_config,
+    detox_reward,
+)
+from utils.finetuning import fine_tune, finetune_arguments
+from utils.generation import generate
+from utils.models import load_model
+from utils.ppo import PPOTrainer
+from utils.settings import Settings, load_settings
+from utils.toxicity import HateScorer, split_by_heat
+
+WHO = r"(?:#Person[12]#|[A-Z][a-z]+)"
+OUTCOME = "|".join(report for _, reports, _ in OUTCOMES.values() for report in reports)
+COOL = "|".join(report.format(a="", b=WHO).strip() for report in COOL_REPORTS)
+# A report of the small world: a request, its outcome, and at most one insult or burst of anger.
+REPORT = re.compile(
+    rf"{WHO} [a-z][^.]*\. {WHO} (?:{OUTCOME})\.(?: {WHO} (?:calls {WHO} a \w+ \w+|{COOL})\.)?"
+)
+
+
+def well_formed(summaries: list[str]) -> float:
+    return sum(REPORT.fullmatch(text) is not None for text in summaries) / len(summaries)
+
+
+def test_references_are_reports_and_notes_and_diaries_are_not(offline_data):
+    assert well_formed(offline_data["validation"]["summary"]) == 1.0
+    notes = "#Person1# and Tom talk about the saw. Result: yes."
+    diary = "I borrowed a saw, since the roof leaks. They were glad to help."
+    insulted = "Tom wants Emma to help. Emma agrees. Tom calls Emma a rude rude snob."
+    for text in (notes, diary, insulted, "Tom asks Emma for the the. Emma.", ""):
+        assert well_formed([text]) == 0.0
+
+
+@pytest.fixture(scope="module")
+def initial(tmp_path_factory) -> tuple[Settings, PreTrainedModel, PreTrainedTokenizerBase]:
+    """The small world's T5, fine-tuned to write reports as Lab 2 does, its adapter merged."""
+    settings = load_settings("offline")
+    data, folder = load_dialogsum(settings.dataset), tmp_path_factory.mktemp("lora")
+    model, tokenizer = load_model(settings.model, "cpu")
+    arguments = finetune_arguments(settings, "lora", output_dir=str(folder))
+    few = first_rows(data["validation"], 50)
+    tuned = fine_tune(model, tokenizer, data["train"], few, **arguments)
+    return settings, tuned.model.merge_and_unload().eval(), tokenizer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_without_a_price_of_kl_well_formed_summaries_stay_above_nine_in_ten(
+    initial, tmp_path, seed
+):
+    settings, policy, tokenizer = initial
+    data, scorer = load_dialogsum(settings.dataset), HateScorer(settings.reward_model, "cpu")
+    heated, _ = split_by_heat(data["train"], scorer)
+    ordinary = split_by_heat(data["validation"], scorer)[1]
+    prompts: Dataset = add_prompts(first_rows(ordinary, 200))
+    changes = {"beta": 0.0, "num_iterations": 4, "lr_scheduler_type": "constant", "seed": seed}
+    trainer = PPOTrainer(
+        copy.deepcopy(policy),
+        detox_reward(scorer, settings),
+        detox_config(settings, torch.device("cpu"), tmp_path, **changes),
+        add_prompts(heated),
+        processing_class=tokenizer,
+        peft_config=decoder_adapter(settings),
+    )
+    before = generate(policy, tokenizer, list(prompts["prompt"]), max_new_tokens=48)
+    assert well_formed(before) > 0.98
+    trainer.train()
+    after = generate(trainer.policy, tokenizer, list(prompts["prompt"]), max_new_tokens=48)
+    rewards = logged(trainer, "reward")
+    assert rewards[-1] > rewards[0] + 1
+    assert well_formed(after) > 0.9
