@@ -59,16 +59,13 @@ def initial(tmp_path_factory) -> tuple[Settings, PreTrainedModel, PreTrainedToke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_without_a_price_of_kl_well_formed_summaries_stay_above_nine_in_ten(
-    initial, tmp_path, seed
-):
+def test_without_a_price_of_kl_well_formed_summaries_stay_above_nine_in_ten(initial, tmp_path):
     settings, policy, tokenizer = initial
     data, scorer = load_dialogsum(settings.dataset), HateScorer(settings.reward_model, "cpu")
     heated, _ = split_by_heat(data["train"], scorer)
     ordinary = split_by_heat(data["validation"], scorer)[1]
     prompts: Dataset = add_prompts(first_rows(ordinary, 200))
-    changes = {"beta": 0.0, "num_iterations": 4, "lr_scheduler_type": "constant", "seed": seed}
+    changes = {"beta": 0.0, "num_iterations": 4, "lr_scheduler_type": "constant"}
     trainer = PPOTrainer(
         copy.deepcopy(policy),
         detox_reward(scorer, settings),
