@@ -107,14 +107,14 @@ class Reference:
                 yield policy
         else:
             name = policy.active_adapter
-            trained = [p for p in policy.parameters() if p.requires_grad]
+            learns = [(p, p.requires_grad) for p in policy.parameters()]
             policy.set_adapter(self.adapter, inference_mode=True)
             try:
                 yield policy
             finally:
                 policy.set_adapter(name)
-                for parameter in trained:  # set_adapter freezes what it leaves
-                    parameter.requires_grad_(True)
+                for parameter, flag in learns:  # set_adapter lets the whole adapter learn
+                    parameter.requires_grad_(flag)
 
 
 def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:

@@ -86,6 +86,21 @@ def test_the_policy_is_itself_again_after_the_reference_was_asked(make, tiny_t5,
     assert [n for n, p in trainer.policy.named_parameters() if p.requires_grad] == trained
 
 
+def test_what_of_an_adapter_was_frozen_stays_so(make, tiny_t5):
+    model = trained_adapter(tiny_t5)
+    for name, parameter in model.named_parameters():
+        if ".encoder." in name:
+            parameter.requires_grad_(False)
+    before = weights(model)
+    trainer = make(model)
+    trainer.train()
+    learning = [n for n, p in model.named_parameters() if p.requires_grad and "lora" in n]
+    assert len(learning) == 16 and all(".decoder." in name for name in learning)
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed <= set(learning)
+
+
 def test_a_fresh_adapter_needs_no_copy_and_a_full_policy_gets_a_frozen_one(make, tiny_t5):
     assert make(**policy("fresh adapter", copy.deepcopy(tiny_t5))).ref_model is None
     before = weights(tiny_t5)
