@@ -5,7 +5,18 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 from tiny_models import PAD
-from tiny_ppo import DATA, DECODER_ONLY, KINDS, SCRIPT, Watch, encoded, logged, policy, script
+from tiny_ppo import (
+    DATA,
+    DECODER_ONLY,
+    KINDS,
+    SCRIPT,
+    Watch,
+    by_topic,
+    encoded,
+    logged,
+    policy,
+    script,
+)
 from torch.testing import assert_close
 from transformers import TrainerCallback
 
@@ -123,6 +134,14 @@ def test_an_evaluation_has_metrics_of_its_own(make):
     assert {"eval_reward", "eval_loss", "eval_kl", "eval_completions/mean_length"} <= names
     assert "eval_beta" not in names  # nothing is adapted in evaluation
     assert len(logged(trainer, "reward")) == 1
+
+
+def test_an_evaluations_loss_is_of_plain_advantages(make):
+    """Whitened ones would be those of each batch. Here the first KL and values are 0."""
+    trainer = make(reward=by_topic(1.0, 2.0, 3.0, 6.0), eval_rows=DATA)
+    metrics = script(trainer).evaluate()
+    # Lengths 2, 1, 4 and 4: minus the mean score over 11 tokens.
+    assert metrics["eval_loss/policy"] == pytest.approx(-(2 * 1 + 1 * 2 + 4 * 3 + 4 * 6) / 11)
 
 
 # --- precision ---

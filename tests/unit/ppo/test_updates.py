@@ -232,6 +232,13 @@ def test_what_was_sampled_is_fixed_during_the_updates(make):
     assert same(seen[0], seen[1]) and same(seen[0], seen[2])
 
 
+def test_a_sample_of_one_token_has_no_variance_and_no_advantage(make):
+    trainer = make(per_device_train_batch_size=1, max_completion_length=1)
+    trainer.train()
+    assert trainer.sample["advantages"].tolist() == [[0.0]]
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
 # --- gradients ---
 
 
