@@ -132,7 +132,7 @@ def test_the_loss_of_every_update_by_hand(make, estimator, loss_type):
     )
     by_hand = LossesByHand(script(trainer))
     trainer.train()
-    moved = 0.0
+    ratios = []
     for inputs, logprobs, values, loss in by_hand.seen:
         mask = inputs["mask"].float()
         log_ratio = (logprobs - inputs["old_logprobs"]) * mask
@@ -146,8 +146,9 @@ def test_the_loss_of_every_update_by_hand(make, estimator, loss_type):
             terms += 0.5 * (difference.exp() - 1 - difference)
         # dapo: half of the sample is learned from at each update.
         assert loss == pytest.approx(averaged(terms, mask, loss_type, 11 / 2), rel=1e-3, abs=1e-5)
-        moved = max(moved, log_ratio.abs().max().item())
-    assert len(by_hand.seen) == 4 and moved > 0.2
+        ratios.append(((log_ratio.exp() * mask).sum() / mask.sum()).item())
+    assert logged(trainer, "ratio") == pytest.approx(ratios, rel=1e-4)
+    assert len(ratios) == 4 and max(abs(ratio - 1) for ratio in ratios) > 0.05
     assert logged(trainer, "loss") == pytest.approx([s[3] for s in by_hand.seen], abs=1e-4)
     parts = {"gae": "loss/value", "grpo": "loss/kl"}
     for i, total in enumerate(s[3] for s in by_hand.seen):
@@ -155,8 +156,9 @@ def test_the_loss_of_every_update_by_hand(make, estimator, loss_type):
         assert total == pytest.approx(part, abs=1e-5)
 
 
+@pytest.mark.parametrize("learning_rate", [1e-4, 2e-2], ids=["no ratio clipped", "some clipped"])
 @pytest.mark.parametrize("estimator", ["rloo", "grpo"])
-def test_the_ratio_of_whole_completions_by_hand(make, estimator):
+def test_the_ratio_of_whole_completions_by_hand(make, estimator, learning_rate):
     """RLOO's is the product of its tokens' ratios, GRPO's (GSPO) their geometric mean."""
     trainer = make(
         reward=lambda completions, **kwargs: [3.0, 1.0, 0.0, 5.0],
@@ -164,21 +166,23 @@ def test_the_ratio_of_whole_completions_by_hand(make, estimator):
         importance_sampling_level="sequence",
         loss_type="grpo",
         beta=0.0,
-        learning_rate=2e-2,
+        learning_rate=learning_rate,
     )
     by_hand = LossesByHand(script(trainer))
     trainer.train()
     inputs, logprobs, _, loss = by_hand.seen[1]
-    mask = inputs["mask"].float()
-    log_ratio = ((logprobs - inputs["old_logprobs"]) * mask).sum(dim=1)
-    if estimator == "grpo":
-        log_ratio = log_ratio / mask.sum(dim=1)
-    expected = surrogate(log_ratio.exp(), inputs["advantages"][:, 0])
-    assert log_ratio.abs().max() > 0.05
-    assert loss == pytest.approx(expected.mean().item(), rel=1e-3)
-    clipped = (log_ratio.exp() > 1.2) & (inputs["advantages"][:, 0] > 0)
+    mask, advantages = inputs["mask"].float(), inputs["advantages"][:, 0]
+    product = ((logprobs - inputs["old_logprobs"]) * mask).sum(dim=1)
+    by_estimator = {"rloo": product, "grpo": product / mask.sum(dim=1)}
+    losses = {n: surrogate(r.exp(), advantages).mean().item() for n, r in by_estimator.items()}
+    assert loss == pytest.approx(losses[estimator], rel=1e-3)
+    clipped = (by_estimator[estimator].exp() > 1.2) & (advantages > 0)
     share = clipped.float().mean().item()
     assert logged(trainer, "clip_ratio/high_mean")[1] == pytest.approx(share)
+    if learning_rate == 1e-4:
+        assert share == 0 and abs(losses["rloo"] - losses["grpo"]) > 0.005
+    else:
+        assert share > 0
 
 
 def test_grpos_price_of_kl_is_weighted_by_the_ratio_as_in_trl(make, tiny_t5):
@@ -311,19 +315,19 @@ def test_an_infinite_gradient_is_not_applied(make, update):
 
 
 def test_max_kl_stops_before_the_optimizers_step_and_skips_the_rest_of_the_sample(make, tiny_t5):
-    watch = Watch()
     options = {"learning_rate": 3e-2, "lr_scheduler_type": "constant"}
     stopped = make(
         copy.deepcopy(tiny_t5),
-        callbacks=[watch],
         num_iterations=4,
         max_steps=4,
         max_kl=1e-4,
         **options,
     )
+    by_hand = LossesByHand(stopped)
     stopped.train()
     # The first update has no drift yet; the second finds it, and is not taken.
     assert logged(stopped, "skipped_updates") == [0, 1, 1, 1]
+    assert len(by_hand.seen) == 2  # the third and the fourth compute nothing
     single = make(copy.deepcopy(tiny_t5), num_iterations=1, max_steps=1, **options)
     single.train()
     assert same(weights(stopped.model), weights(single.model))
