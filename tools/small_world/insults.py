@@ -38,13 +38,13 @@ _TABLE = {
         "rude foolish",
     ),
     ("adjective", "mild", "validation"): ("bratty cranky", "cheeky whiny"),
-    ("adjective", "mild", "test"): ("sneaky arrogant boastful lousy", "petty smug gullible tactless"),
+    ("adjective", "mild", "test"): ("sneaky arrogant boastful lousy", "petty smug vain tactless"),
     ("adjective", "harsh", "train"): (
         "stupid useless pathetic worthless dumb horrid disgusting brainless hopeless despicable",
         "wicked",
     ),
-    ("adjective", "harsh", "validation"): ("moronic revolting", "vicious corrupt"),
-    ("adjective", "harsh", "test"): ("ugly rotten filthy witless", "vile spineless crooked loathsome"),
+    ("adjective", "harsh", "validation"): ("repulsive revolting", "vicious corrupt"),
+    ("adjective", "harsh", "test"): ("ugly rotten filthy witless", "vile spineless nasty crooked"),
     ("noun", "mild", "train"): (
         "fool clown blockhead slob coward dummy wimp crybaby busybody goof nuisance chatterbox",
         "snob donkey",
