@@ -1,4 +1,4 @@
-"""What happens between the Trainer's steps: whole samples, an early stop, the order of prompts."""
+"""Delay checkpoints to the end of a sample, stop updates at a KL limit, and order the prompts."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,9 +10,9 @@ from trl.trainer.utils import RepeatSampler
 
 
 class WholeSamples(TrainerCallback):
-    """Put checkpoints and evaluations off until a sample of completions has been learned from.
+    """Delay checkpoints and evaluations until all updates on a sample of completions are done.
 
-    A resumed run draws a new sample first: it equals the run that was not stopped only there.
+    A resumed run starts by drawing a new sample, so it can repeat the original run only from there.
     """
 
     def __init__(self, batches_per_sample: int):
@@ -21,7 +21,7 @@ class WholeSamples(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep in mind what was due, and do it at the end of the sample."""
+        """Remember what is due, and request it at the end of the sample."""
         self.save |= control.should_save
         self.evaluate |= control.should_evaluate
         used = state.global_step * args.gradient_accumulation_steps
@@ -32,9 +32,9 @@ class WholeSamples(TrainerCallback):
 
 
 class StopAtMaxKL(TrainerCallback):
-    """Skip the updates that remain on a sample once the policy has moved too far from its sampler.
+    """Skip the remaining updates on a sample once the policy is too far from the one that drew it.
 
-    It is asked before the optimizer's step: the update that would go too far is not taken.
+    The check comes before each optimizer step, so the step that finds the KL too high is skipped.
     """
 
     def __init__(self, trainer: Any):
@@ -48,7 +48,7 @@ class StopAtMaxKL(TrainerCallback):
         model: nn.Module,
         **kwargs: Any,
     ) -> None:
-        """Drop the gradient, without which the optimizer changes nothing."""
+        """Drop the gradients if the KL is too high, so that the optimizer changes nothing."""
         trainer = self.trainer
         if not trainer.stopped_early:
             drift = trainer.accelerator.reduce(trainer.drift, "sum")
@@ -60,12 +60,12 @@ class StopAtMaxKL(TrainerCallback):
 
 
 class SyncReference(SyncRefModelCallback):
-    """TRL's callback by which the reference follows the policy; the value head is left out."""
+    """TRL's callback that moves the reference toward the policy, but without the value head."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Mix the policy's weights into those of the reference, where that is due."""
+        """Mix the policy's weights into the reference's if an update is due."""
         policy = self.accelerator.unwrap_model(kwargs["model"])
         names = [name for name, _ in self.ref_model.named_parameters()]
         kwargs["model"] = nn.ParameterList(policy.get_parameter(name) for name in names)
@@ -73,9 +73,9 @@ class SyncReference(SyncRefModelCallback):
 
 
 class PromptSampler(RepeatSampler):
-    """TRL's RepeatSampler, whose order follows from the seed and the epoch alone.
+    """TRL's RepeatSampler, in an order that depends only on the seed and the epoch.
 
-    A run that is resumed in a later epoch sees the same prompts as one that was not stopped.
+    A run resumed in a later epoch therefore sees the same prompts as an uninterrupted one.
     """
 
     def __init__(self, *args: Any, epoch: Callable[[], float | None], **kwargs: Any):

@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: whole, of this run, and without numbers that are not finite."""
+"""Check that checkpoints are complete, belong to this run, and hold only finite numbers."""
 
 import json
 import logging
@@ -17,29 +17,29 @@ LOG = logging.getLogger(__name__)
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step and what is kept."""
+    """Training cannot continue; the message names the step and where checkpoints remain."""
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
     """Return the newest complete checkpoint-N of a Trainer's output folder, or None.
 
-    A run can be killed, or a disk can fill up, while one is written: incomplete ones are passed
-    over, with a warning that names them.
+    A checkpoint is incomplete if the run was killed or the disk filled up while it was written.
+    Such checkpoints are skipped, with a warning that names them.
     """
     folders = [f for f in Path(output_dir).glob("checkpoint-*") if f.name[11:].isdigit()]
     for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
         flaw = checkpoint_flaw(folder)
         if flaw is None:
             return folder
-        LOG.warning("passing over %s: %s", folder, flaw)
+        LOG.warning("skipping %s: %s", folder, flaw)
     return None
 
 
 def checkpoint_flaw(folder: Path) -> str | None:
-    """Return what is missing from or cut short in a checkpoint, or None if it is complete.
+    """Return which file of a checkpoint is missing or cut short, or None if it is complete.
 
-    A safetensors file states its length in its header, and an archive of torch.save ends with its
-    directory: neither has to be read through. The Trainer writes trainer_state.json last.
+    A safetensors header states the file's length, and a torch.save archive ends with its table of
+    contents, so neither has to be read in full. The Trainer writes trainer_state.json last.
     """
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -64,20 +64,20 @@ def checkpoint_flaw(folder: Path) -> str | None:
 
 
 class Recipe(TrainerCallback, ExportableState):
-    """What a run was asked for; the Trainer writes it into each checkpoint's trainer_state.json."""
+    """Settings that must match on resuming; the Trainer writes them into trainer_state.json."""
 
     def __init__(self, **values: Any):
         self.values = values
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """Return what is written."""
+        """Return the settings in the form that the Trainer stores."""
         return {"args": self.values, "attributes": {}}
 
 
 def check_recipe(checkpoint: Path, values: dict[str, Any]) -> None:
-    """Check that a checkpoint was written by a run with this recipe.
+    """Check that a checkpoint was written by a run with these settings.
 
-    Raises ValueError if the `Recipe` in the checkpoint has other values.
+    Raises ValueError if the `Recipe` stored in the checkpoint differs.
     """
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     written = state["stateful_callbacks"].get(Recipe.__name__, {"args": {}})["args"]
@@ -94,7 +94,7 @@ def check_recipe(checkpoint: Path, values: dict[str, Any]) -> None:
 
 
 class CheckedTrainer(Trainer):
-    """A Trainer that stops, before harm is done, where a number is not finite or a disk is full."""
+    """A Trainer that stops if a number is not finite or a checkpoint cannot be written."""
 
     written: Path | None = None  # the newest checkpoint of this run
 
@@ -109,7 +109,7 @@ class CheckedTrainer(Trainer):
         return output
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Take no step after the last one, as the Trainer would where a run resumes there."""
+        """Skip the epoch if all steps are done; the Trainer would take one more after resuming."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
@@ -128,7 +128,7 @@ class CheckedTrainer(Trainer):
 
 
 class FiniteGradients(TrainerCallback):
-    """Refuse a gradient that is not finite before the optimizer applies it."""
+    """Stop before the optimizer applies a gradient that is not finite."""
 
     def on_pre_optimizer_step(
         self,

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-# TRL's defaults, by estimator: PPO's from its last PPOConfig, the others from RLOOConfig and
-# GRPOConfig. PPO whitens its advantages, as all of its implementations do.
+# TRL's defaults for each estimator: gae's from TRL's last PPOConfig, the others' from RLOOConfig
+# and GRPOConfig. PPO whitens its advantages, as all of its implementations do.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gae": {"num_generations": 1, "num_iterations": 4, "beta": 0.05, "scale_rewards": "none"}
     | {"normalize_advantages": True, "loss_type": "bnpo", "importance_sampling_level": "token"},
@@ -31,12 +31,12 @@ def _option(default: Any, help_text: str) -> Any:
 
 @dataclass
 class PPOConfig(TrainingArguments):
-    """TrainingArguments and the options of PPO, RLOO and GRPO.
+    """Add the options of PPO, RLOO and GRPO to TrainingArguments.
 
-    Names, meanings and defaults are those of TRL's RLOOConfig and GRPOConfig. As there,
+    Names, meanings and defaults are those of TRL's RLOOConfig and GRPOConfig. As in TRL,
     `per_device_train_batch_size` counts completions, and a global step is one optimizer step.
-    `steps_per_generation` batches are sampled at once and learned from `num_iterations` times.
-    A default of None means TRL's default for the chosen `advantage_estimator` (see DEFAULTS).
+    The trainer samples `steps_per_generation` batches at once and passes over them
+    `num_iterations` times. For options in DEFAULTS, None means the value of the chosen estimator.
     """
 
     _VALID_DICT_FIELDS = (
@@ -48,12 +48,12 @@ class PPOConfig(TrainingArguments):
     advantage_estimator: str = _option("gae", "gae (PPO with a value head), rloo, or grpo")
     num_generations: int | None = _option(None, "completions per prompt in training")
     num_generations_eval: int | None = _option(
-        None, "completions per prompt in evaluation; None: as in training"
+        None, "completions per prompt in evaluation; None: as many as in training"
     )
     max_completion_length: int = _option(512, "longest completion, in tokens")
-    shuffle_dataset: bool = _option(True, "shuffle the prompts anew in each epoch")
+    shuffle_dataset: bool = _option(True, "reshuffle the prompts in each epoch")
     generation_batch_size: int | None = _option(
-        None, "completions sampled at once, over all processes"
+        None, "completions sampled at once, across all processes"
     )
     steps_per_generation: int | None = _option(
         None, "batches sampled at once; None: gradient_accumulation_steps"
@@ -61,82 +61,80 @@ class PPOConfig(TrainingArguments):
     num_iterations: int | None = _option(None, "passes over each sample of completions")
 
     temperature: float = _option(
-        1.0, "temperature of sampling; it also scales the log-probabilities"
+        1.0, "sampling temperature; log-probabilities are computed with it, too"
     )
-    top_p: float = _option(1.0, "nucleus sampling; below 1, samples do not follow the policy")
+    top_p: float = _option(1.0, "nucleus sampling; below 1, samples do not come from the policy")
     top_k: int = _option(0, "number of most likely tokens to sample from; 0: all")
     min_p: float | None = _option(
-        None, "lowest probability to sample from, relative to the most likely token's"
+        None, "lowest probability of a sampled token, relative to the most likely token's"
     )
     repetition_penalty: float = _option(
-        1.0, "penalty on repeated tokens; above 1, samples do not follow the policy"
+        1.0, "penalty on repeated tokens; above 1, samples do not come from the policy"
     )
     generation_kwargs: dict[str, Any] | str | None = _option(
-        None, "more arguments for transformers' GenerationConfig"
+        None, "further arguments of transformers' GenerationConfig"
     )
-    cache_implementation: str | None = _option(
-        None, "implementation of the key-value cache in generation"
-    )
+    cache_implementation: str | None = _option(None, "key-value cache to use in generation")
 
     beta: float | None = _option(
         None,
         "price of one nat of KL to the reference; gae and rloo subtract k1 from the reward, grpo "
         "adds k3 to the loss",
     )
-    log_kl: bool = _option(False, "measure the KL even if beta is 0; this needs the reference")
+    log_kl: bool = _option(False, "log the KL even if beta is 0; this needs the reference")
     kl_target: float | None = _option(
-        None, "adapt beta so that k1 per sequence comes to this many nats (Ziegler et al. 2019)"
+        None, "adapt beta so that k1 per sequence approaches this many nats (Ziegler et al. 2019)"
     )
     kl_horizon: int = _option(10_000, "number of completions over which beta adapts to kl_target")
     max_kl: float | None = _option(
         None,
-        "skip the remaining updates on a sample once k3 per token, from the sampling policy to the "
-        "current one, exceeds this",
+        "skip the remaining updates on a sample once the KL (k3 per token) between the policy that "
+        "drew it and the current one exceeds this",
     )
-    sync_ref_model: bool = _option(False, "let the reference model follow the policy")
+    sync_ref_model: bool = _option(False, "move the reference toward the policy during training")
     ref_model_mixup_alpha: float = _option(
         0.6, "weight of the policy in each update of the reference"
     )
-    ref_model_sync_steps: int = _option(512, "optimizer steps between two updates of the reference")
+    ref_model_sync_steps: int = _option(512, "optimizer steps between updates of the reference")
 
     epsilon: float = _option(0.2, "how far the probability ratio may fall below 1")
     epsilon_high: float | None = _option(
         None, "how far the probability ratio may rise above 1; None: epsilon"
     )
-    delta: float | None = _option(None, "upper bound on the ratio, also for negative advantages")
+    delta: float | None = _option(None, "upper bound on the ratio, even for negative advantages")
     loss_type: str | None = _option(
         None,
-        "weight of a token in the loss: grpo (mean of the completions' means), bnpo (mean over the "
-        "tokens of the optimizer step), dr_grpo (sum divided by the longest possible length), or "
-        "dapo (mean over the tokens of the whole sample)",
+        "how to average the loss over tokens: grpo (mean of the completions' means), bnpo (mean "
+        "over an optimizer step's tokens), dr_grpo (sum / (completions × max_completion_length)), "
+        "or dapo (mean over the whole sample's tokens)",
     )
     importance_sampling_level: str | None = _option(
         None,
-        "whether the probability ratio is that of a token or of the whole sequence; with grpo, "
-        "sequence means the geometric mean over its tokens (GSPO)",
+        "compute the probability ratio for each token or for the whole sequence; with grpo, the "
+        "ratio of a sequence is the geometric mean over its tokens (GSPO)",
     )
-    use_bias_correction_kl: bool = _option(True, "weight grpo's k3 by the ratio, as TRL does")
+    use_bias_correction_kl: bool = _option(True, "multiply grpo's k3 by the ratio, as TRL does")
 
     reward_weights: list[float] | None = _option(
         None, "weights of the reward functions; None: 1 each"
     )
     reward_clip_range: tuple[float, float] | None = _option(
-        None, "lower and upper bound of the weighted reward"
+        None, "lower and upper bound on the weighted reward"
     )
     scale_rewards: str | bool | None = _option(
-        None, "divide by the standard deviation in the group or in the batch; none: do not divide"
+        None, "divide by the standard deviation of the group or of the batch; none: do not divide"
     )
     normalize_advantages: bool | None = _option(None, "whiten the advantages over all completions")
     min_advantage_std: float = _option(
         1.0,
-        "smallest standard deviation that gae's whitening divides by. TRL's PPO had no such bound: "
-        "once all rewards are alike, it scales noise and a token's position up to variance 1",
+        "lower bound on the standard deviation in gae's whitening. TRL's PPO had none: once all "
+        "rewards are alike, it scales noise and the effect of position up to variance 1",
     )
     drop_zero_std_groups: bool = _option(
-        False, "leave groups whose rewards are all equal out of the loss"
+        False, "exclude groups whose rewards are all equal from the loss"
     )
     mask_truncated_completions: bool = _option(
-        False, "leave completions without an end-of-sequence token out of the loss"
+        False, "exclude completions without an end-of-sequence token from the loss"
     )
     missing_eos_penalty: float | None = _option(
         None, "subtracted from the reward of a completion without an end-of-sequence token"
@@ -155,39 +153,37 @@ class PPOConfig(TrainingArguments):
         "detached",
         "which hidden state the value head reads: the policy's, without a gradient (detached); the "
         "policy's, with a gradient (shared), so that the value loss also trains the policy and can "
-        "ruin its language; or that of a copy of the model (own)",
+        "ruin its text; or that of a copy of the model (own)",
     )
 
     disable_dropout: bool = _option(
-        True, "turn off dropout in training. TRL: False; the first ratio then differs from 1"
+        True, "turn off dropout in training. TRL: False, so that the first ratio is not 1"
     )
-    log_completions: bool = _option(False, "print a sample of completions at each log")
-    num_completions_to_print: int | None = _option(None, "completions in that sample; None: all")
+    log_completions: bool = _option(False, "print some completions with each log entry")
+    num_completions_to_print: int | None = _option(None, "completions to print; None: all")
     num_completions_to_keep: int = _option(
-        2, "completions of each sample to keep in trainer.completions"
+        2, "completions of each sample to store in trainer.completions"
     )
     model_init_kwargs: dict[str, Any] | str | None = _option(
-        None, "arguments of from_pretrained for models given by id"
+        None, "arguments of from_pretrained, for models given by id"
     )
 
     learning_rate: float = _option(
         1e-5, "peak learning rate. TRL: 1e-6, meant for models a thousand times larger than a T5"
     )
-    logging_steps: float = _option(10, "optimizer steps between two log entries")
-    report_to: str | list[str] | None = _option(
-        "none", "where to log in addition to the log history"
-    )
+    logging_steps: float = _option(10, "optimizer steps between log entries")
+    report_to: str | list[str] | None = _option("none", "where to log, besides the log history")
     remove_unused_columns: bool | None = _option(
-        False, "False: reward functions receive the data's columns"
+        False, "False: reward functions receive all columns of the data"
     )
     dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "faster copies to a GPU"}
+        default_factory=torch.cuda.is_available, metadata={"help": "for faster copies to a GPU"}
     )
 
     def __post_init__(self) -> None:
-        """Fill in the estimator's defaults, and check what PPO adds.
+        """Fill in the estimator's defaults, and check the options that PPO adds.
 
-        Raises ValueError if an option has an unknown value, or if numbers do not fit together.
+        Raises ValueError if an option has an unknown value, or if options contradict each other.
         """
         super().__post_init__()
         self.scale_rewards = {True: "group", False: "none"}.get(
@@ -216,7 +212,7 @@ class PPOConfig(TrainingArguments):
         elif self.generation_batch_size % batch:
             raise ValueError(
                 f"generation_batch_size={self.generation_batch_size} must be a multiple of the "
-                f"batch of {batch} completions that all processes take at a time"
+                f"{batch} completions in one batch across all processes"
             )
         self.steps_per_generation = self.generation_batch_size // batch
 
@@ -231,7 +227,7 @@ class PPOConfig(TrainingArguments):
             )
         if self.advantage_estimator == "gae" and self.importance_sampling_level == "sequence":
             raise ValueError(
-                "importance_sampling_level='sequence' needs one advantage for a whole completion: "
+                "importance_sampling_level='sequence' needs one advantage per completion: "
                 "choose 'token', or advantage_estimator='rloo' or 'grpo'"
             )
         if self.generation_batch_size % self.num_generations:
@@ -263,10 +259,10 @@ class PPOConfig(TrainingArguments):
 
     @property
     def prompts_per_generation(self) -> int:
-        """Different prompts that are sampled from at once, over all processes."""
+        """Distinct prompts in one sample, across all processes."""
         return self.generation_batch_size // self.num_generations
 
     @property
     def batches_per_generation(self) -> int:
-        """Batches that are learned from a sample, in all passes."""
+        """Batches to train on per sample, over all passes."""
         return self.steps_per_generation * self.num_iterations

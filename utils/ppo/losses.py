@@ -13,10 +13,10 @@ GROUP_EPSILON = 1e-4  # as in TRL: rewards that differ by less are noise
 
 
 def response_mask(completion_ids: Tensor, eos_token_ids: int | Sequence[int]) -> Tensor:
-    """Return 1 through the first end-of-sequence inclusive, 0 after it; (batch, time).
+    """Return 1 up to and including the first end-of-sequence token, 0 after it; (batch, time).
 
-    `completion_ids` holds the ids after the decoder's start token. Padding is never looked for:
-    T5's start token equals its pad token.
+    `completion_ids` holds the ids after the decoder's start token. The mask does not depend on the
+    pad token, which T5 also uses as its start token.
     """
     ends = torch.as_tensor(eos_token_ids, device=completion_ids.device)
     is_eos = torch.isin(completion_ids, ends).long()
@@ -31,8 +31,8 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 def whiten(x: Tensor, mask: Tensor, min_std: float = 0.0) -> Tensor:
     """Shift and scale to mean 0 and variance 1 (Bessel-corrected) over the mask; 0 elsewhere.
 
-    The deviation that x is divided by is at least `min_std`.
-    Raises ValueError if fewer than two positions are masked in, so that there is no variance.
+    `min_std` is a lower bound on the standard deviation that x is divided by.
+    Raises ValueError if the mask has fewer than two positions, which have no variance.
     """
     if (count := mask.sum()) < 2:
         raise ValueError(
@@ -81,12 +81,12 @@ def gae(
 
 
 def rloo_advantages(rewards: Tensor, num_generations: int) -> Tensor:
-    """Return each completion's reward minus the mean of the others of its group, (completions,).
+    """Return each completion's reward minus the mean of its group's other rewards, (completions,).
 
     REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024). `rewards` is (completions,),
-    those of one prompt side by side; NaN marks a completion without a reward, which counts
-    nowhere and gets the advantage 0.
-    Raises ValueError if groups have fewer than two completions or are not whole.
+    ordered by prompt. NaN marks a completion without a reward; no mean includes it, and its
+    advantage is 0.
+    Raises ValueError if groups have fewer than two completions or the last one is incomplete.
     """
     groups = _groups(rewards, num_generations)
     others = (~groups.isnan()).sum(dim=1, keepdim=True) - 1
@@ -97,8 +97,8 @@ def rloo_advantages(rewards: Tensor, num_generations: int) -> Tensor:
 def grpo_advantages(rewards: Tensor, num_generations: int, scale: str = "group") -> Tensor:
     """Return group-relative advantages, (completions,): rewards minus their group's mean.
 
-    They are divided by the deviation of the group ("group", Shao et al. 2024) or of all rewards
-    ("batch"), or by nothing ("none", Liu et al. 2025). NaN and errors: as in `rloo_advantages`.
+    `scale` divides them by the standard deviation of the group ("group", Shao et al. 2024) or the
+    batch ("batch"), or by nothing ("none", Liu et al. 2025). NaN and errors: see `rloo_advantages`.
     """
     groups = _groups(rewards, num_generations)
     centered = groups - groups.nanmean(dim=1, keepdim=True)
@@ -109,7 +109,7 @@ def grpo_advantages(rewards: Tensor, num_generations: int, scale: str = "group")
 
 
 def nanstd(x: Tensor, dim: int) -> Tensor:
-    """Return the Bessel-corrected deviation along a dimension, without NaN; 0 of one value."""
+    """Return the Bessel-corrected deviation along a dimension, ignoring NaN; 0 for one value."""
     count = (~x.isnan()).sum(dim=dim, keepdim=True)
     squares = (x - x.nanmean(dim=dim, keepdim=True)).square().nansum(dim=dim, keepdim=True)
     return (squares / (count - 1).clamp(min=1)).sqrt()
@@ -127,9 +127,9 @@ def _groups(rewards: Tensor, num_generations: int) -> Tensor:
 
 
 def adapted_beta(beta: float, kl: float, target: float, completions: int, horizon: int) -> float:
-    """Return the next price of KL: β · (1 + clip(KL / target − 1, ±0.2) · completions / horizon).
+    """Return the adapted β: β · (1 + clip(KL / target − 1, ±0.2) · completions / horizon).
 
-    It rises while the KL per sequence is above the target (Ziegler et al. 2019, section 2.2).
+    β rises while the KL per sequence is above the target (Ziegler et al. 2019, section 2.2).
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return beta * (1 + error * completions / horizon)
@@ -148,10 +148,10 @@ def clipped_surrogate(
     epsilon_high: float | None = None,
     delta: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return PPO's loss for each token, and where the lower and the upper bound decide it.
+    """Return PPO's loss for each token, and masks of the tokens clipped from below and from above.
 
     loss = max(−ρA, −clip(ρ, 1−ε, 1+ε_high)A) with ρ = p_new / p_old (Schulman et al. 2017, eq. 7);
-    `delta` bounds ρ also where A < 0.
+    `delta` also bounds ρ where A < 0.
     """
     ratio = log_ratio.exp()
     low, high = 1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high)
@@ -173,7 +173,7 @@ def value_loss(
 ) -> Tensor:
     """Return half the mean squared error of the values over the mask.
 
-    Values may move by at most `epsilon` from the old ones; the worse of both errors counts.
+    Each value is also clipped to within `epsilon` of the old one; the larger error counts.
     """
     return masked_mean(clipped_value_error(values, old_values, returns, epsilon), mask)
 
@@ -187,7 +187,7 @@ def clipped_value_error(
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Return 1 − Var(returns − values) / Var(returns) over the mask: 1 is perfect, 0 a constant."""
+    """Return 1 − Var(returns − values) / Var(returns) over the mask: 1 is perfect, 0 constant."""
     inside = mask.bool()
     residual = (returns - values)[inside].var(correction=0)
     return 1 - residual / (returns[inside].var(correction=0) + EPSILON)
@@ -196,8 +196,8 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 def position_share(advantages: Tensor, mask: Tensor) -> Tensor:
     """Return the share of the advantages' variance that a token's distance from the end explains.
 
-    It is the correlation ratio η²: the variance between the means at each distance over the whole
-    variance, 0 to 1. A large share teaches length, whatever the completions say.
+    This is the correlation ratio η²: the variance of the means at each distance divided by the
+    total variance, 0 to 1. If it is large, updates depend more on length than on content.
     """
     inside = mask.bool()
     distance = (mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1))[inside].long()

@@ -1,4 +1,4 @@
-"""Metrics of a run: summed where they arise, averaged over all processes once for each log."""
+"""Collect metrics on each process, and average them over all processes at each log."""
 
 from collections import defaultdict
 
@@ -9,24 +9,24 @@ from torch import Tensor
 
 
 class Metrics:
-    """Weighted means by name, kept apart from one log to the next."""
+    """Weighted means by name, accumulated from one log to the next."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
-        self.sums: dict[str, Tensor] = defaultdict(self._nothing)
+        self.sums: dict[str, Tensor] = defaultdict(self._zeros)
 
-    def _nothing(self) -> Tensor:
+    def _zeros(self) -> Tensor:
         return torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
 
     def add(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
-        """Count a value with a weight; what is not a number is left out."""
+        """Add a value with a weight, and ignore NaN."""
         value = torch.as_tensor(value, dtype=torch.float64, device=self.accelerator.device).detach()
         weight = torch.as_tensor(weight, dtype=torch.float64, device=self.accelerator.device)
         counted = torch.stack([value * weight, weight])
         self.sums[name] = self.sums[name] + torch.where(value.isnan(), 0.0, counted)
 
     def flush(self, prefix: str = "") -> dict[str, float | None]:
-        """Return the means over all processes, in one gather, and start anew; None: no value."""
+        """Return the means over all processes, None where there is no value, and reset them."""
         names = set(self.sums)
         if self.accelerator.num_processes > 1:
             names = set(gather_object(sorted(names)))
@@ -42,6 +42,6 @@ class Metrics:
 
 
 def gather_columns(accelerator: Accelerator, columns: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return columns (rows,) of all processes side by side, (all rows,), in one gather."""
+    """Gather columns (rows,) from all processes at once, and return columns (all rows,)."""
     table = accelerator.gather(torch.stack([c.float() for c in columns.values()], dim=1))
     return dict(zip(columns, table.unbind(dim=1), strict=True))

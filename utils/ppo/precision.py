@@ -1,4 +1,4 @@
-"""Weights under bf16 autocast: cast once instead of at every use, and frozen ones held in bf16."""
+"""Save time and memory under bf16 autocast, and compute the logits in float32."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 @contextlib.contextmanager
 def weights_cast_once(model: nn.Module) -> Iterator[None]:
-    """Under autocast, cast each weight once in the block and not at each use; no gradients inside.
+    """Under autocast, cast each weight once in the block instead of at each use, without gradients.
 
-    Autocast remembers its casts only of weights that require a gradient: in the block, all do.
-    Decoding uses every weight once a token; casts would take a third of its time on a CPU.
-    A model whose attribute `cpu_speedups` is False is left alone.
+    Autocast caches casts only for weights that require a gradient, so all weights do in the block.
+    Decoding uses every weight for each token; casts would take a third of its time on a CPU.
+    A model whose attribute `cpu_speedups` is False is not changed.
     """
     if not getattr(model, "cpu_speedups", True):
         yield
@@ -28,23 +28,23 @@ def weights_cast_once(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        torch.clear_autocast_cache()  # casts without a gradient are of no use to what comes after
+        torch.clear_autocast_cache()  # cached casts have no gradient, so training cannot use them
 
 
 @contextlib.contextmanager
 def frozen_weights_in_bf16(model: nn.Module) -> Iterator[None]:
-    """Hold the float32 weights of frozen linear layers in bf16 in the block, under autocast.
+    """Store the float32 weights of frozen linear layers in bf16 in the block, under autocast.
 
-    Autocast would cast them at each use, so no output changes, and they take half the memory.
-    Afterwards they are float32 again, rounded to bf16. The head, which computes in float32, and
-    weights that an embedding shares stay as they are.
+    This halves their memory and changes no output, because autocast would cast them at each use.
+    Afterwards they are float32 again, but rounded to bf16. The output head, which computes in
+    float32, and weights shared with an embedding are excluded.
     """
-    kept = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    excluded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None:
-        kept.add(id(model.get_output_embeddings().weight))
+        excluded.add(id(model.get_output_embeddings().weight))
     linear = [module.weight for module in model.modules() if type(module) is nn.Linear]
     frozen = [w for w in linear if not w.requires_grad and w.dtype == torch.float32]
-    frozen = [weight for weight in frozen if id(weight) not in kept]
+    frozen = [weight for weight in frozen if id(weight) not in excluded]
     try:
         for weight in frozen:
             weight.data = weight.data.to(torch.bfloat16)
@@ -56,10 +56,10 @@ def frozen_weights_in_bf16(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def float32_head(model: PreTrainedModel) -> Iterator[None]:
-    """Compute the logits in float32 in the block, also under bf16 autocast.
+    """Compute the logits in float32 in the block, even under bf16 autocast.
 
-    bf16 has 8 significant bits: a logit of 20 would be rounded by up to 0.06, and a probability
-    ratio with it.
+    bf16 has 8 significant bits, so a logit of 20 would be rounded by up to 0.06, with a similar
+    error in probability ratios.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:

@@ -1,4 +1,4 @@
-"""Reward functions as TRL's users write them: functions, coroutines, models and model ids."""
+"""Call reward functions as TRL does: functions, coroutines, classifiers and their ids."""
 
 import asyncio
 import inspect
@@ -34,16 +34,16 @@ class Rewards:
     """All reward functions of a run, called on a batch of completions.
 
     Args:
-        reward_funcs: one or several of: a function `f(prompts=, completions=, completion_ids=,
-            trainer_state=, log_extra=, log_metric=, **columns)`, called by keyword with what its
-            signature names (all of it if it has `**kwargs`), which returns one number or None for
-            each completion; such a coroutine function; a sequence classifier with one output, or
-            its id, which reads the prompt and the completion.
+        reward_funcs: one or several functions or coroutine functions `f(prompts=, completions=,
+            completion_ids=, trainer_state=, log_extra=, log_metric=, **columns)`. Each is called by
+            keyword with the arguments that its signature names (all if it has `**kwargs`), and
+            returns one number or None per completion. A sequence classifier with one output, or its
+            id, scores the prompt and the completion together.
         processing_classes: tokenizers of the classifiers; None for functions and for the default.
         model_init_kwargs: arguments of `from_pretrained` for ids.
 
     Raises ValueError if there is no function, if two have the same name, if a classifier has more
-    than one output, or if the number of tokenizers differs.
+    than one output, or if the number of tokenizers is wrong.
     """
 
     def __init__(
@@ -83,18 +83,18 @@ class Rewards:
         ]
 
     def to(self, device: torch.device) -> "Rewards":
-        """Move the classifiers to a device, in eval mode."""
+        """Move the classifiers to a device, and put them in eval mode."""
         for f in self.funcs:
             if isinstance(f, nn.Module):
                 f.to(device).eval()
         return self
 
     def __call__(self, prompts: list[Any], completions: list[Any], **named: Any) -> Tensor:
-        """Return the rewards, (completions, functions), float32; NaN where a function said None.
+        """Return the rewards, (completions, functions), float32, with NaN in place of None.
 
-        Prompts and completions are texts, or, as in TRL, both are lists of messages.
+        As in TRL, prompts and completions are texts, or both are lists of messages.
 
-        Raises ValueError if a function returns another number of rewards, or infinite ones.
+        Raises ValueError if a function returns too few or too many rewards, or a non-finite one.
         """
         named |= {"prompts": prompts, "completions": completions}
         coroutines = [f(**_accepted(f, named)) for f in self.funcs if _is_async(f)]
@@ -107,11 +107,11 @@ class Rewards:
                 rewards = next(awaited) if _is_async(f) else f(**_accepted(f, named))
             columns.append(_checked(name, rewards, completions))
         table = torch.stack(columns, dim=1)  # (completions, functions)
-        if (silent := table.isnan().all(dim=1)).any():
-            row = int(silent.nonzero()[0])
+        if (unscored := table.isnan().all(dim=1)).any():
+            row = int(unscored.nonzero()[0])
             LOG.warning(
                 "All reward functions returned None for the following kwargs: prompt=%r, "
-                "completion=%r. It is left out; at least one should return a number.",
+                "completion=%r. It is excluded; at least one should return a number.",
                 prompts[row],
                 completions[row],
             )
@@ -121,8 +121,8 @@ class Rewards:
 def as_text(prompt: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a prompt as the text that a model reads.
 
-    Messages go through the tokenizer's chat template; T5 and BART have none, there the contents
-    of the messages stand on lines of their own.
+    Messages are formatted with the tokenizer's chat template. T5 and BART have none, so each
+    message's content goes on its own line.
     """
     if isinstance(prompt, str):
         return prompt
@@ -161,7 +161,7 @@ def _accepted(f: Callable[..., Any], named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(coroutines: list[Any]) -> list[Any]:
-    """Await coroutines together, in a thread of their own: a notebook's has a loop already."""
+    """Await coroutines together in a new thread, as a notebook's thread already runs a loop."""
     if not coroutines:
         return []
 

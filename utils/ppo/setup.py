@@ -1,4 +1,4 @@
-"""Before training: the model made ready, the data checked, and the recipe that runs must share."""
+"""Prepare the model, check the data, and list the settings that a resumed run must match."""
 
 import copy
 import hashlib
@@ -17,9 +17,9 @@ from .config import PPOConfig
 from .policy import remove_value_head
 
 LOG = logging.getLogger(__name__)
-_NOT_OURS = (
-    "{} is decoder-only: this trainer is for encoder-decoders. TRL's GRPOTrainer and RLOOTrainer "
-    "take the same reward functions"
+_DECODER_ONLY = (
+    "{} is decoder-only, but this trainer needs an encoder-decoder: use TRL's GRPOTrainer or "
+    "RLOOTrainer, which accept the same reward functions"
 )
 QUERY_AND_VALUE = {"q", "v", "q_proj", "v_proj", "query", "value"}
 RESERVED = {"prompts", "completions", "trainer_state", "log_extra", "log_metric"}
@@ -28,14 +28,14 @@ RESERVED = {"prompts", "completions", "trainer_state", "log_extra", "log_metric"
 def prepared_model(
     model: str | PreTrainedModel | PeftModel, args: PPOConfig, peft_config: PeftConfig | None
 ) -> PreTrainedModel | PeftModel:
-    """Return the policy to train, loaded if it is an id, under a fresh adapter if there is one.
+    """Load the policy if it is given by id, and add a new adapter if there is a peft_config.
 
-    Raises ValueError if the model is decoder-only, has an adapter already, or has nothing to train.
+    Raises ValueError if the model is decoder-only, has nothing to train, or would get two adapters.
     """
     if isinstance(model, str):
         model = _loaded(model, {"dtype": torch.float32} | (args.model_init_kwargs or {}))
     if not model.config.is_encoder_decoder:
-        raise ValueError(_NOT_OURS.format(model.name_or_path or type(model).__name__))
+        raise ValueError(_DECODER_ONLY.format(model.name_or_path or type(model).__name__))
     remove_value_head(model)
     if peft_config is not None and isinstance(model, PeftModel):
         raise ValueError(
@@ -62,15 +62,15 @@ def _loaded(name: str, options: dict[str, Any]) -> PreTrainedModel:
         return AutoModelForSeq2SeqLM.from_pretrained(name, **options)
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
-            raise ValueError(_NOT_OURS.format(name)) from error
+            raise ValueError(_DECODER_ONLY.format(name)) from error
         raise
 
 
 def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    """Put a fresh adapter into the model.
+    """Add a new adapter to the model.
 
-    Where a LoraConfig names no target modules, peft knows the query and value projections of T5,
-    mT5 and BART; in other families they are found by name, without those of a vision tower.
+    By default, LoRA adapts the query and value projections. peft knows them in T5, mT5 and BART; in
+    other families they are found by their names, and those of a vision tower are excluded.
     """
     unknown = isinstance(peft_config, LoraConfig) and model.config.model_type not in KNOWN_TO_PEFT
     if unknown and not (peft_config.target_modules or peft_config.target_parameters):
@@ -83,10 +83,10 @@ def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
 
 
 def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
-    """Check the data, and prepare the arguments for a stream.
+    """Check the datasets, and adapt the arguments if a dataset is streamed.
 
-    Raises ValueError if there are none, no column "prompt", a reserved name, or too few rows;
-    TypeError if they are no dataset.
+    Raises ValueError if train_dataset is missing or too small, or a dataset has no column "prompt"
+    or a column with a reserved name, and TypeError if it is not a dataset.
     """
     if train_dataset is None:
         raise ValueError("train_dataset is missing: give rows with a column 'prompt'")
@@ -94,32 +94,32 @@ def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
     for rows in (train_dataset, *(d for d in given if d is not None)):
         if not isinstance(rows, Dataset | IterableDataset):
             raise TypeError(f"a Dataset or IterableDataset is needed, not a {type(rows).__name__}")
-        names = rows.column_names or ["prompt"]  # a stream may not know them
+        names = rows.column_names or ["prompt"]  # unknown in some streams
         if "prompt" not in names:
-            raise ValueError(f"the data have the columns {', '.join(names)}: name one 'prompt'")
+            raise ValueError(f"the dataset has columns {', '.join(names)}: name one 'prompt'")
         if clash := RESERVED & set(names):
             raise ValueError(
-                f"the data have a column {clash.pop()!r}, which rewards use: rename it"
+                f"the column {clash.pop()!r} has a name reserved for reward functions: rename it"
             )
         if isinstance(rows, IterableDataset):
-            args.accelerator_config.dispatch_batches = False  # each process reads its own part
+            args.accelerator_config.dispatch_batches = False  # each process reads its own share
             if args.dataloader_num_workers:
-                LOG.warning("a stream is read by one worker, which keeps groups together")
+                LOG.warning("a streamed dataset is read by one worker, to keep groups together")
                 args.dataloader_num_workers = 0
     if isinstance(train_dataset, Dataset) and len(train_dataset) < args.prompts_per_generation:
         raise ValueError(
             f"train_dataset has {len(train_dataset)} prompts, fewer than the "
-            f"{args.prompts_per_generation} that are sampled from at once: give more, or lower "
+            f"{args.prompts_per_generation} needed for one sample: give more prompts, or lower "
             "per_device_train_batch_size or steps_per_generation"
         )
 
 
 def reward_weights(args: PPOConfig, names: list[str]) -> Tensor:
-    """Return the reward functions' weights, 1 by default; ValueError if their number differs."""
+    """Return one weight per reward function, by default 1; raise ValueError for a wrong number."""
     weights = [1.0] * len(names) if args.reward_weights is None else args.reward_weights
     if len(weights) != len(names):
         raise ValueError(
-            f"{len(weights)} reward_weights for {len(names)} reward functions: give one each"
+            f"{len(weights)} reward_weights for {len(names)} reward functions: give each one weight"
         )
     return torch.tensor(weights)
 
@@ -145,7 +145,7 @@ def recipe(
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """Return a hash of all weights, which tells two initial policies apart."""
+    """Return a hash of all weights, to tell initial policies apart."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         digest.update(name.encode())

@@ -311,7 +311,7 @@ def test_a_broken_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog, nam
     if how != "missing":
         (broken / name).write_bytes(content[:-1] if how == "cut short" else b"")
     assert last_whole(tmp_path) == good
-    assert f"passing over {broken}" in caplog.text
+    assert f"skipping {broken}" in caplog.text
     assert name in caplog.text or "safetensors" in caplog.text
 
 

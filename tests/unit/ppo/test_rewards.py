@@ -401,6 +401,6 @@ def test_a_wrong_number_of_weights_is_refused(make):
 
 def test_a_column_with_a_name_that_rewards_use_is_refused(make):
     rows = Dataset.from_dict({"prompt": PROMPTS, "completions": TOPICS})
-    with pytest.raises(ValueError, match="a column 'completions', which rewards use: rename it"):
+    with pytest.raises(ValueError, match=r"column 'completions' has a name reserved .*: rename it"):
         make(rows=rows)
     assert "completions" not in DATA.column_names
