@@ -1,4 +1,4 @@
-"""What PPO asks of an encoder-decoder model: completions, their log-probabilities, and values."""
+"""Compute completions, their log-probabilities and values with an encoder-decoder model."""
 
 import copy
 from collections.abc import Iterator
@@ -19,11 +19,12 @@ REFERENCE_ADAPTER = "ref"  # TRL's name
 
 
 class ValueHead(nn.Module):
-    """A linear value head in float32, zero at first, and the trunk that it reads.
+    """A linear value head in float32, initialized to zero, on the decoder's last hidden state.
 
     Args:
-        model: the policy; `trunk` "detached" and "shared" read its decoder's last hidden state,
-            without and with gradient, "own" that of a copy of the model.
+        model: the policy.
+        trunk: whose state to read: "detached" or "shared" (the policy's, without or with a
+            gradient), or "own" (that of a copy of the model).
     """
 
     def __init__(self, model: Model, trunk: str):
@@ -50,9 +51,8 @@ class ValueHead(nn.Module):
 def add_value_head(model: Model, trunk: str) -> ValueHead:
     """Add a value head to a model, as the submodule `value_head`.
 
-    A forward hook adds its output `state_values` wherever hidden states are asked for, so that
-    the head works inside the wrappers of several processes. One that an earlier trainer added is
-    replaced.
+    A forward hook adds `state_values` to the output whenever hidden states are requested, so the
+    head also works inside distributed wrappers. A head that an earlier trainer added is replaced.
     """
     remove_value_head(model)
     model.value_head = ValueHead(model, trunk)
@@ -61,7 +61,7 @@ def add_value_head(model: Model, trunk: str) -> ValueHead:
         if not inputs.get("output_hidden_states"):
             return output
         values = module.value_head(output.decoder_hidden_states[-1], inputs)
-        return {**output, "state_values": values}  # plain: DDP rebuilds outputs by their class
+        return {**output, "state_values": values}  # a dict: DDP rebuilds other outputs
 
     model.value_head.hook = model.register_forward_hook(add_values, with_kwargs=True)
     return model.value_head
@@ -76,10 +76,10 @@ def remove_value_head(model: Model) -> None:
 
 
 class Reference:
-    """The policy as PPO begins with it, which KL is measured to.
+    """The initial policy, which the KL is measured against.
 
-    Under a fresh adapter it is the model without the adapter; under an adapter that is trained on,
-    a frozen copy of the adapter; of a model that is trained in full, a frozen copy of the model.
+    With a new adapter, it is the model without the adapter. With an existing adapter, it is a
+    frozen copy of that adapter. Without any adapter, it is a frozen copy of the model.
     """
 
     def __init__(self, model: Model, fresh_adapter: bool):
@@ -99,7 +99,7 @@ class Reference:
 
     @contextmanager
     def active(self, policy: Model) -> Iterator[Model]:
-        """Give the reference model; the policy is itself again after the block."""
+        """Yield the reference model, and restore the policy after the block."""
         if self.model is not None:
             yield self.model
         elif self.adapter is None:
@@ -107,33 +107,33 @@ class Reference:
                 yield policy
         else:
             name = policy.active_adapter
-            learns = [(p, p.requires_grad) for p in policy.parameters()]
+            trainable = [(p, p.requires_grad) for p in policy.parameters()]
             policy.set_adapter(self.adapter, inference_mode=True)
             try:
                 yield policy
             finally:
                 policy.set_adapter(name)
-                for parameter, flag in learns:  # set_adapter lets the whole adapter learn
+                for parameter, flag in trainable:  # set_adapter makes all trainable
                     parameter.requires_grad_(flag)
 
 
 def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-    """Return what the decoder needs of the prompts.
+    """Return what the decoder needs to know about the prompts.
 
-    Where the encoder is frozen it runs here, once, and its output serves sampling, policy,
-    reference and all updates; otherwise these are the inputs.
+    A frozen encoder runs only once, here, and its output is reused for sampling, the reference and
+    all updates. If the encoder is trained, the inputs are returned unchanged.
     """
     prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
     encoder = model.get_encoder()
     if any(p.requires_grad for p in encoder.parameters()):
         return prompts
-    with torch.inference_mode():  # attention is faster there; the clone can be learned from
+    with torch.inference_mode():  # has faster attention; the clone below can be trained on
         hidden = encoder(**prompts).last_hidden_state
     return {"last_hidden_state": hidden.clone(), "attention_mask": attention_mask}
 
 
 def encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:
-    """Return arguments for the model from what `encode` returned."""
+    """Turn the output of `encode` into arguments for the model."""
     if "last_hidden_state" not in prompts:
         return dict(prompts)
     hidden = BaseModelOutput(last_hidden_state=prompts["last_hidden_state"])
@@ -153,11 +153,11 @@ def start_token(model: Model) -> int:
 
 
 class InverseTransformSampling(LogitsProcessor):
-    """Draw the next token with one uniform number, and leave only it for greedy decoding to take.
+    """Draw the next token with one uniform number, and mask all others for greedy decoding.
 
-    `generate` samples by torch.multinomial, which draws a number for each token of the vocabulary:
-    on a CPU an eighth of the time of a completion. The log-probabilities of what was drawn are
-    kept in `logprobs`, one tensor (batch,) for each token.
+    By default, `generate` samples with torch.multinomial, which draws a number for each token of
+    the vocabulary; on a CPU, this is an eighth of the time of a completion. `logprobs` collects the
+    log-probabilities of the drawn tokens, one tensor (batch,) for each step.
     """
 
     def __init__(self, temperature: float = 1.0):
@@ -176,9 +176,7 @@ class InverseTransformSampling(LogitsProcessor):
                 "the policy's logits are not finite: training has diverged, lower the learning rate"
             )
         uniform = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
-        drawn = torch.searchsorted(
-            cumulative, uniform, right=True
-        )  # the first sum above the number
+        drawn = torch.searchsorted(cumulative, uniform, right=True)  # first sum above the number
         self.logprobs.append(probabilities.gather(1, drawn).squeeze(1).log())
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
@@ -189,9 +187,9 @@ def sample(
 ) -> tuple[Tensor, Tensor | None]:
     """Sample completions: ids after the start token, (batch, time), and their log-probabilities.
 
-    The model's own generation settings are set aside: `generate` would fill in from them what
-    `config` leaves open (a minimum length, a repetition penalty, forced tokens), and the sampler
-    would not be the policy. The log-probabilities are None where `config` samples by itself.
+    The model's own generation settings are disabled. Otherwise, `generate` would add them to
+    `config` (a minimum length, a repetition penalty, forced tokens), and the samples would not come
+    from the policy. The log-probabilities are None if `config.do_sample` is true.
     """
     core = base_model(model)
     own, core.generation_config = core.generation_config, GenerationConfig()
@@ -219,14 +217,14 @@ def completion_logprobs(
     """Return log-probability, value and entropy of each completion token, (batch, time), float32.
 
     The decoder reads the start token and all but the last completion token (teacher forcing).
-    Values, of the model's value head, and entropies, without gradient, are None unless asked for.
+    Values (from the value head) and entropies (without gradient) are None unless requested.
     """
     first = completion_ids.new_full((len(completion_ids), 1), start)
     decoder_ids = torch.cat([first, completion_ids[:, :-1]], dim=1)
     output = model(
         **encoder_inputs(prompts),
         decoder_input_ids=decoder_ids,
-        decoder_attention_mask=torch.ones_like(decoder_ids),  # else T5Gemma hides tokens like pad
+        decoder_attention_mask=torch.ones_like(decoder_ids),  # else T5Gemma masks pad tokens
         use_cache=False,
         output_hidden_states=values,
     )
@@ -239,7 +237,7 @@ def completion_logprobs(
 
 
 def zero_dropout(model: nn.Module) -> None:
-    """Set all dropout to 0, also where a layer holds its probability as a plain number."""
+    """Set all dropout to 0, including probabilities that a layer stores as plain numbers."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

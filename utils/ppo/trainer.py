@@ -1,14 +1,14 @@
 """PPO, RLOO and GRPO for encoder-decoder models, with the interface of TRL's trainers.
 
-The Trainer's own loop takes the optimizer steps. Whenever a sample of completions has been learned
-from, `_prepare_inputs` draws the next one: generate, reward, estimate advantages, split into
-batches. What differs from the textbook (Ziegler et al. 2019; Huang et al. 2023, "The N+
-Implementation Details of RLHF with PPO"):
+The Trainer's own loop takes the optimizer steps. After the last update on a sample of completions,
+`_prepare_inputs` draws the next sample: it generates and rewards completions, estimates advantages,
+and splits the sample into batches. Differences from the textbook algorithm (Ziegler et al. 2019;
+Huang et al. 2023, "The N+ Implementation Details of RLHF with PPO"):
 
-- The reference is the policy as training begins. Under a fresh adapter it needs no memory.
-- There is no dropout, so that the first probability ratio is 1.
-- The value head does not train the policy: it reads the hidden state without gradient.
-- Where the encoder is frozen (an adapter on the decoder only), it runs once for each prompt.
+- The reference is the initial policy. With a new adapter, it needs no extra memory.
+- Dropout is off, so that the first probability ratio is 1.
+- The value head does not train the policy: it reads hidden states without a gradient.
+- A frozen encoder (with an adapter on the decoder only) runs once for each prompt.
 """
 
 import copy
@@ -61,30 +61,30 @@ from .precision import float32_head, frozen_weights_in_bf16
 from .rewards import RewardFunc, Rewards, as_text
 from .setup import check_data, prepared_model, recipe, reward_weights
 
-STATE_FILE = "ppo.safetensors"  # in a checkpoint: the price of KL, value head, synced reference
+STATE_FILE = "ppo.safetensors"  # in a checkpoint: β, value head, synced reference
 LOGITS_AT_ONCE = 2**26  # a quarter of a gigabyte in float32
-Sample = dict[str, Any]  # tensors, a row for each completion; "prompts" holds a dictionary of them
+Sample = dict[str, Any]  # tensors with one row per completion; "prompts" is a dictionary of them
 
 
 class PPOTrainer(CheckedTrainer):
-    """Train an encoder-decoder model to earn more reward while it stays close to what it was.
+    """Train an encoder-decoder model for reward, and keep it close to the initial policy.
 
     Args:
         model: the initial policy, or its id or folder. A PeftModel's adapter is trained further.
         reward_funcs: one or several reward functions, classifiers or ids; see `Rewards`.
         args: a PPOConfig.
-        train_dataset: rows with a text column "prompt"; reward functions receive the others.
-        eval_dataset: such rows, or a dictionary of several such datasets.
-        processing_class: the model's tokenizer; None loads the one of the model's id.
+        train_dataset: rows with a column "prompt"; reward functions receive the other columns.
+        eval_dataset: a dataset with the same columns, or a dictionary of several.
+        processing_class: the model's tokenizer; None loads it by the model's id.
         reward_processing_classes: tokenizers of the classifiers among the reward functions.
         callbacks, optimizers: as in transformers.Trainer.
-        peft_config: of a fresh adapter to train; None trains all parameters (or the adapter).
+        peft_config: adds a new adapter and trains it; None trains all parameters, or the adapter.
 
-    Raises ValueError if the model is decoder-only, if nothing in it can be trained, if the data
-    have no column "prompt" or too few rows, or if options do not fit together.
+    Raises ValueError if the model is decoder-only or has no trainable parameter, if a dataset has
+    no column "prompt" or too few rows, or if options contradict each other.
     """
 
-    loss_is_scaled_for_ga = True  # the trainer divides by what a whole optimizer step holds
+    loss_is_scaled_for_ga = True  # compute_loss already averages over an optimizer step
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class PPOTrainer(CheckedTrainer):
     ):
         args = args or PPOConfig("ppo")
         check_data(train_dataset, eval_dataset, args)
-        set_seed(args.seed)  # before an adapter draws its first weights
+        set_seed(args.seed)  # before an adapter's weights are initialized
         model = prepared_model(model, args, peft_config)
         self.rewards = Rewards(reward_funcs, reward_processing_classes, args.model_init_kwargs)
         self.recipe = recipe(model, args, train_dataset, self.rewards.names)
@@ -121,30 +121,29 @@ class PPOTrainer(CheckedTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self._start_books()
+        self._init_run()
         self.generation_config = self._generation_config()
         self._add_callbacks()
-        set_process_seed(
-            args.seed, device_specific=True
-        )  # each process samples its own completions
+        # each process samples its own completions
+        set_process_seed(args.seed, device_specific=True)
 
-    def _start_books(self) -> None:
+    def _init_run(self) -> None:
         args, device = self.args, self.args.device
         self.weights = reward_weights(args, self.rewards.names).to(device)
         self.rewards.to(device)
         self.metrics = {mode: Metrics(self.accelerator) for mode in ("train", "eval")}
         self.mode = "train"
-        self.beta = self.next_beta = args.beta  # of this sample, and of the next one
-        self.drift = torch.zeros(2, device=device)  # k3 to the sampler, and tokens
+        self.beta = self.next_beta = args.beta  # of the current sample and of the next
+        self.drift = torch.zeros(2, device=device)  # sum of k3 since sampling, and of tokens
         self.stopped_early = False
-        self.kept: list[dict[str, Any]] = []
+        self.stored: list[dict[str, Any]] = []
         self.shown: dict[str, Any] = {}
         self.extra: dict[str, list[Any]] = defaultdict(list)
         self.sample: Sample = {}
-        self.batches: list[tuple[Tensor, Tensor]] = []  # rows of the sample, with their normalizer
+        self.batches: list[tuple[Tensor, Tensor]] = []  # rows of the sample, and their normalizer
 
     def _generation_config(self) -> GenerationConfig:
-        """Return how completions are sampled; special settings are left to transformers."""
+        """Return the settings for `generate`; it samples by itself only with special options."""
         args, tokenizer, model = self.args, self.processing_class, self.policy
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no eos_token, which ends completions: set it")
@@ -176,7 +175,7 @@ class PPOTrainer(CheckedTrainer):
     def _add_callbacks(self) -> None:
         args = self.args
         if args.disable_dropout and args.gradient_checkpointing:
-            zero_dropout(self.policy)  # checkpointing needs train mode
+            zero_dropout(self.policy)  # gradient checkpointing needs train mode
         self.remove_callback(PrinterCallback)
         self.add_callback(Recipe(**self.recipe))
         self.add_callback(WholeSamples(args.batches_per_generation))
@@ -185,47 +184,47 @@ class PPOTrainer(CheckedTrainer):
         if args.sync_ref_model:
             if self.reference is None or self.reference.model is None:
                 raise ValueError(
-                    "sync_ref_model=True needs a reference model of its own: train all parameters "
+                    "sync_ref_model=True needs a separate reference model: train all parameters "
                     "(no adapter) with beta above 0, or leave it out"
                 )
             self.add_callback(SyncReference(self.reference.model, self.accelerator))
 
     @property
     def policy(self) -> PreTrainedModel | PeftModel:
-        """The trained model without the wrappers of several processes."""
+        """The trained model without distributed wrappers."""
         return self.accelerator.unwrap_model(self.model)
 
     @property
     def ref_model(self) -> PreTrainedModel | None:
-        """The frozen copy that KL is measured to, under TRL's name; None under an adapter."""
+        """The frozen reference model, under TRL's name; None with an adapter."""
         return self.reference.model if self.reference is not None else None
 
     @property
     def reward_processing_classes(self) -> list[PreTrainedTokenizerBase | None]:
-        """The tokenizers of the classifiers among the reward functions, None for functions."""
+        """One tokenizer per classifier among the reward functions, None for the others."""
         return self.rewards.tokenizers
 
     @property
     def completions(self) -> pd.DataFrame:
-        """Kept completions: step, prompt, completion, rewards, and what `log_extra` was given."""
-        return pd.DataFrame(self.kept)
+        """Stored completions: step, prompt, completion, rewards, and columns from `log_extra`."""
+        return pd.DataFrame(self.stored)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as the Trainer does.
 
-        Under bf16, frozen weights are held in bf16 meanwhile and stay rounded to it; a callback or
-        reward function that uses the policy must do so under autocast.
-        Raises ValueError if the checkpoint to resume from belongs to another run, TrainingError if
-        a gradient or weight is not finite or a checkpoint cannot be written.
+        With bf16=True, frozen weights are in bf16 during training and stay rounded afterwards. A
+        callback or reward function that calls the policy must do so under autocast.
+        Raises ValueError if the checkpoint to resume from belongs to another run, and TrainingError
+        if a gradient or weight is not finite or a checkpoint cannot be written.
         """
         self.batches = []
         with frozen_weights_in_bf16(self.policy) if self.args.bf16 else nullcontext():
             return super().train(*args, **kwargs)
 
-    # Data: every prompt `num_generations` times, every sample as often as it is learned from.
+    # Data: repeat each prompt for its completions, and each sample's prompts for its updates.
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """Return batches of as many prompts as are sampled at once."""
+        """Return a data loader whose batches each hold the prompts of one sample."""
         dataset = self.train_dataset
         if isinstance(dataset, IterableDataset):
             if self.args.shuffle_dataset:
@@ -252,13 +251,13 @@ class PPOTrainer(CheckedTrainer):
         return PromptSampler(rows, **self._repetition(), **order, epoch=lambda: self.state.epoch)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["prompt"]  # what remove_unused_columns=True leaves
+        self._signature_columns = ["prompt"]  # what remove_unused_columns=True does not remove
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> RepeatSampler:
         return RepeatSampler(eval_dataset, self.args.generations_eval, shuffle=False)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
-        """Return batches of prompts of the evaluation data."""
+        """Return a data loader for the evaluation prompts."""
         self.args.check_eval_batch()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
@@ -269,7 +268,7 @@ class PPOTrainer(CheckedTrainer):
     # Sampling: completions, rewards, advantages.
 
     def _prepare_inputs(self, inputs: list[dict[str, Any]]) -> Sample:
-        """Return the next batch to learn from; draw a new sample where the last one is used up."""
+        """Return the next training batch; draw a new sample once the last one is used up."""
         if self.mode == "eval":
             drawn = self._draw(inputs)
             rows = torch.arange(len(drawn["ids"]))
@@ -291,12 +290,12 @@ class PPOTrainer(CheckedTrainer):
         self._log_sample(everyone, scores)
         advantages = self._advantages(drawn, everyone, scores)
         self._keep(inputs, texts, rewards, advantages)
-        drawn["mask"] = drawn["mask"] * self._learned_from(everyone).unsqueeze(1)
+        drawn["mask"] = drawn["mask"] * self._in_loss(everyone).unsqueeze(1)
         return drawn
 
     @torch.no_grad()
     def _generate(self, prompts: list[str]) -> Sample:
-        """Sample completions, with their log-probabilities under policy and reference."""
+        """Sample completions, with values and log-probabilities under policy and reference."""
         model, device = self.policy.eval(), self.args.device
         unique = list(dict.fromkeys(prompts))
         batch = self.processing_class(unique, padding=True, return_tensors="pt").to(device)
@@ -322,7 +321,7 @@ class PPOTrainer(CheckedTrainer):
     def _in_parts(
         self, model: nn.Module, drawn: Sample, values: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return log-probabilities and values, computed in parts of a limited size."""
+        """Return log-probabilities and values, computed in parts to limit the memory."""
         rows = torch.arange(len(drawn["ids"]), device=drawn["ids"].device)
         vocabulary = base_model(model).get_output_embeddings().weight.shape[0]
         size = LOGITS_AT_ONCE // (drawn["ids"].shape[1] * vocabulary)
@@ -357,7 +356,7 @@ class PPOTrainer(CheckedTrainer):
         return rewards.to(self.args.device), texts
 
     def _gather(self, drawn: Sample, rewards: Tensor) -> dict[str, Tensor]:
-        """Gather, once, what is known of each completion: (completions of all processes,)."""
+        """Gather one number of each kind per completion, (completions of all processes,)."""
         mask, logprobs = drawn["mask"], drawn["old_logprobs"]
         k1, _, k3 = losses.kl_estimates(logprobs, drawn["reference_logprobs"])
         ends = torch.tensor(self.eos_token_ids, device=mask.device)
@@ -371,9 +370,9 @@ class PPOTrainer(CheckedTrainer):
         return gather_columns(self.accelerator, columns)
 
     def _scores(self, everyone: dict[str, Tensor]) -> Tensor:
-        """Return the weighted reward of each completion of all processes; NaN where none is known.
+        """Return the weighted reward of each completion of all processes, NaN without a reward.
 
-        It is clipped, lowered for a missing end, and scaled by the batch where these are asked for.
+        Options clip it, subtract missing_eos_penalty, and divide it by the batch's deviation.
         """
         args = self.args
         rewards = torch.stack([everyone[name] for name in self.rewards.names], dim=1)
@@ -389,7 +388,7 @@ class PPOTrainer(CheckedTrainer):
         return scores
 
     def _advantages(self, drawn: Sample, everyone: dict[str, Tensor], scores: Tensor) -> Tensor:
-        """Put advantages and returns into the sample; return the completions', of all processes."""
+        """Add advantages and returns to the sample; return one per completion (scores with gae)."""
         args, mask = self.args, drawn["mask"]
         first = self.accelerator.process_index * len(mask)
         if args.advantage_estimator == "gae":
@@ -415,7 +414,7 @@ class PPOTrainer(CheckedTrainer):
         return whole
 
     def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
-        """Whiten over the completion tokens of all processes, in training where asked for."""
+        """Whiten over the completion tokens of all processes, only in training and if requested."""
         if not self.args.normalize_advantages or self.mode == "eval":
             return advantages
         x, m = advantages, mask
@@ -428,8 +427,8 @@ class PPOTrainer(CheckedTrainer):
         first = self.accelerator.process_index * len(advantages)
         return whitened[first : first + len(advantages), : advantages.shape[1]]
 
-    def _learned_from(self, everyone: dict[str, Tensor]) -> Tensor:
-        """Return 1 for each own completion that counts in the loss, (completions,)."""
+    def _in_loss(self, everyone: dict[str, Tensor]) -> Tensor:
+        """Return 1 for each completion of this process that is part of the loss, (completions,)."""
         counts = ~everyone["/raw"].isnan()
         if self.args.mask_truncated_completions:
             counts &= everyone["/finished"].bool()
@@ -438,16 +437,16 @@ class PPOTrainer(CheckedTrainer):
         own = len(counts) // self.accelerator.num_processes
         return counts[self.accelerator.process_index * own :][:own].long()
 
-    # Learning: batches of the sample, and their loss.
+    # Updates: batches of the sample, and their loss.
 
     def _split(self, drawn: Sample) -> list[tuple[Tensor, Tensor]]:
-        """Return the rows of every batch, shuffled anew in each pass, with their normalizers."""
+        """Return the rows of every batch, reshuffled in each pass, with their normalizers."""
         args = self.args
         batches: list[Tensor] = []
         for _ in range(args.num_iterations):
             batches += torch.randperm(len(drawn["ids"])).chunk(args.steps_per_generation)
         step = args.gradient_accumulation_steps
-        if len(batches) % step:  # a step reaches into the next sample: each batch weighs the same
+        if len(batches) % step:  # a step spans two samples: give all batches the same weight
             step = 1
         steps = [torch.cat(batches[i : i + step]) for i in range(0, len(batches), step)]
         normalizers = self._normalizers(drawn, steps, samples=args.num_iterations / len(steps))
@@ -455,9 +454,9 @@ class PPOTrainer(CheckedTrainer):
         return [(rows, equal * normalizers[i // step]) for i, rows in enumerate(batches)]
 
     def _normalizers(self, drawn: Sample, steps: list[Tensor], samples: float) -> list[Tensor]:
-        """Return what each optimizer step's sum over tokens is divided by, on each process.
+        """Return the divisor of each optimizer step's sum over tokens, the same on each process.
 
-        `samples` is the part of the sample that a step holds, on average.
+        `samples` is the average fraction of the sample that a step uses.
         """
         mask = drawn["mask"]
         if self.args.loss_type == "bnpo":
@@ -474,7 +473,7 @@ class PPOTrainer(CheckedTrainer):
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Learn from the next batch, unless the updates that remain on this sample are skipped."""
+        """Train on the next batch, unless the remaining updates on this sample are skipped."""
         if self.stopped_early and self.batches:
             self.batches.pop(0)
             return torch.zeros((), device=self.args.device)
@@ -487,7 +486,7 @@ class PPOTrainer(CheckedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Return the loss of a batch: policy, value (gae) and KL (grpo)."""
+        """Return the loss of a batch: the sum of policy, value (gae) and KL (grpo) loss."""
         args, mask = self.args, inputs["mask"]
         if args.disable_dropout and not args.gradient_checkpointing:
             model.eval()
@@ -540,7 +539,7 @@ class PPOTrainer(CheckedTrainer):
     def evaluation_loop(
         self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """Evaluate; metrics of rewards, KL and completions come with the loss."""
+        """Evaluate; add metrics of rewards, KL and completions to the loss."""
         self.mode = "eval"
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -549,10 +548,10 @@ class PPOTrainer(CheckedTrainer):
             self.mode = "train"
         return output
 
-    # Books: metrics under TRL's names, completions, checkpoints.
+    # Logs and checkpoints: metrics under TRL's names, stored completions, saved state.
 
     def _log_sample(self, everyone: dict[str, Tensor], scores: Tensor) -> None:
-        """Log what the sample tells, under TRL's names, and adapt the price of KL."""
+        """Log the sample's metrics under TRL's names, and adapt β."""
         add, args = self.metrics[self.mode].add, self.args
         length, finished, tokens = (
             everyone["/length"],
@@ -580,8 +579,8 @@ class PPOTrainer(CheckedTrainer):
             add("sampling/logp_difference", everyone["/difference"].sum() / tokens)
         if self.reference is not None:
             self._log_kl(everyone, tokens)
-        paid = 0.0 if args.advantage_estimator == "grpo" else self.beta  # grpo pays in the loss
-        add("reward/after_kl", (scores - paid * everyone["/k1"]).nanmean())
+        beta = 0.0 if args.advantage_estimator == "grpo" else self.beta  # grpo has KL in the loss
+        add("reward/after_kl", (scores - beta * everyone["/k1"]).nanmean())
 
     def _log_kl(self, everyone: dict[str, Tensor], tokens: Tensor) -> None:
         add, grpo = self.metrics[self.mode].add, self.args.advantage_estimator == "grpo"
@@ -618,7 +617,7 @@ class PPOTrainer(CheckedTrainer):
     def _keep(
         self, inputs: list[dict[str, Any]], texts: list[str], rewards: Tensor, advantages: Tensor
     ) -> None:
-        """Keep some completions for the table, and the last sample for printing."""
+        """Store some completions for `completions`, and the last sample for printing."""
         columns = dict(zip(self.rewards.names, rewards.T.tolist(), strict=True))
         extra = {name: values for name, values in self.extra.items() if len(values) == len(texts)}
         self.extra.clear()
@@ -630,10 +629,10 @@ class PPOTrainer(CheckedTrainer):
         self.shown["advantages"] = advantages[first : first + len(texts)].tolist()
         for i in range(min(self.args.num_completions_to_keep, len(texts))):
             row = {"step": self.state.global_step + 1, "prompt": prompts[i], "completion": texts[i]}
-            self.kept.append(row | {name: v[i] for name, v in (columns | extra).items()})
+            self.stored.append(row | {name: v[i] for name, v in (columns | extra).items()})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as the Trainer does, with the means of what was recorded since the last log."""
+        """Log as the Trainer does, and add the means of all metrics since the last log."""
         training = "loss" in logs or "train_loss" in logs
         if training:
             logs |= self.metrics["train"].flush()
@@ -650,7 +649,7 @@ class PPOTrainer(CheckedTrainer):
                 print(pd.DataFrame({n: shown[n] for n in ("prompts", "completions")}).head(count))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Create the optimizer as the Trainer does, the value head with its own learning rate."""
+        """Create the Trainer's optimizer, with a separate learning rate for the value head."""
         given = self.optimizer is not None
         optimizer = super().create_optimizer(*args, **kwargs)
         if self.value_head is None:
@@ -658,32 +657,32 @@ class PPOTrainer(CheckedTrainer):
         head, rate = list(self.value_head.linear.parameters()), self.args.value_learning_rate
         ids, groups = {id(p) for p in head}, optimizer.param_groups
         if given and any(id(p) in ids for group in groups for p in group["params"]):
-            return optimizer  # train() is called again
+            return optimizer  # train() was called before
         for group in groups:
             group["params"] = [p for p in group["params"] if id(p) not in ids]
         optimizer.add_param_group(
             {"params": head, "lr": rate, "initial_lr": rate, "weight_decay": 0.0}
         )
-        if self.lr_scheduler is not None:  # given with the optimizer, before there was a head
+        if self.lr_scheduler is not None:  # passed by the caller, so without the head
             self.lr_scheduler.base_lrs.append(rate)
             if hasattr(self.lr_scheduler, "lr_lambdas"):
                 self.lr_scheduler.lr_lambdas.append(self.lr_scheduler.lr_lambdas[-1])
         return optimizer
 
     def save_merged(self, folder: str | Path) -> None:
-        """Write the trained policy as a plain model, its adapter merged in float32."""
+        """Save the trained policy as a plain model, with its adapter merged in float32."""
         policy = copy.deepcopy(self.policy).float()
         policy = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
         head = policy.get_output_embeddings().weight
         if any(m.weight is head for m in policy.modules() if isinstance(m, nn.Embedding)):
-            policy.config.tie_word_embeddings = True  # peft looks at the encoder's embedding only
+            policy.config.tie_word_embeddings = True  # peft checks only the encoder's embedding
         policy.to(self.policy.dtype).save_pretrained(folder, state_dict=_without_head(policy))
         self.processing_class.save_pretrained(folder)
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
-        """Write model or adapter, tokenizer, and what else a resumed run needs."""
+        """Save the model or adapter, the tokenizer, and the state that a resumed run needs."""
         folder = Path(output_dir or self.args.output_dir)
         policy, arguments = self.policy, {}
         if isinstance(policy, PeftModel):
@@ -712,12 +711,12 @@ class PPOTrainer(CheckedTrainer):
 
 
 def _as_given(text: str, prompt: Any) -> Any:
-    """Return a completion as text, or as a message where the prompt is a list of messages."""
+    """Return a completion as text, or as a message if the prompt is a list of messages."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
 def _rows(drawn: Sample, rows: Tensor) -> Sample:
-    """Return some rows of a sample."""
+    """Select rows of a sample."""
     rows = rows.to(drawn["ids"].device)
     prompts = {name: tensor[rows] for name, tensor in drawn["prompts"].items()}
     return {name: t[rows] for name, t in drawn.items() if name != "prompts"} | {"prompts": prompts}
@@ -726,6 +725,6 @@ def _rows(drawn: Sample, rows: Tensor) -> Sample:
 def _without_head(
     model: nn.Module, state_dict: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Return the model's weights under the names that it had before the value head was added."""
+    """Return the model's weights without those of the value head."""
     state = model.state_dict() if state_dict is None else state_dict
     return {name: t for name, t in state.items() if not name.startswith("value_head.")}

@@ -148,7 +148,7 @@ def test_a_synced_reference_moves_by_alpha_towards_the_policy(make, tiny_t5):
     ("kind", "options"), [("fresh adapter", {}), ("all parameters", {"beta": 0.0})]
 )
 def test_a_reference_that_cannot_follow_is_refused(make, tiny_t5, kind, options):
-    with pytest.raises(ValueError, match="sync_ref_model=True needs a reference model of its own"):
+    with pytest.raises(ValueError, match="sync_ref_model=True needs a separate reference model"):
         make(**policy(kind, tiny_t5), sync_ref_model=True, **options)
 
 
