@@ -97,5 +97,5 @@ def insult_words(kind: str, pools: tuple[str, ...] = POOLS) -> tuple[str, ...]:
 
 def with_article(words: str) -> str:
     """Return the words with "a" or "an" before them."""
-    vowel = words[0] in "aeiou" and not words.startswith("use")
+    vowel = words[0] in "aeiouAEIOU" and not words.startswith("use")
     return f"{'an' if vowel else 'a'} {words}"
