@@ -28,14 +28,14 @@ TOXICITY = """Print the reward model's probability of hate for each line of a te
 The classifier measures hate toward groups, not rudeness, and makes mistakes: see Lab 3."""
 FINETUNE = """Fine-tune as Lab 2 does, score on the test split, and save the model with its card.
 
-Each device takes batch_size dialogues at a time. Under accelerate launch the processes share the
-data, and the global batch is that many times larger. --set also accepts any argument of
+Each device takes batch_size dialogues at a time. With accelerate launch, the processes share the
+data, and the global batch is batch_size times their number. --set also accepts any argument of
 transformers' TrainingArguments, such as weight_decay=0.01."""
 PPO = """Train with PPO as Lab 3 does, score on the test split, and save the policy.
 
-The prompts are heated dialogues, and each device takes ppo_batch_size of them at a time. Under
-accelerate launch every process gets its own prompts, so a step has that many times more. --set also
-accepts any argument of PPOConfig and TrainingArguments, such as gamma=0.99."""
+The prompts are heated dialogues, and each device takes ppo_batch_size of them at a time. With
+accelerate launch, every process adds its own prompts to a step. --set also accepts any argument of
+PPOConfig and TrainingArguments, such as gamma=0.99."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,18 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     labs = _add(subparsers, "labs", "Run the notebooks, and write their pages and results.")
-    labs("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="which labs")
+    labs("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="labs to run")
     summarize = _add(subparsers, "summarize", SUMMARIZE)
     summarize("file", metavar="FILE", help="text, JSONL or CSV; - for standard input")
-    summarize("--format", choices=FORMATS, help="of FILE (default: by its extension, else text)")
+    summarize("--format", choices=FORMATS, help="FILE's format (default: by extension, else text)")
     evaluate = _add(subparsers, "evaluate", "Score a model on the test split, and plot the scores.")
     toxicity = _add(subparsers, "toxicity", TOXICITY)
     toxicity("file", metavar="FILE", help="a text on each line; - for standard input")
     finetune = _add(subparsers, "finetune", FINETUNE)
-    finetune("--method", choices=METHODS, default="lora", help="of fine-tuning (default: lora)")
+    finetune("--method", choices=METHODS, default="lora", help="fine-tuning method (default: lora)")
     finetune("--quantization", choices=("8bit", "4bit"), help="quantize the base model; needs CUDA")
     ppo = _add(subparsers, "ppo", PPO)
-    ppo("--estimator", choices=ESTIMATORS, default="gae", help="of advantages (default: gae, PPO)")
+    ppo("--estimator", choices=ESTIMATORS, default="gae", help="gae (PPO; default), rloo or grpo")
     ppo("--adapter", help="adapter to start from (default: OUTPUT_DIR/lab2/lora/best)")
     for option in (summarize, evaluate):
         option("--adapter", help="folder of an adapter to merge into the model")
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         option("--resume", action="store_true", help="resume from the newest complete checkpoint")
         option("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
     for option in (labs, evaluate, finetune, ppo):
-        option("--output-dir", help="where to write (default: LABS_OUTPUT_DIR, else out)")
+        option("--output-dir", help="output folder (default: LABS_OUTPUT_DIR, else out)")
     for option in (summarize, evaluate, toxicity, finetune, ppo):
         option("--cpu", action="store_true", help="do not use a GPU")
     return parser

@@ -15,8 +15,8 @@ from utils.prompts import build_prompt
 from utils.settings import Settings, adapter_base
 from utils.toxicity import HateReward, HateScorer
 
-# Options of Lab 3's section on the price of KL and of the stored sweep, which also reward the raw
-# logit: the value head's loss trains the policy too, and advantages favor late tokens.
+# Options for Lab 3's section on the KL price and for the stored sweep; both reward the raw logit.
+# With these options, the value loss also trains the policy, and advantages favor late tokens.
 UNDER_PRESSURE = {
     "lr_scheduler_type": "constant",
     "num_iterations": 4,
@@ -49,7 +49,7 @@ def add_prompts(rows: Dataset) -> Dataset:
 
 
 def decoder_adapter(settings: Settings) -> LoraConfig:
-    """Return LoRA for the decoder alone, without dropout: the encoder runs only once per prompt."""
+    """Return LoRA for the decoder alone, without dropout, so the encoder runs once per prompt."""
     decoder = r".*decoder.*\.(q|v|q_proj|v_proj)"  # as T5 and the BART family name them
     return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=decoder)
 

@@ -209,7 +209,7 @@ class SummaryTrainer(CheckedTrainer, Seq2SeqTrainer):
     def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """Split a batch into the fewest parts whose activations fit into a quarter of the memory.
 
-        The rest is for weights, gradients and the optimizer's moments.
+        The rest is for weights, gradients and the optimizer state.
         """
         rows, tokens = inputs["input_ids"].shape
         needed = activation_bytes(self.model.get_encoder().config.get_text_config(), rows, tokens)
@@ -297,7 +297,7 @@ def _trained(
     recipe: dict[str, Any],
     checkpoint: Path | None,
 ) -> FineTuningResult:
-    """Train, then free the trainer with the optimizer's moments (twice the model's size)."""
+    """Train, then free the trainer and its optimizer state (twice the model's size)."""
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
     start, memory = time.perf_counter(), _memory_in_use(args.device)

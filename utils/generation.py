@@ -18,7 +18,7 @@ from utils.training.memory import device_memory
 
 MAX_NEW_TOKENS = 128  # T5's own default of 20 cuts summaries off
 # Prompt tokens decoded together, and encoded together. On a CPU, decoding is faster with more rows,
-# and encoding with activations that fit into a cache. On a GPU, its memory sets both numbers.
+# and encoding with activations that fit into a cache. On a GPU, both depend on its memory.
 DECODED_TOKENS, ENCODED_TOKENS, BYTES_PER_TOKEN = 16_384, 4_096, 2**20
 LONG = 60.0  # seconds; no estimate is printed for shorter work
 TIMED_TOKENS = 3
@@ -138,7 +138,7 @@ def _encode(model: PreTrainedModel, batch: BatchEncoding, budget: int) -> BaseMo
 
 
 def _batches(lengths: list[int], batch_size: int | None, budget: int) -> Iterator[list[int]]:
-    """Yield batches of row numbers, longest rows first, so that a lack of memory shows at once."""
+    """Yield batches of row numbers, longest rows first, so that memory errors occur early."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
         size = batch_size or max(1, budget // lengths[order[0]])

@@ -69,7 +69,7 @@ def write_model_card(
         model_name=settings.model_name,
         model=data.base_model,
         dataset=data.datasets[0],
-        how="An adapter" if adapter else "Full fine-tuning",
+        how="LoRA fine-tuning" if adapter else "Full fine-tuning",
         **result.parameters,
         **result.recipe,
         epochs=result.epochs,

@@ -51,7 +51,7 @@ class Settings:
     output_dir: str = _option("folder for results, checkpoints and pages", "out")
 
     train_dialogues: int | None = _option("training dialogues, also for examples", None, none="all")
-    validation_dialogues: int | None = _option("dialogues to pick checkpoints", None, none="all")
+    validation_dialogues: int | None = _option("dialogues to choose checkpoints", None, none="all")
     test_dialogues: int | None = _option("dialogues for scores", None, minimum=2, none="all")
     max_prompt_tokens: int = _option("longest prompt, in tokens", 512)
     max_new_tokens: int = _option("longest summary, in tokens", 128)
@@ -59,18 +59,18 @@ class Settings:
 
     batch_size: int = _option("dialogues in one step of fine-tuning", 16)
     full_epochs: float = _option("epochs of full fine-tuning", 1.0)
-    full_learning_rate: float | None = _option("peak rate, full fine-tuning", None, none="default")
+    full_learning_rate: float | None = _option("full fine-tuning's peak rate", None, none="default")
     lora_epochs: float = _option("epochs of LoRA", 1.0)
-    lora_learning_rate: float | None = _option("peak rate, LoRA", None, none="default")
+    lora_learning_rate: float | None = _option("LoRA's peak rate", None, none="default")
     lora_rank: int = _option("rank r of LoRA's matrices", 32)
     sweep_steps: int = _option("steps of each run in Lab 2's sweep of ranks", 100)
     sweep_seeds: int = _option("runs per point in Lab 2's sweeps", 2)
 
-    ppo_steps: int = _option("batches of prompts that PPO samples and learns from", 100)
+    ppo_steps: int = _option("batches of prompts that PPO trains on", 100)
     ppo_batch_size: int = _option("prompts in one PPO step", 16)
-    ppo_learning_rate: float = _option("peak rate, PPO", 1e-4)
-    kl_coef: float = _option("price of one nat of KL to the reference", 0.05, minimum=0)
-    grpo_kl_coef: float = _option("price of KL in GRPO's loss, per token", 0.05, minimum=0)
+    ppo_learning_rate: float = _option("PPO's peak rate", 1e-4)
+    kl_coef: float = _option("coefficient β of the KL to the reference", 0.05, minimum=0)
+    grpo_kl_coef: float = _option("coefficient β of the KL in GRPO's loss", 0.05, minimum=0)
     ppo_seeds: int = _option("runs of PPO with different seeds", 3)
     ppo_generations: int = _option("responses per prompt with RLOO and GRPO", 4, minimum=2)
     second_judge: str | None = _option(

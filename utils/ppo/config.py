@@ -78,8 +78,8 @@ class PPOConfig(TrainingArguments):
 
     beta: float | None = _option(
         None,
-        "price of one nat of KL to the reference; gae and rloo subtract k1 from the reward, grpo "
-        "adds k3 to the loss",
+        "coefficient of the KL to the reference: gae and rloo subtract beta · k1 from the reward, "
+        "grpo adds beta · k3 to the loss",
     )
     log_kl: bool = _option(False, "log the KL even if beta is 0; this needs the reference")
     kl_target: float | None = _option(
@@ -143,11 +143,11 @@ class PPOConfig(TrainingArguments):
     gamma: float = _option(1.0, "gae's discount per token")
     lam: float = _option(
         1.0,
-        "gae's lambda. TRL's PPO had 0.95. If the reward comes at the end of a completion, that "
-        "makes early tokens look worse than late ones until the value head has learned",
+        "gae's lambda. TRL's PPO had 0.95, but with a reward at the end of a completion, a lambda "
+        "below 1 makes early tokens look worse than late ones until the value head has learned",
     )
     vf_coef: float = _option(0.1, "weight of the value loss")
-    epsilon_value: float = _option(0.2, "how far a value may move from its value at sampling time")
+    epsilon_value: float = _option(0.2, "how far a value may move from that at sampling time")
     value_learning_rate: float = _option(1e-2, "learning rate of the value head, a linear layer")
     value_trunk: str = _option(
         "detached",
