@@ -58,7 +58,7 @@ KINDS = _read_kinds()
 NAMES = _split_names()
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-FEASTS = ("Christmas Eve", "New Year's Day", "Easter Monday", "Halloween", "Labor Day", "Thanksgiving")  # fmt: skip
+FEASTS = ("Christmas Eve", "New Year's Day", "Easter Monday", "Halloween", "Labor Day")
 ORDINALS = (
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
     "eleventh", "twelfth",
@@ -151,21 +151,26 @@ SMALL_TALK = (  # {name} and {day} have nothing to do with the request
 THIRDS = {
     "offer": (
         ("I can help with that.", "Let me lend a hand.", "I will come along and help."),
-        ("offers to help", "wants to lend a hand", "promises to help"),
+        ("offers to help", "wants to lend a hand", "will come along", "steps in"),
         "an offer to help",
     ),
     "advice": (
         ("I would not do that.", "That is a bad idea.", "You will both regret it."),
-        ("advises against it", "warns them", "thinks it is a bad idea"),
+        ("advises against it", "warns them", "thinks it is a bad idea", "disapproves"),
         "a warning",
     ),
     "support": (
         ("That is a good idea.", "I would do the same.", "You should do that."),
-        ("supports the idea", "likes the idea", "thinks it is a good idea"),
+        ("supports the idea", "is in favor", "thinks it is a good idea", "encourages them"),
         "support",
     ),
 }
-THIRD_ENTERS = ("Sorry to break in.", "I heard you talking.", "May I say something?", "Hello, you two.")  # fmt: skip
+THIRD_ENTERS = (
+    "Sorry to break in.",
+    "I heard you talking.",
+    "May I say something?",
+    "Hello, you two.",
+)
 THIRD_REPLY = ("Thanks, {name}.", "Oh, hello, {name}.", "I see, {name}.", "Good to know, {name}.")
 OUTCOMES = {  # spoken lines, how a report tells it, how a diary tells it
     "yes": (
@@ -176,7 +181,7 @@ OUTCOMES = {  # spoken lines, how a report tells it, how a diary tells it
             "With pleasure{name}.",
             "That is fine with me{name}.",
         ),
-        ("agrees", "accepts", "says yes"),
+        ("agrees", "accepts", "says yes", "is happy to help", "promises to do it"),
         "They were glad to help",
     ),
     "no": (
@@ -187,7 +192,7 @@ OUTCOMES = {  # spoken lines, how a report tells it, how a diary tells it
             "No way{name}.",
             "That will not work{name}.",
         ),
-        ("refuses", "declines", "says no"),
+        ("refuses", "declines", "says no", "cannot do it", "turns it down"),
         "They turned me down",
     ),
     "maybe": (
@@ -198,7 +203,13 @@ OUTCOMES = {  # spoken lines, how a report tells it, how a diary tells it
             "I will tell you later{name}.",
             "Maybe{name}. Give me some time.",
         ),
-        ("will think about it", "is not sure", "wants more time"),
+        (
+            "will think about it",
+            "is not sure",
+            "wants more time",
+            "gives no clear answer",
+            "hesitates",
+        ),
         "They kept me waiting",
     ),
 }
@@ -286,3 +297,6 @@ INSULT_REPLIES = (
     "That was not nice.",
 )
 COOL_REPORTS = ("{a} gets angry with {b}", "{a} is upset with {b}", "{a} loses patience with {b}")
+# How a report adds the day and the reason to what is asked.
+TOLD_DAYS = (" on {day}", " for {day}", ", preferably {day}")
+TOLD_REASONS = (" because {reason}", " as {reason}", " since {reason}", ", given that {reason}")

@@ -162,7 +162,7 @@ class Style:
     third: bool = True
     insult: str = "quoting"
     wording: str = HOUSE
-    loyalty: float = 0.8
+    loyalty: float = 0.65
 
     def choose(self, slot: str, options: tuple[str, ...], rng: random.Random) -> str:
         """Choose one of several wordings: the preferred one, or any."""
@@ -176,9 +176,11 @@ def _preference(wording: str, slot: str, n: int) -> int:
     return random.Random(f"{wording}-{slot}").randrange(n)
 
 
-def draw_facts(rng: random.Random, heated: bool, source: Source = TRAIN) -> Facts:
+def draw_facts(
+    rng: random.Random, heated: bool, source: Source = TRAIN, kind: tables.Kind | None = None
+) -> Facts:
     """Draw the facts of one dialogue; a heated dialogue has an insult, and no third speaker."""
-    kind = rng.choice(tables.KINDS)
+    kind = kind or rng.choice(tables.KINDS)
     thing, wrong_thing = rng.sample(kind.things, 2)
     day, wrong_day = _draw_days(rng)
     outcome, first_outcome = rng.sample(sorted(tables.OUTCOMES), 2)
@@ -262,9 +264,10 @@ def _report(facts: Facts, style: Style, rng: random.Random) -> str:
     verb = style.choose(facts.kind.topic, facts.kind.verbs, rng)
     text = f"{facts.a} {verb.format(b=facts.b, thing=facts.thing)}"
     if style.day and facts.day:
-        text += f" on {facts.day}"
+        text += style.choose("day", tables.TOLD_DAYS, rng).format(day=facts.day)
     if style.reason and facts.reason:
-        text += f" because {facts.reason[1]}"
+        told = style.choose("reason", tables.TOLD_REASONS, rng)
+        text += told.format(reason=facts.reason[1])
     told = style.choose(facts.outcome, tables.OUTCOMES[facts.outcome][1], rng)
     text += rng.choice((". ", ". ", ", and ")) + f"{facts.b} {told}."
     if style.third and facts.third:
