@@ -1,4 +1,4 @@
-"""Delay checkpoints to the end of a sample, stop updates at a KL limit, and order the prompts."""
+"""Delay checkpoints to the end of a sample, limit the KL of its updates, and order prompts."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from trl.trainer.utils import RepeatSampler
 class WholeSamples(TrainerCallback):
     """Delay checkpoints and evaluations until all updates on a sample of completions are done.
 
-    A resumed run starts by drawing a new sample, so it can repeat the original run only from there.
+    A resumed run first draws a new sample, so it repeats the original run only from such a point.
     """
 
     def __init__(self, batches_per_sample: int):
@@ -34,7 +34,7 @@ class WholeSamples(TrainerCallback):
 class StopAtMaxKL(TrainerCallback):
     """Skip the remaining updates on a sample once the policy is too far from the one that drew it.
 
-    The check comes before each optimizer step, so the step that finds the KL too high is skipped.
+    The KL is checked before each optimizer step; if it is too high, that step is skipped, too.
     """
 
     def __init__(self, trainer: Any):
@@ -60,7 +60,7 @@ class StopAtMaxKL(TrainerCallback):
 
 
 class SyncReference(SyncRefModelCallback):
-    """TRL's callback that moves the reference toward the policy, but without the value head."""
+    """TRL's SyncRefModelCallback, which here leaves out the policy's value head."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

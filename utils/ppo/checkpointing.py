@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 
 
 class TrainingError(RuntimeError):
-    """Training cannot continue; the message names the step and where checkpoints remain."""
+    """Training cannot continue; the message says why, and where earlier checkpoints are."""
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
@@ -64,7 +64,7 @@ def checkpoint_flaw(folder: Path) -> str | None:
 
 
 class Recipe(TrainerCallback, ExportableState):
-    """Settings that must match on resuming; the Trainer writes them into trainer_state.json."""
+    """Settings that must match when a run is resumed, stored in trainer_state.json."""
 
     def __init__(self, **values: Any):
         self.values = values

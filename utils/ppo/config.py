@@ -7,7 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 # TRL's defaults for each estimator: gae's from TRL's last PPOConfig, the others' from RLOOConfig
-# and GRPOConfig. PPO whitens its advantages, as all of its implementations do.
+# and GRPOConfig. PPO whitens its advantages, as is standard in its implementations.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gae": {"num_generations": 1, "num_iterations": 4, "beta": 0.05, "scale_rewards": "none"}
     | {"normalize_advantages": True, "loss_type": "bnpo", "importance_sampling_level": "token"},
@@ -36,7 +36,7 @@ class PPOConfig(TrainingArguments):
     Names, meanings and defaults are those of TRL's RLOOConfig and GRPOConfig. As in TRL,
     `per_device_train_batch_size` counts completions, and a global step is one optimizer step.
     The trainer samples `steps_per_generation` batches at once and passes over them
-    `num_iterations` times. For options in DEFAULTS, None means the value of the chosen estimator.
+    `num_iterations` times. For options in DEFAULTS, None means the estimator's default.
     """
 
     _VALID_DICT_FIELDS = (
@@ -66,13 +66,13 @@ class PPOConfig(TrainingArguments):
     top_p: float = _option(1.0, "nucleus sampling; below 1, samples do not come from the policy")
     top_k: int = _option(0, "number of most likely tokens to sample from; 0: all")
     min_p: float | None = _option(
-        None, "lowest probability of a sampled token, relative to the most likely token's"
+        None, "minimum probability of a sampled token, relative to the most likely token's"
     )
     repetition_penalty: float = _option(
         1.0, "penalty on repeated tokens; above 1, samples do not come from the policy"
     )
     generation_kwargs: dict[str, Any] | str | None = _option(
-        None, "further arguments of transformers' GenerationConfig"
+        None, "additional arguments of transformers' GenerationConfig"
     )
     cache_implementation: str | None = _option(None, "key-value cache to use in generation")
 
@@ -137,17 +137,17 @@ class PPOConfig(TrainingArguments):
         False, "exclude completions without an end-of-sequence token from the loss"
     )
     missing_eos_penalty: float | None = _option(
-        None, "subtracted from the reward of a completion without an end-of-sequence token"
+        None, "reward lost by a completion without an end-of-sequence token"
     )
 
-    gamma: float = _option(1.0, "gae's discount per token")
+    gamma: float = _option(1.0, "gae's discount factor per token")
     lam: float = _option(
         1.0,
         "gae's lambda. TRL's PPO had 0.95, but with a reward at the end of a completion, a lambda "
         "below 1 makes early tokens look worse than late ones until the value head has learned",
     )
     vf_coef: float = _option(0.1, "weight of the value loss")
-    epsilon_value: float = _option(0.2, "how far a value may move from that at sampling time")
+    epsilon_value: float = _option(0.2, "how far a value may move from the one at sampling time")
     value_learning_rate: float = _option(1e-2, "learning rate of the value head, a linear layer")
     value_trunk: str = _option(
         "detached",
@@ -157,7 +157,7 @@ class PPOConfig(TrainingArguments):
     )
 
     disable_dropout: bool = _option(
-        True, "turn off dropout in training. TRL: False, so that the first ratio is not 1"
+        True, "turn off dropout in training. TRL: False, but then the first ratio is not 1"
     )
     log_completions: bool = _option(False, "print some completions with each log entry")
     num_completions_to_print: int | None = _option(None, "completions to print; None: all")

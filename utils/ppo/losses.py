@@ -32,7 +32,7 @@ def whiten(x: Tensor, mask: Tensor, min_std: float = 0.0) -> Tensor:
     """Shift and scale to mean 0 and variance 1 (Bessel-corrected) over the mask; 0 elsewhere.
 
     `min_std` is a lower bound on the standard deviation that x is divided by.
-    Raises ValueError if the mask has fewer than two positions, which have no variance.
+    Raises ValueError if the mask has fewer than two positions: one value has no variance.
     """
     if (count := mask.sum()) < 2:
         raise ValueError(
@@ -109,7 +109,7 @@ def grpo_advantages(rewards: Tensor, num_generations: int, scale: str = "group")
 
 
 def nanstd(x: Tensor, dim: int) -> Tensor:
-    """Return the Bessel-corrected deviation along a dimension, ignoring NaN; 0 for one value."""
+    """Return the Bessel-corrected standard deviation along `dim`, ignoring NaN; 0 for one value."""
     count = (~x.isnan()).sum(dim=dim, keepdim=True)
     squares = (x - x.nanmean(dim=dim, keepdim=True)).square().nansum(dim=dim, keepdim=True)
     return (squares / (count - 1).clamp(min=1)).sqrt()
@@ -187,7 +187,7 @@ def clipped_value_error(
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Return 1 − Var(returns − values) / Var(returns) over the mask: 1 is perfect, 0 constant."""
+    """Return 1 − Var(returns − values) / Var(returns) over the mask: 1 at best, 0 if constant."""
     inside = mask.bool()
     residual = (returns - values)[inside].var(correction=0)
     return 1 - residual / (returns[inside].var(correction=0) + EPSILON)

@@ -61,7 +61,7 @@ def add_value_head(model: Model, trunk: str) -> ValueHead:
         if not inputs.get("output_hidden_states"):
             return output
         values = module.value_head(output.decoder_hidden_states[-1], inputs)
-        return {**output, "state_values": values}  # a dict: DDP rebuilds other outputs
+        return {**output, "state_values": values}  # a dict: DDP rebuilds outputs by their class
 
     model.value_head.hook = model.register_forward_hook(add_values, with_kwargs=True)
     return model.value_head
@@ -156,7 +156,7 @@ class InverseTransformSampling(LogitsProcessor):
     """Draw the next token with one uniform number, and mask all others for greedy decoding.
 
     By default, `generate` samples with torch.multinomial, which draws a number for each token of
-    the vocabulary; on a CPU, this is an eighth of the time of a completion. `logprobs` collects the
+    the vocabulary; on a CPU, this takes an eighth of a completion's time. `logprobs` collects the
     log-probabilities of the drawn tokens, one tensor (batch,) for each step.
     """
 

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 @contextlib.contextmanager
 def weights_cast_once(model: nn.Module) -> Iterator[None]:
-    """Under autocast, cast each weight once in the block instead of at each use, without gradients.
+    """Under autocast, cast each weight once per block instead of at each use; gradients are off.
 
-    Autocast caches casts only for weights that require a gradient, so all weights do in the block.
+    Autocast caches casts only for weights that require a gradient, so in the block all weights do.
     Decoding uses every weight for each token; casts would take a third of its time on a CPU.
     A model whose attribute `cpu_speedups` is False is not changed.
     """

@@ -67,7 +67,7 @@ Sample = dict[str, Any]  # tensors with one row per completion; "prompts" is a d
 
 
 class PPOTrainer(CheckedTrainer):
-    """Train an encoder-decoder model for reward, and keep it close to the initial policy.
+    """Train an encoder-decoder model to maximize reward while staying close to the initial policy.
 
     Args:
         model: the initial policy, or its id or folder. A PeftModel's adapter is trained further.
@@ -78,7 +78,7 @@ class PPOTrainer(CheckedTrainer):
         processing_class: the model's tokenizer; None loads it by the model's id.
         reward_processing_classes: tokenizers of the classifiers among the reward functions.
         callbacks, optimizers: as in transformers.Trainer.
-        peft_config: adds a new adapter and trains it; None trains all parameters, or the adapter.
+        peft_config: a new adapter to train; None trains all parameters, or a PeftModel's adapter.
 
     Raises ValueError if the model is decoder-only or has no trainable parameter, if a dataset has
     no column "prompt" or too few rows, or if options contradict each other.
@@ -134,7 +134,7 @@ class PPOTrainer(CheckedTrainer):
         self.metrics = {mode: Metrics(self.accelerator) for mode in ("train", "eval")}
         self.mode = "train"
         self.beta = self.next_beta = args.beta  # of the current sample and of the next
-        self.drift = torch.zeros(2, device=device)  # sum of k3 since sampling, and of tokens
+        self.drift = torch.zeros(2, device=device)  # sums of k3 and of tokens in this step
         self.stopped_early = False
         self.stored: list[dict[str, Any]] = []
         self.shown: dict[str, Any] = {}
@@ -143,10 +143,10 @@ class PPOTrainer(CheckedTrainer):
         self.batches: list[tuple[Tensor, Tensor]] = []  # rows of the sample, and their normalizer
 
     def _generation_config(self) -> GenerationConfig:
-        """Return the settings for `generate`; it samples by itself only with special options."""
+        """Return settings for `generate`, greedy if `InverseTransformSampling` draws the tokens."""
         args, tokenizer, model = self.args, self.processing_class, self.policy
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no eos_token, which ends completions: set it")
+            raise ValueError("the tokenizer has no eos_token to end completions: set it")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         own = model.generation_config.eos_token_id
@@ -251,7 +251,7 @@ class PPOTrainer(CheckedTrainer):
         return PromptSampler(rows, **self._repetition(), **order, epoch=lambda: self.state.epoch)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["prompt"]  # what remove_unused_columns=True does not remove
+        self._signature_columns = ["prompt"]  # the one that remove_unused_columns=True keeps
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> RepeatSampler:
         return RepeatSampler(eval_dataset, self.args.generations_eval, shuffle=False)
@@ -356,7 +356,7 @@ class PPOTrainer(CheckedTrainer):
         return rewards.to(self.args.device), texts
 
     def _gather(self, drawn: Sample, rewards: Tensor) -> dict[str, Tensor]:
-        """Gather one number of each kind per completion, (completions of all processes,)."""
+        """Gather per-completion quantities, each (completions of all processes,), in one call."""
         mask, logprobs = drawn["mask"], drawn["old_logprobs"]
         k1, _, k3 = losses.kl_estimates(logprobs, drawn["reference_logprobs"])
         ends = torch.tensor(self.eos_token_ids, device=mask.device)
@@ -388,7 +388,7 @@ class PPOTrainer(CheckedTrainer):
         return scores
 
     def _advantages(self, drawn: Sample, everyone: dict[str, Tensor], scores: Tensor) -> Tensor:
-        """Add advantages and returns to the sample; return one per completion (scores with gae)."""
+        """Add advantages and returns to the sample; return one advantage each (gae: score)."""
         args, mask = self.args, drawn["mask"]
         first = self.accelerator.process_index * len(mask)
         if args.advantage_estimator == "gae":
@@ -414,7 +414,7 @@ class PPOTrainer(CheckedTrainer):
         return whole
 
     def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
-        """Whiten over the completion tokens of all processes, only in training and if requested."""
+        """Whiten over the completion tokens of all processes, in training and if requested."""
         if not self.args.normalize_advantages or self.mode == "eval":
             return advantages
         x, m = advantages, mask
