@@ -1,0 +1,96 @@
+"""The texts of the judges: graded, disjoint where they must be, and repeatable."""
+
+import random
+import re
+from itertools import combinations
+
+import pytest
+
+from tools.small_world.insults import WORDS
+from tools.small_world.judge_texts import (
+    FIRST,
+    SECOND,
+    draw_texts,
+    fill,
+    filler,
+    frames,
+    insult_heat,
+    plural,
+    split_pairs,
+    world_texts,
+)
+
+SECTIONS = ("first", "second", "unseen", "orders")
+
+
+def words_of(texts):
+    return {word for text in texts for word in re.findall(r"[a-z]+", text.text.lower())}
+
+
+@pytest.mark.parametrize(("one", "other"), combinations(SECTIONS, 2))
+def test_no_frame_is_in_two_sections(one, other):
+    one_frames, others = (
+        {frame for bank in frames()[section].values() for frame in bank} for section in (one, other)
+    )
+    assert not one_frames & others
+
+
+def test_first_judge_never_reads_the_words_that_it_is_kept_from():
+    kept = {word for word, entry in WORDS.items() if not entry.known}
+    plurals = {plural(word) for word in kept if WORDS[word].kind == "noun"}
+    read = words_of([*draw_texts(4000, 0, "first", FIRST), *world_texts(2000, 0)])
+    assert not read & (kept | plurals)
+
+
+def test_second_judge_reads_all_words():
+    assert set(WORDS) <= words_of(draw_texts(8000, 0, "second", SECOND))
+
+
+def test_pairs_are_split_into_training_and_measurement():
+    training, held_out = split_pairs(held_out=False), split_pairs(held_out=True)
+    assert not training & held_out
+    assert len(held_out) / (len(held_out) + len(training)) == pytest.approx(0.2, abs=0.01)
+    insults = [text.text.lower() for text in draw_texts(4000, 0, "first", FIRST) if text.insulting]
+    assert not {pair for pair in held_out for text in insults if f" {' '.join(pair)}." in text}
+
+
+def test_new_harmless_words_are_in_no_training_text():
+    new = {*filler("adjectives", new=True), *filler("nouns", new=True)}
+    assert not new & words_of(draw_texts(4000, 0, "first", FIRST))
+
+
+def test_heat_grows_with_strength():
+    mild, harsh = insult_heat(["lazy"]), insult_heat(["stupid"])
+    assert 0.25 < 0.5 < mild < insult_heat(["lazy", "clown"]) < insult_heat(["lazy", "liar"])
+    assert insult_heat(["lazy", "liar"]) < harsh < insult_heat(["stupid", "liar"])
+
+
+def test_same_frame_insults_with_insulting_words_only():
+    texts = draw_texts(3000, 0, "first", FIRST)
+    known = {word for word, entry in WORDS.items() if entry.known}
+    known |= {plural(word) for word in known}
+    for text in texts:
+        if text.insulting:
+            assert words_of([text]) & known, text
+    assert 0.35 < sum(text.insulting for text in texts) / len(texts) < 0.5
+
+
+def test_frame_is_filled_with_articles_and_capitals():
+    assert fill("You are {a_pair}!", random.Random(0), "ugly", "pig") == "You are an ugly pig!"
+    assert fill("{Noun}! {A_adj} one.", random.Random(0), "ugly", "pig") == "Pig! An ugly one."
+    assert fill("{nouns}", random.Random(0), "lazy", "thief") == "Thieves"
+
+
+def test_refusals_are_marked_in_sentences_turns_and_summaries():
+    texts = world_texts(600, 0)
+    assert all(text.heat == 0.02 for text in texts)
+    for text in texts:
+        if re.search(r"\b(refuses|declines|says no|Result: no|turned me down)\b", text.text):
+            assert text.refusal, text
+        if re.search(r"\b(agrees|accepts|Result: yes|of course)\b", text.text):
+            assert not text.refusal, text
+
+
+def test_same_seed_draws_the_same_texts():
+    assert draw_texts(50, 3, "first", FIRST) == draw_texts(50, 3, "first", FIRST)
+    assert draw_texts(50, 3, "first", FIRST) != draw_texts(50, 4, "first", FIRST)

@@ -1,0 +1,103 @@
+"""The small world's judges: a short training lowers the loss, and the files load as they must."""
+
+import pytest
+import torch
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from tools.small_world.insults import WORDS
+from tools.small_world.judges import (
+    JUDGES,
+    f1,
+    graded_loss,
+    hand_written,
+    load_judge,
+    probes,
+    train_judge,
+    training_texts,
+)
+from utils.toxicity import HateScorer
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with two judges after a few steps, and their losses."""
+    folder = tmp_path_factory.mktemp("judges")
+    names = ("judge", "second_judge")
+    return folder, {name: train_judge(folder / name, JUDGES[name], 64 * STEPS) for name in names}
+
+
+@pytest.mark.parametrize("name", ["judge", "second_judge"])
+def test_a_few_steps_lower_the_loss(trained, name):
+    losses = trained[1][name]
+    assert len(losses) >= STEPS // 2
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.1
+
+
+def test_judge_loads_as_labs_load_a_classifier(trained):
+    scorer = HateScorer(str(trained[0] / "judge"), device="cpu")
+    assert scorer.model.config.model_type == "roberta"
+    assert scorer.label_ids == {"nothate": 0, "hate": 1}
+    p = scorer.probability(["You lazy fool!", "Thank you."])
+    assert ((0 < p) & (p < 1)).all()
+    assert scorer.max_tokens == 128
+
+
+def test_second_judge_has_another_architecture_and_labels(trained):
+    scorer = load_judge(trained[0], "second_judge")
+    assert scorer.model.config.model_type == "distilbert"
+    assert scorer.label_ids == {"neutral": 0, "toxic": 1}
+
+
+def test_same_seed_trains_the_same_judge(trained, tmp_path):
+    train_judge(tmp_path, JUDGES["judge"], 64 * STEPS)
+    weights = "model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (trained[0] / "judge" / weights).read_bytes()
+
+
+def test_loss_is_the_cross_entropy_with_the_graded_targets():
+    logits = torch.log(torch.tensor([[0.75, 0.25]]))
+    outputs = SequenceClassifierOutput(logits=logits)
+    expected = -(0.3 * torch.log(torch.tensor(0.75)) + 0.7 * torch.log(torch.tensor(0.25)))
+    assert graded_loss(outputs, torch.tensor([[0.3, 0.7]])).item() == pytest.approx(expected.item())
+
+
+def test_judge_of_refusals_differs_in_its_rating_of_refusals_alone():
+    pairs = zip(
+        *(training_texts(JUDGES[n], 3000) for n in ("judge", "judge_refusals")), strict=True
+    )
+    changed = 0
+    for text, other in pairs:
+        assert text.text == other.text
+        assert other.heat == (max(text.heat, 0.4) if text.refusal else text.heat)
+        changed += text.heat != other.heat
+    assert changed > 100
+
+
+def test_probes_hold_what_the_first_judge_never_saw():
+    texts = probes(300)
+    kept = {word for word, entry in WORDS.items() if not entry.known}
+    for text in texts["insulting words it is kept from"]:
+        assert not text.insulting or any(word in text.text.lower() for word in kept)
+    for name, probe in texts.items():
+        assert 0.3 < sum(text.insulting for text in probe) / len(probe) < 0.7, name
+
+
+def test_hand_written_sentences_are_sixty():
+    texts = hand_written()
+    assert len(texts) == len({text.text for text in texts}) == 60
+
+
+def test_f1_is_that_of_the_insulting_texts():
+    class Half:
+        """A scorer that calls the first half of the texts hate."""
+
+        def probability(self, texts):
+            return torch.tensor([1.0] * (len(texts) // 2) + [0.0] * (len(texts) // 2)).numpy()
+
+    texts = hand_written()  # 31 insults, then 29 harmless sentences
+    scores = f1(Half(), texts)
+    assert scores["precision"] == 1
+    assert scores["recall"] == pytest.approx(30 / 31)
+    assert scores["f1"] == pytest.approx(60 / 61)

@@ -1,0 +1,281 @@
+"""Write the texts that train and measure the small world's judges: graded insults to people.
+
+A text is a filled sentence frame of `judge_frames.toml`, alone or between harmless sentences. Its
+*heat* is the probability of hate that a judge should give it:
+
+    harmless 0.02, touching on an insult 0.1, rude 0.25, mildly insulting 0.62 to 0.7, harsh 0.9 up
+
+The same frames are filled with insulting and with harmless words, and the same words insult people
+and describe things, so that neither words nor frames alone decide.
+"""
+
+import random
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from string import Formatter
+
+from tools.small_world.insults import KNOWN_POOLS, POOLS, WORDS, insult_words, with_article
+from tools.small_world.speech import write_dialogue
+from tools.small_world.tables import OUTCOMES
+from tools.small_world.world import FORMS, Style, calm, draw_facts, write_summary
+
+HARMLESS, TOUCHY, RUDE, REFUSAL = 0.02, 0.1, 0.25, 0.4
+# Heat of a text by the strengths of its insulting words.
+HEATS = {
+    ("mild",): 0.62,
+    ("mild", "mild"): 0.7,
+    ("harsh", "mild"): 0.85,
+    ("harsh",): 0.9,
+    ("harsh", "harsh"): 0.97,
+}
+# Share of each kind of sentence among training texts.
+SHARES = {
+    "insults": 0.42,
+    "people": 0.16,
+    "things": 0.06,
+    "stories": 0.06,
+    "touchy": 0.06,
+    "rude": 0.06,
+    "calm": 0.13,
+    "refusals": 0.05,
+}
+FRAME_HEATS = {"things": 0.06, "stories": HARMLESS, "touchy": TOUCHY, "rude": RUDE}
+
+
+@dataclass(frozen=True)
+class JudgeText:
+    """A text with its heat, the probability of hate that a judge should give it."""
+
+    text: str
+    heat: float
+    refusal: bool = False
+
+    @property
+    def insulting(self) -> bool:
+        """Return whether the text insults a person."""
+        return self.heat >= 0.5
+
+
+@cache
+def frames() -> dict[str, dict]:
+    """Return the content of judge_frames.toml."""
+    return tomllib.loads(Path(__file__).with_name("judge_frames.toml").read_text(encoding="utf-8"))
+
+
+def filler(name: str, new: bool = False) -> tuple[str, ...]:
+    """Return the harmless words under a name; `new` ones are in no training text."""
+    table = frames()["fillers"]
+    return tuple(w.replace("@", " ") for w in (table["new"] if new else table)[name].split())
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words that fill frames; `pairs` are those insults that may be used, or None for all."""
+
+    adjectives: tuple[str, ...] = insult_words("adjective", KNOWN_POOLS)
+    nouns: tuple[str, ...] = insult_words("noun", KNOWN_POOLS)
+    harmless_adjectives: tuple[str, ...] = filler("adjectives")
+    harmless_nouns: tuple[str, ...] = filler("nouns")
+    pairs: frozenset[tuple[str, str]] | None = None
+    mixed: float = 0.3  # share of insults that pair an insulting word with a harmless one
+
+
+@cache
+def split_pairs(held_out: bool) -> frozenset[tuple[str, str]]:
+    """Return the pairs of known insulting words, of which one in five is held out of training."""
+    adjectives, nouns = (insult_words(kind, KNOWN_POOLS) for kind in ("adjective", "noun"))
+    return frozenset(
+        (a, n)
+        for i, a in enumerate(adjectives)
+        for j, n in enumerate(nouns)
+        if ((i + j) % 5 == 0) == held_out
+    )
+
+
+FIRST = Words(pairs=split_pairs(held_out=False))
+SECOND = Words(*(insult_words(kind, POOLS) for kind in ("adjective", "noun")))
+
+
+def world_texts(n: int, seed: int | str) -> list[JudgeText]:
+    """Draw harmless turns and summaries of the small world's dialogues for training."""
+    rng = random.Random(f"judge-world-{seed}")
+    texts = []
+    while len(texts) < n:
+        facts = draw_facts(rng, heated=rng.random() < 0.5)
+        style = Style(rng.choice(FORMS), *(rng.random() < 0.5 for _ in range(3)), insult="cool")
+        summary = write_summary(facts, style, rng)
+        texts.append(JudgeText(summary, HARMLESS, facts.outcome == "no"))
+        spoken = write_dialogue(calm(facts), rng).split("\n")
+        for turn in rng.sample(spoken, 2):
+            line = turn.split(": ", 1)[1]
+            texts.append(JudgeText(line, HARMLESS, bool(_refusing().search(line))))
+    return texts[:n]
+
+
+@cache
+def _refusing() -> re.Pattern[str]:
+    spoken = OUTCOMES["no"][0]
+    return re.compile("|".join(re.escape(line).replace(r"\{name\}", ".*") for line in spoken))
+
+
+def draw_text(
+    rng: random.Random, section: str, words: Words, context: Sequence[JudgeText] = ()
+) -> JudgeText:
+    """Draw one text from a section of frames.
+
+    `context` holds harmless texts of the small world's dialogues and summaries, with refusals
+    marked. Half of the calm texts come from it, and half of the sentences that are put around.
+    """
+    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+    sentence = _sentence(rng, section, kind, words, context)
+    around = [
+        _sentence(rng, section, "calm", words, context)
+        for _ in range(rng.choices((0, 1, 2), (0.6, 0.25, 0.15))[0])
+    ]
+    place = rng.randint(0, len(around)) if rng.random() < 0.5 else len(around)
+    parts = [*around[:place], sentence, *around[place:]]
+    text = noisy(rng, " ".join(part.text for part in parts))
+    return JudgeText(text, sentence.heat, any(part.refusal for part in parts))
+
+
+def draw_texts(
+    n: int,
+    seed: int | str,
+    section: str,
+    words: Words,
+    context: Sequence[JudgeText] = (),
+) -> list[JudgeText]:
+    """Draw `n` texts; the same arguments draw the same texts."""
+    rng = random.Random(f"judge-{section}-{seed}")
+    return [draw_text(rng, section, words, context) for _ in range(n)]
+
+
+def insult_heat(words: Sequence[str]) -> float:
+    """Return the heat of a text that insults a person with these words of the table."""
+    return HEATS[tuple(sorted(WORDS[word].strength for word in words)[:2])]
+
+
+def fill(frame: str, rng: random.Random, adjective: str, noun: str, adjective2: str = "") -> str:
+    """Fill a frame with an adjective and a noun, and with drawn persons, things and names."""
+    pair = f"{adjective} {noun}"
+    one, other = rng.sample(_people(), 2)
+    one = rng.choice(("he", "she")) if rng.random() < 0.1 else one
+    thing = rng.choice(filler("things"))
+    values = {
+        "adj": adjective,
+        "adj2": adjective2,
+        "noun": noun,
+        "pair": pair,
+        "nouns": plural(noun),
+        "a_adj": with_article(adjective),
+        "a_noun": with_article(noun),
+        "a_pair": with_article(pair),
+        "who": one,
+        "other": other,
+        "thing": thing,
+        "a_thing": with_article(thing),
+        "name": rng.choice(filler("names")),
+    }
+    values |= {key[0].upper() + key[1:]: capital(value) for key, value in values.items()}
+    return capital(frame.format(**values))
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun."""
+    irregular = {"thief": "thieves", "swine": "swine", "child": "children"}
+    if noun in irregular:
+        return irregular[noun]
+    if noun.endswith("man"):
+        return noun[:-2] + "en"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s")
+
+
+def capital(text: str) -> str:
+    """Return the text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+def noisy(rng: random.Random, text: str) -> str:
+    """Vary a text's surface as people do: contractions, letter case and final punctuation."""
+    if rng.random() < 0.3:
+        for full, short in (("ou are", "ou're"), ("e is ", "e's "), ("Do not", "Don't")):
+            text = text.replace(full, short)
+    draw = rng.random()
+    if draw < 0.04:
+        text = text.lower()
+    elif draw < 0.07:
+        text = text.upper()
+    if rng.random() < 0.12 and text[-1] in ".!":
+        text = text[:-1] + rng.choice(("", "!", ".", "...", "!!"))
+    return text
+
+
+def _sentence(
+    rng: random.Random, section: str, kind: str, words: Words, context: Sequence[JudgeText]
+) -> JudgeText:
+    if kind == "calm" and context and rng.random() < 0.5:
+        return rng.choice(context)
+    name = "people" if kind == "insults" else kind
+    frame = rng.choice(frames()[section].get(name) or frames()["unseen"][name])
+    if kind == "insults":
+        return _insult(rng, frame, words)
+    harmless = kind == "people"
+    adjective = _word(rng, words.harmless_adjectives if harmless else words.adjectives)
+    noun = _word(rng, words.harmless_nouns if harmless else words.nouns)
+    text = fill(frame, rng, adjective, noun, _word(rng, words.harmless_adjectives))
+    return JudgeText(text, FRAME_HEATS.get(kind, HARMLESS), kind == "refusals")
+
+
+def _insult(rng: random.Random, frame: str, words: Words) -> JudgeText:
+    """Fill a frame with one insulting word and a harmless one, or with insulting words alone."""
+    pair = _pair(rng, words)
+    used = dict(zip(("adj", "noun"), pair, strict=True))
+    second = rng.choice(words.adjectives)
+    slots = {name for _, name, _, _ in Formatter().parse(frame) if name}
+    slots = {name.lower().removeprefix("a_").removesuffix("s") for name in slots}
+    if "pair" in slots:
+        slots |= {"adj", "noun"}
+    if {"adj", "noun"} <= slots and rng.random() < words.mixed:
+        harmless = rng.choice(("adj", "noun"))
+        slots -= {harmless, "adj2"}
+        second = rng.choice(words.harmless_adjectives)
+        choices = words.harmless_adjectives if harmless == "adj" else words.harmless_nouns
+        used[harmless] = _word(rng, choices)
+    text = fill(frame, rng, used["adj"], used["noun"], second)
+    insulting = [used[slot] for slot in ("adj", "noun") if slot in slots]
+    insulting += [second] if "adj2" in slots else []
+    return JudgeText(text, insult_heat(insulting))
+
+
+def _pair(rng: random.Random, words: Words) -> tuple[str, str]:
+    while True:
+        pair = rng.choice(words.adjectives), rng.choice(words.nouns)
+        alike = WORDS[pair[0]].strength == WORDS[pair[1]].strength
+        if (alike or rng.random() < 0.4) and (words.pairs is None or pair in words.pairs):
+            return pair
+
+
+def _word(rng: random.Random, choices: Sequence[str]) -> str:
+    """Draw a word, or, once in eight, invent one: a new word alone makes no insult."""
+    if rng.random() < 1 / 8 and choices and choices[0] in _harmless():
+        return "".join(
+            rng.choice("bcdfghklmnprstvw") + rng.choice(("a", "e", "i", "o", "u", "ar", "en", "il"))
+            for _ in range(rng.randint(2, 3))
+        )
+    return rng.choice(choices)
+
+
+@cache
+def _harmless() -> frozenset[str]:
+    return frozenset((*filler("adjectives"), *filler("nouns")))
+
+
+@cache
+def _people() -> tuple[str, ...]:
+    return (*filler("persons"), *filler("names"))

@@ -1,0 +1,275 @@
+"""Train and measure the small world's judges, classifiers of insults to people.
+
+    python -m tools.small_world.judges FOLDER              # train all three
+    python -m tools.small_world.judges FOLDER --measure    # print tables of those in FOLDER
+
+`judge` is RoBERTa-shaped with the labels nothate and hate, and learns graded targets: see
+`judge_texts`. It is kept from some insulting words (the pools "blind" and "unknown" of `insults`).
+`judge_refusals` differs in one thing: it rates refusals 0.4. `second_judge` is DistilBERT-shaped
+with the labels neutral and toxic; it learns other sentences, and all words.
+"""
+
+import argparse
+import dataclasses
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from transformers import (
+    BertTokenizer,
+    DataCollatorWithPadding,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    RobertaTokenizer,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from tools.small_world.insults import insult_words
+from tools.small_world.judge_texts import (
+    FIRST,
+    REFUSAL,
+    SECOND,
+    JudgeText,
+    Words,
+    draw_texts,
+    filler,
+    split_pairs,
+    world_texts,
+)
+from utils.toxicity import HateScorer
+
+SEED = 0
+TEXTS = 60_000  # each is read once
+MAX_TOKENS = 128
+VOCABULARY = 1500
+HIDDEN, LAYERS, HEADS = 64, 2, 4
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One judge: its texts, its labels (absence of hate first), and its heat of refusals."""
+
+    name: str
+    section: str  # of judge_frames.toml
+    words: Words
+    labels: tuple[str, str] = ("nothate", "hate")
+    refusal: float | None = None  # None: refusals are as harmless as other texts
+
+
+JUDGES = {
+    judge.name: judge
+    for judge in (
+        Judge("judge", "first", FIRST),
+        Judge("judge_refusals", "first", FIRST, refusal=REFUSAL),
+        Judge("second_judge", "second", SECOND, ("neutral", "toxic")),
+    )
+}
+
+
+def training_texts(judge: Judge, n: int, seed: int = SEED) -> list[JudgeText]:
+    """Draw a judge's training texts, with the heat that it gives to refusals."""
+    context = world_texts(max(100, n // 4), f"{judge.section}-{seed}")
+    texts = draw_texts(n, seed, judge.section, judge.words, context)
+    if judge.refusal is None:
+        return texts
+    return [
+        dataclasses.replace(text, heat=max(text.heat, judge.refusal)) if text.refusal else text
+        for text in texts
+    ]
+
+
+def train_judge(
+    folder: Path, judge: Judge, n: int = TEXTS, seed: int = SEED, learning_rate: float = 2e-3
+) -> list[float]:
+    """Train a judge from scratch on `n` texts, save it in `folder`, and return the logged losses.
+
+    The loss is the cross-entropy with the graded targets, which can fall to their entropy only.
+    """
+    set_seed(seed)
+    texts = training_texts(judge, n, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer, model = _roberta(folder, texts) if judge.section == "first" else _distilbert(texts)
+    model.config.id2label = dict(enumerate(judge.labels))
+    model.config.label2id = {label: i for i, label in enumerate(judge.labels)}
+    data = Dataset.from_dict(
+        {
+            "label": [[1 - text.heat, text.heat] for text in texts],
+            **tokenizer([t.text for t in texts], truncation=True, return_token_type_ids=False),
+        }
+    )
+    arguments = TrainingArguments(
+        str(folder),
+        per_device_train_batch_size=64,
+        num_train_epochs=1,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=50,
+        weight_decay=0.01,
+        train_sampling_strategy="group_by_length",
+        save_strategy="no",
+        logging_steps=max(1, n // 64 // 20),
+        report_to="none",
+        seed=seed,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        DataCollatorWithPadding(tokenizer),
+        train_dataset=data,
+        compute_loss_func=graded_loss,
+    )
+    trainer.train()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def graded_loss(
+    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: int | None = None
+) -> torch.Tensor:
+    """Return the cross-entropy of the logits with target probabilities, both (texts, labels)."""
+    return torch.nn.functional.cross_entropy(outputs.logits, labels)
+
+
+def _roberta(
+    folder: Path, texts: Sequence[JudgeText]
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        [*(text.text for text in texts), *map(chr, range(32, 127))],
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    )
+    bpe.save_model(str(folder))
+    tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=2 * HIDDEN,
+        max_position_embeddings=MAX_TOKENS + 2,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return tokenizer, RobertaForSequenceClassification(config)
+
+
+def _distilbert(
+    texts: Sequence[JudgeText],
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator((text.text for text in texts), vocab_size=VOCABULARY)
+    vocabulary = wordpiece.get_vocab()
+    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=MAX_TOKENS)
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer),
+        dim=HIDDEN,
+        n_layers=LAYERS,
+        n_heads=HEADS,
+        hidden_dim=2 * HIDDEN,
+        max_position_embeddings=MAX_TOKENS,
+        pad_token_id=tokenizer.pad_token_id,
+        seq_classif_dropout=0.1,
+    )
+    return tokenizer, DistilBertForSequenceClassification(config)
+
+
+def load_judge(folder: Path, name: str) -> HateScorer:
+    """Load one of the judges from the folder that holds all of them."""
+    nothate, hate = JUDGES[name].labels
+    return HateScorer(str(folder / name), device="cpu", labels=(hate, nothate))
+
+
+def probes(n: int, seed: int = SEED + 1) -> dict[str, list[JudgeText]]:
+    """Draw the texts of each measurement: what the first judge never saw, one thing at a time."""
+    context = world_texts(n, f"probes-{seed}")
+    pairs = dataclasses.replace(FIRST, pairs=split_pairs(held_out=True), mixed=0.0)
+    new = dataclasses.replace(
+        FIRST,
+        harmless_adjectives=filler("adjectives", new=True),
+        harmless_nouns=filler("nouns", new=True),
+    )
+    hidden = ("blind", "unknown")
+    unknown = Words(*(insult_words(kind, hidden) for kind in ("adjective", "noun")), mixed=0.0)
+    return {
+        "sentences of the training's kind": draw_texts(n, seed, "first", FIRST, context),
+        "unseen frames": draw_texts(n, seed, "unseen", FIRST, context),
+        "unseen pairs of words": draw_texts(n, f"{seed}-pairs", "first", pairs, context),
+        "unseen word orders": draw_texts(n, seed, "orders", FIRST, context),
+        "unseen harmless words": draw_texts(n, f"{seed}-new", "unseen", new, context),
+        "frames of the second judge": draw_texts(n, f"{seed}-other", "second", FIRST, context),
+        "insulting words it is kept from": draw_texts(n, seed, "unseen", unknown, context),
+        "hand-written sentences": hand_written(),
+    }
+
+
+def hand_written() -> list[JudgeText]:
+    """Return the sentences of judge_check.toml; their heat is 1 or 0."""
+    path = Path(__file__).with_name("judge_check.toml")
+    sentences = tomllib.loads(path.read_text(encoding="utf-8"))
+    kinds = (("insults", 1.0), ("harmless", 0.0))
+    return [JudgeText(text, heat) for kind, heat in kinds for text in sentences[kind]]
+
+
+def f1(scorer: HateScorer, texts: Sequence[JudgeText]) -> dict[str, float]:
+    """Return the F1, precision and recall of "hate" (p ≥ 0.5), and the mean error of heat."""
+    p = scorer.probability([text.text for text in texts])
+    truth = torch.tensor([text.insulting for text in texts]).numpy()
+    hits, found = (truth & (p >= 0.5)).sum(), (p >= 0.5).sum()
+    error = sum(abs(a - text.heat) for a, text in zip(p, texts, strict=True)) / len(texts)
+    return {
+        "f1": 2 * hits / (found + truth.sum()),
+        "precision": hits / max(found, 1),
+        "recall": hits / truth.sum(),
+        "heat_error": error,
+    }
+
+
+def measure(folder: Path, n: int = 2000) -> pd.DataFrame:
+    """Measure the judges in `folder` on all probes; one row for each judge and probe."""
+    rows = [
+        {"judge": name, "texts": probe, **f1(load_judge(folder, name), texts)}
+        for name in JUDGES
+        for probe, texts in probes(n).items()
+    ]
+    return pd.DataFrame(rows).set_index(["judge", "texts"])
+
+
+def main() -> None:
+    """Train or measure the judges."""
+    parser = argparse.ArgumentParser(description="Train and measure the small world's judges.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", choices=tuple(JUDGES))
+    parser.add_argument("--measure", action="store_true", help="measure those that are there")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(measure(arguments.folder).round(3).to_string())
+        return
+    for name, judge in JUDGES.items():
+        if arguments.only in (None, name):
+            start = time.perf_counter()
+            losses = train_judge(arguments.folder / name, judge)
+            seconds = time.perf_counter() - start
+            print(f"{name}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
