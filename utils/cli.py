@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     summarize("--format", choices=FORMATS, help="FILE's format (default: by extension, else text)")
     evaluate = _add(subparsers, "evaluate", "Score a model on the test split, and plot the scores.")
     toxicity = _add(subparsers, "toxicity", TOXICITY)
-    toxicity("file", metavar="FILE", help="a text on each line; - for standard input")
+    toxicity("file", metavar="FILE", help="one text per line; - for standard input")
     finetune = _add(subparsers, "finetune", FINETUNE)
     finetune("--method", choices=METHODS, default="lora", help="fine-tuning method (default: lora)")
     finetune("--quantization", choices=("8bit", "4bit"), help="quantize the base model; needs CUDA")

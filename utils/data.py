@@ -79,7 +79,7 @@ def _read_file(file: Path) -> Dataset:
             f"{file} has no column {', '.join(missing)}: its first line, read as names separated "
             f"by commas, is {', '.join(rows.columns)}"
         )
-    if not isinstance(rows.index, pd.RangeIndex):  # pandas made the first cells row names
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas took the first cells as row names
         raise DatasetError(f"{file} has rows with more cells than its first line has names")
     features = Features({column: Value("string") for column in COLUMNS})
     return Dataset.from_pandas(rows[list(COLUMNS)], features, preserve_index=False)
@@ -147,7 +147,7 @@ def turns(dialogue: str) -> list[str]:
 
 
 class NearDuplicates:
-    """Find a text's similarity to many others quickly, with an index of their word n-grams."""
+    """Compute a text's similarity to many others fast, with an index of their word n-grams."""
 
     def __init__(self, texts: Iterable[str], n: int = 5):
         self.n = n

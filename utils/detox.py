@@ -49,7 +49,7 @@ def add_prompts(rows: Dataset) -> Dataset:
 
 
 def decoder_adapter(settings: Settings) -> LoraConfig:
-    """Return LoRA for the decoder alone, without dropout, so the encoder runs once per prompt."""
+    """Return LoRA without dropout for the decoder only; the encoder then runs once per prompt."""
     decoder = r".*decoder.*\.(q|v|q_proj|v_proj)"  # as T5 and the BART family name them
     return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=decoder)
 

@@ -56,8 +56,8 @@ class FineTuningResult:
     `recipe` holds the settings that must match when a run is resumed. `kept` says which weights the
     model has; `checkpoint` is their folder, or None if they were not saved. `history` has one row
     per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …). `seconds`
-    includes evaluation, `peak_megabytes` is the peak beyond the memory of the loaded model, and
-    `batch_size` is the number of dialogues that one device took at a time in the end.
+    includes evaluation, `peak_megabytes` is the peak memory beyond that of the loaded model, and
+    `batch_size` is the final number of dialogues that one device takes at a time.
     """
 
     model: PreTrainedModel | PeftModel
@@ -272,7 +272,7 @@ def fine_tune(
     _check_model(model, method, peft_config)
     _check_data(train, validation, limits | {"max_new_tokens": max_new_tokens})
     args = _training_arguments(model, method, output_dir, precision, arguments)
-    set_seed(args.seed)  # before the adapter draws its first weights
+    set_seed(args.seed)  # before the adapter is initialized
     if method == "lora":
         model = _with_adapter(model, peft_config or lora_config())
     recipe = _recipe(args, method=method, template=template, train_dialogues=len(train))
@@ -446,7 +446,7 @@ def _training_arguments(
 ) -> Seq2SeqTrainingArguments:
     known = {field.name for field in fields(Seq2SeqTrainingArguments)}
     if unknown := sorted(arguments.keys() - known):
-        nearest = get_close_matches(unknown[0], known, n=1) or ["Seq2SeqTrainingArguments' names"]
+        nearest = get_close_matches(unknown[0], known, n=1) or ["one of Seq2SeqTrainingArguments"]
         raise ValueError(f"unknown training argument {unknown[0]!r}: did you mean {nearest[0]}?")
     if arguments.get("fp16"):
         raise ValueError("fp16=True overflows in T5: choose precision='auto', 'fp32' or 'bf16'")

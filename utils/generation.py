@@ -44,7 +44,7 @@ def generate(
     not 1, a prompt exceeds the model's positions, or the device does not support the precision.
     """
     _check_arguments(prompts, batch_size, generation_config)
-    greedy = {"do_sample": False, "num_beams": 1}  # BART's checkpoints ask for four beams
+    greedy = {"do_sample": False, "num_beams": 1}  # BART's checkpoints default to four beams
     options = greedy | {"max_new_tokens": MAX_NEW_TOKENS} | generation_config
     pending = list(prompts) if options["do_sample"] else list(dict.fromkeys(prompts))
     ids = tokenizer(pending, truncation=False, verbose=False)["input_ids"] if pending else []

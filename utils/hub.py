@@ -30,7 +30,7 @@ ANSWERS = {  # status: cause, remedy
         "the hub shows nothing under that name",
         "Check the id; if it is private, sign in (hf auth login)",
     ),
-    429: ("the hub had too many requests from here", f"Wait a few minutes and run again: {KEPT}"),
+    429: ("the hub got too many requests from here", f"Wait a few minutes and run again: {KEPT}"),
 }
 T = TypeVar("T")
 
@@ -72,9 +72,7 @@ def _read_and_check(id_or_path: str, read: Callable[[], T], kind: str, start: fl
     try:
         value = read()
     except Exception as error:
-        _remove_damaged_files(
-            id_or_path, kind, 0, error
-        )  # a damaged file explains the error better
+        _remove_damaged_files(id_or_path, kind, 0, error)  # a damaged file explains it better
         raise
     _remove_damaged_files(id_or_path, kind, start)
     return value

@@ -84,7 +84,7 @@ def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.Dat
 
 
 def percent(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
-    """Turn scores of 0 to 1 into rounded points of 0 to 100; only round the number of words."""
+    """Turn scores of 0 to 1 into rounded points of 0 to 100; numbers of words are only rounded."""
     scores = [name for name in table.columns if name in SCORES]
     measures = table.reset_index().get("measure", table.index)
     scale = np.where(measures == "words", 1, 100)

@@ -26,7 +26,7 @@ INSULTING_WORD = re.compile(
 
 
 def has_insulting_word(texts: Sequence[str]) -> np.ndarray:
-    """Return 1.0 for each text that holds an INSULTING_WORD, else 0.0; (texts,)."""
+    """Return 1.0 for each text that contains an INSULTING_WORD, else 0.0; (texts,)."""
     return np.array([float(INSULTING_WORD.search(text) is not None) for text in texts])
 
 
@@ -119,8 +119,8 @@ class HateReward:
     Args:
         scorer: the classifier.
         precision: "fp32", or "auto" or "bf16", which halve the time but change rewards by a few
-            hundredths. GRPO needs "fp32": it divides by the standard deviation within a group, so
-            the error would decide where a group's completions have almost equal rewards.
+            hundredths. GRPO needs "fp32": it divides by the standard deviation within a group,
+            which would amplify this error if the group's rewards are almost equal.
         kind: "logp", the log-probability of "nothate", at most 0 and steep where a text is toxic;
             or "logit", its raw logit, which has no upper bound.
 

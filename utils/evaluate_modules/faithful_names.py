@@ -5,7 +5,7 @@ from utils.evaluate_modules import text_metric
 
 
 class FaithfulNames(text_metric.TextMetric):
-    """Mean share of a prediction's names that its dialogue has; `sources` are the dialogues."""
+    """Mean share of a prediction's names found in its dialogue; `sources` are the dialogues."""
 
     def _score(self, predictions, sources):
         return {"faithful_names": faithfulness.faithful_names(predictions, sources)}

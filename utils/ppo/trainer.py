@@ -388,7 +388,7 @@ class PPOTrainer(CheckedTrainer):
         return scores
 
     def _advantages(self, drawn: Sample, everyone: dict[str, Tensor], scores: Tensor) -> Tensor:
-        """Add advantages and returns to the sample; return one advantage each (gae: score)."""
+        """Store advantages and returns in the sample; return completions' advantages or scores."""
         args, mask = self.args, drawn["mask"]
         first = self.accelerator.process_index * len(mask)
         if args.advantage_estimator == "gae":
