@@ -127,8 +127,8 @@ class PPOConfig(TrainingArguments):
     normalize_advantages: bool | None = _option(None, "whiten the advantages over all completions")
     min_advantage_std: float = _option(
         1.0,
-        "lower bound on the standard deviation in gae's whitening. TRL's PPO had none: once all "
-        "rewards are alike, it scales noise and the effect of position up to variance 1",
+        "lower bound on the standard deviation in gae's whitening. TRL's PPO had none, so once "
+        "all rewards were alike, it scaled noise and the effect of position up to variance 1",
     )
     drop_zero_std_groups: bool = _option(
         False, "exclude groups whose rewards are all equal from the loss"
@@ -177,7 +177,7 @@ class PPOConfig(TrainingArguments):
         False, "False: reward functions receive all columns of the data"
     )
     dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "for faster copies to a GPU"}
+        default_factory=torch.cuda.is_available, metadata={"help": "pin memory to copy faster"}
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Call reward functions as TRL does: functions, coroutines, classifiers and their ids."""
+"""Call reward functions, coroutines and classifiers (or their ids) as TRL does."""
 
 import asyncio
 import inspect
@@ -39,7 +39,7 @@ class Rewards:
             keyword with the arguments that its signature names (all if it has `**kwargs`), and
             returns one number or None per completion. A sequence classifier with one output, or its
             id, scores the prompt and the completion together.
-        processing_classes: tokenizers of the classifiers; None for functions and for defaults.
+        processing_classes: one tokenizer per classifier, or None to load it; None for functions.
         model_init_kwargs: arguments of `from_pretrained` for ids.
 
     Raises ValueError if there is no function, if two have the same name, if a classifier has more

@@ -372,7 +372,7 @@ class PPOTrainer(CheckedTrainer):
     def _scores(self, everyone: dict[str, Tensor]) -> Tensor:
         """Return the weighted reward of each completion of all processes, NaN without a reward.
 
-        Options clip it, subtract missing_eos_penalty, and divide it by the batch's deviation.
+        Options clip it, subtract missing_eos_penalty, and divide by the batch's standard deviation.
         """
         args = self.args
         rewards = torch.stack([everyone[name] for name in self.rewards.names], dim=1)
