@@ -196,7 +196,7 @@ class PPOTrainer(CheckedTrainer):
 
     @property
     def ref_model(self) -> PreTrainedModel | None:
-        """The frozen reference model, under TRL's name; None with an adapter."""
+        """The frozen reference model, under TRL's name; None with an adapter or without KL."""
         return self.reference.model if self.reference is not None else None
 
     @property
@@ -321,7 +321,7 @@ class PPOTrainer(CheckedTrainer):
     def _in_parts(
         self, model: nn.Module, drawn: Sample, values: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return log-probabilities and values, computed in parts to limit the memory."""
+        """Return log-probabilities and values, computed in parts to limit memory use."""
         rows = torch.arange(len(drawn["ids"]), device=drawn["ids"].device)
         vocabulary = base_model(model).get_output_embeddings().weight.shape[0]
         size = LOGITS_AT_ONCE // (drawn["ids"].shape[1] * vocabulary)
@@ -486,7 +486,7 @@ class PPOTrainer(CheckedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Return the loss of a batch: the sum of policy, value (gae) and KL (grpo) loss."""
+        """Return the loss of a batch: the sum of policy, value (gae) and KL (grpo) losses."""
         args, mask = self.args, inputs["mask"]
         if args.disable_dropout and not args.gradient_checkpointing:
             model.eval()
@@ -539,7 +539,7 @@ class PPOTrainer(CheckedTrainer):
     def evaluation_loop(
         self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """Evaluate; add metrics of rewards, KL and completions to the loss."""
+        """Evaluate, and report metrics of rewards, KL and completions beside the loss."""
         self.mode = "eval"
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
