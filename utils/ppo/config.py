@@ -72,7 +72,7 @@ class PPOConfig(TrainingArguments):
         1.0, "penalty on repeated tokens; above 1, samples do not come from the policy"
     )
     generation_kwargs: dict[str, Any] | str | None = _option(
-        None, "additional arguments of transformers' GenerationConfig"
+        None, "additional arguments for transformers' GenerationConfig"
     )
     cache_implementation: str | None = _option(None, "key-value cache to use in generation")
 

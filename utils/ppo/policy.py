@@ -113,7 +113,7 @@ class Reference:
                 yield policy
             finally:
                 policy.set_adapter(name)
-                for parameter, flag in trainable:  # set_adapter makes all trainable
+                for parameter, flag in trainable:  # set_adapter makes all of it trainable
                     parameter.requires_grad_(flag)
 
 
@@ -127,7 +127,7 @@ def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> dict[str,
     encoder = model.get_encoder()
     if any(p.requires_grad for p in encoder.parameters()):
         return prompts
-    with torch.inference_mode():  # has faster attention; the clone below can be trained on
+    with torch.inference_mode():  # faster attention; training can use the clone below
         hidden = encoder(**prompts).last_hidden_state
     return {"last_hidden_state": hidden.clone(), "attention_mask": attention_mask}
 

@@ -115,7 +115,7 @@ def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
 
 
 def reward_weights(args: PPOConfig, names: list[str]) -> Tensor:
-    """Return one weight per reward function, by default 1; raise ValueError for a wrong number."""
+    """Return one weight per reward function, 1 by default, or raise ValueError if counts differ."""
     weights = [1.0] * len(names) if args.reward_weights is None else args.reward_weights
     if len(weights) != len(names):
         raise ValueError(
