@@ -87,7 +87,7 @@ def _remove_damaged_files(
     for snapshot in cached.glob("*"):
         files = [p for p in snapshot.rglob("*") if p.is_file() and p.stat().st_mtime >= since]
         if constants.HF_HUB_OFFLINE:  # verify_repo_checksums asks the hub
-            damaged += [path for path in files if not _has_the_checksum_in_its_name(path)]
+            damaged += [path for path in files if not _matches_its_checksum(path)]
         elif files:
             verify = HfApi().verify_repo_checksums
             known = verify(id_or_path, repo_type=kind, revision=snapshot.name)
@@ -100,7 +100,7 @@ def _remove_damaged_files(
         raise DamagedFileError(f"{names} had a wrong checksum") from error
 
 
-def _has_the_checksum_in_its_name(path: Path) -> bool:
+def _matches_its_checksum(path: Path) -> bool:
     """Return whether a cached file matches the checksum in its name, or True if it has none."""
     name = path.resolve().name
     if not path.is_symlink() or len(name) not in (40, 64):

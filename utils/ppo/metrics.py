@@ -33,11 +33,11 @@ class Metrics:
         if not names:
             return {}
         stacked = torch.stack([self.sums[name] for name in sorted(names)]).to(torch.float32)
-        everyone = self.accelerator.gather(stacked[None]).double().sum(dim=0).tolist()
+        gathered = self.accelerator.gather(stacked[None]).double().sum(dim=0).tolist()
         self.sums.clear()
         return {
             prefix + name: total / weight if weight else None
-            for name, (total, weight) in zip(sorted(names), everyone, strict=True)
+            for name, (total, weight) in zip(sorted(names), gathered, strict=True)
         }
 
 

@@ -285,12 +285,12 @@ class PPOTrainer(CheckedTrainer):
         """Sample a completion for each row, reward it, and estimate its advantages."""
         drawn = self._generate([as_text(row["prompt"], self.processing_class) for row in inputs])
         rewards, texts = self._reward(inputs, drawn)
-        everyone = self._gather(drawn, rewards)
-        scores = self._scores(everyone)
-        self._log_sample(everyone, scores)
-        advantages = self._advantages(drawn, everyone, scores)
-        self._keep(inputs, texts, rewards, advantages)
-        drawn["mask"] = drawn["mask"] * self._in_loss(everyone).unsqueeze(1)
+        gathered = self._gather(drawn, rewards)
+        scores = self._scores(gathered)
+        self._log_sample(gathered, scores)
+        advantages = self._advantages(drawn, gathered, scores)
+        self._store_completions(inputs, texts, rewards, advantages)
+        drawn["mask"] = drawn["mask"] * self._in_loss(gathered).unsqueeze(1)
         return drawn
 
     @torch.no_grad()
@@ -343,7 +343,7 @@ class PPOTrainer(CheckedTrainer):
         """Return rewards, (completions, functions), and the completions as texts."""
         ids = [i[m.bool()].tolist() for i, m in zip(drawn["ids"], drawn["mask"], strict=True)]
         texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
-        ours = ("prompt", "completion", "completion_ids")
+        passed = ("prompt", "completion", "completion_ids")
         rewards = self.rewards(
             [row["prompt"] for row in inputs],
             [_as_given(text, row["prompt"]) for text, row in zip(texts, inputs, strict=True)],
@@ -351,7 +351,7 @@ class PPOTrainer(CheckedTrainer):
             trainer_state=self.state,
             log_extra=lambda column, values: self.extra[column].extend(values),
             log_metric=self.metrics[self.mode].add,
-            **{name: [row[name] for row in inputs] for name in inputs[0] if name not in ours},
+            **{name: [row[name] for row in inputs] for name in inputs[0] if name not in passed},
         )
         return rewards.to(self.args.device), texts
 
@@ -369,25 +369,25 @@ class PPOTrainer(CheckedTrainer):
         columns["/difference"] = (drawn["difference"] * mask).sum(dim=1)
         return gather_columns(self.accelerator, columns)
 
-    def _scores(self, everyone: dict[str, Tensor]) -> Tensor:
+    def _scores(self, gathered: dict[str, Tensor]) -> Tensor:
         """Return the weighted reward of each completion of all processes, NaN without a reward.
 
         Options clip it, subtract missing_eos_penalty, and divide by the batch's standard deviation.
         """
         args = self.args
-        rewards = torch.stack([everyone[name] for name in self.rewards.names], dim=1)
+        rewards = torch.stack([gathered[name] for name in self.rewards.names], dim=1)
         scores = (rewards * self.weights).nansum(dim=1)
         scores[rewards.isnan().all(dim=1)] = torch.nan
-        everyone["/raw"] = scores
+        gathered["/raw"] = scores
         if args.reward_clip_range is not None:
             scores = scores.clamp(*args.reward_clip_range)
         if args.missing_eos_penalty:
-            scores = scores - args.missing_eos_penalty * (1 - everyone["/finished"])
+            scores = scores - args.missing_eos_penalty * (1 - gathered["/finished"])
         if args.advantage_estimator != "grpo" and args.scale_rewards == "batch":
             scores = scores / (losses.nanstd(scores, dim=0) + losses.GROUP_EPSILON)
         return scores
 
-    def _advantages(self, drawn: Sample, everyone: dict[str, Tensor], scores: Tensor) -> Tensor:
+    def _advantages(self, drawn: Sample, gathered: dict[str, Tensor], scores: Tensor) -> Tensor:
         """Store advantages and returns in the sample; return completions' advantages or scores."""
         args, mask = self.args, drawn["mask"]
         first = self.accelerator.process_index * len(mask)
@@ -404,7 +404,7 @@ class PPOTrainer(CheckedTrainer):
         if generations < 2:
             whole = torch.zeros_like(scores)
         elif args.advantage_estimator == "rloo":
-            whole = losses.rloo_advantages(scores - self.beta * everyone["/k1"], generations)
+            whole = losses.rloo_advantages(scores - self.beta * gathered["/k1"], generations)
         else:
             whole = losses.grpo_advantages(scores, generations, args.scale_rewards)
         if args.normalize_advantages:
@@ -427,13 +427,13 @@ class PPOTrainer(CheckedTrainer):
         first = self.accelerator.process_index * len(advantages)
         return whitened[first : first + len(advantages), : advantages.shape[1]]
 
-    def _in_loss(self, everyone: dict[str, Tensor]) -> Tensor:
+    def _in_loss(self, gathered: dict[str, Tensor]) -> Tensor:
         """Return 1 for each completion of this process that is part of the loss, (completions,)."""
-        counts = ~everyone["/raw"].isnan()
+        counts = ~gathered["/raw"].isnan()
         if self.args.mask_truncated_completions:
-            counts &= everyone["/finished"].bool()
+            counts &= gathered["/finished"].bool()
         if self.args.drop_zero_std_groups and self.mode == "train":
-            counts &= ~everyone["/zero_std"].bool()
+            counts &= ~gathered["/zero_std"].bool()
         own = len(counts) // self.accelerator.num_processes
         return counts[self.accelerator.process_index * own :][:own].long()
 
@@ -550,13 +550,13 @@ class PPOTrainer(CheckedTrainer):
 
     # Logs and checkpoints: metrics under TRL's names, stored completions, saved state.
 
-    def _log_sample(self, everyone: dict[str, Tensor], scores: Tensor) -> None:
+    def _log_sample(self, gathered: dict[str, Tensor], scores: Tensor) -> None:
         """Log the sample's metrics under TRL's names, and adapt β."""
         add, args = self.metrics[self.mode].add, self.args
         length, finished, tokens = (
-            everyone["/length"],
-            everyone["/finished"],
-            everyone["/length"].sum(),
+            gathered["/length"],
+            gathered["/finished"],
+            gathered["/length"].sum(),
         )
         ended = length[finished.bool()] if finished.any() else torch.zeros(1, device=length.device)
         for name, lengths in (("", length), ("terminated_", ended)):
@@ -565,34 +565,34 @@ class PPOTrainer(CheckedTrainer):
             add(f"completions/max_{name}length", lengths.max())
         add("completions/clipped_ratio", 1 - finished.mean())
         for name in self.rewards.names:
-            add(f"rewards/{name}/mean", everyone[name].nanmean())
-            add(f"rewards/{name}/std", losses.nanstd(everyone[name], dim=0).squeeze())
-        add("reward", everyone["/raw"].nanmean())
-        add("reward_std", losses.nanstd(everyone["/raw"], dim=0).squeeze())
+            add(f"rewards/{name}/mean", gathered[name].nanmean())
+            add(f"rewards/{name}/std", losses.nanstd(gathered[name], dim=0).squeeze())
+        add("reward", gathered["/raw"].nanmean())
+        add("reward_std", losses.nanstd(gathered["/raw"], dim=0).squeeze())
         generations = args.num_generations if self.mode == "train" else args.generations_eval
         spread = losses.nanstd(scores.view(-1, generations), dim=1)
         zero = (spread < losses.EPSILON) & (generations > 1)
-        everyone["/zero_std"] = zero.float().expand(-1, generations).flatten()
+        gathered["/zero_std"] = zero.float().expand(-1, generations).flatten()
         if generations > 1:
             add("frac_reward_zero_std", zero.float().mean())
         if self.generation_config.do_sample is False:
-            add("sampling/logp_difference", everyone["/difference"].sum() / tokens)
+            add("sampling/logp_difference", gathered["/difference"].sum() / tokens)
         if self.reference is not None:
-            self._log_kl(everyone, tokens)
+            self._log_kl(gathered, tokens)
         beta = 0.0 if args.advantage_estimator == "grpo" else self.beta  # grpo has KL in the loss
-        add("reward/after_kl", (scores - beta * everyone["/k1"]).nanmean())
+        add("reward/after_kl", (scores - beta * gathered["/k1"]).nanmean())
 
-    def _log_kl(self, everyone: dict[str, Tensor], tokens: Tensor) -> None:
+    def _log_kl(self, gathered: dict[str, Tensor], tokens: Tensor) -> None:
         add, grpo = self.metrics[self.mode].add, self.args.advantage_estimator == "grpo"
         for name in ("k1", "k3"):
-            add(f"kl/{name}_per_sequence", everyone[f"/{name}"].mean())
-            add(f"kl/{name}_per_token", everyone[f"/{name}"].sum() / tokens)
-        add("kl", everyone["/k3" if grpo else "/k1"].sum() / tokens)
+            add(f"kl/{name}_per_sequence", gathered[f"/{name}"].mean())
+            add(f"kl/{name}_per_token", gathered[f"/{name}"].sum() / tokens)
+        add("kl", gathered["/k3" if grpo else "/k1"].sum() / tokens)
         if self.mode == "eval":
             return
         add("beta", self.beta)
         if (target := self.args.kl_target) is not None:
-            kl, count = everyone["/k1"].mean().item(), len(everyone["/k1"])
+            kl, count = gathered["/k1"].mean().item(), len(gathered["/k1"])
             self.next_beta = losses.adapted_beta(self.beta, kl, target, count, self.args.kl_horizon)
 
     def _log_values(
@@ -614,7 +614,7 @@ class PPOTrainer(CheckedTrainer):
             k3 = losses.kl_estimates(torch.zeros_like(log_ratio), log_ratio)[2]
             self.drift += torch.stack([(k3 * mask).sum(), tokens.float()])
 
-    def _keep(
+    def _store_completions(
         self, inputs: list[dict[str, Any]], texts: list[str], rewards: Tensor, advantages: Tensor
     ) -> None:
         """Store some completions for `completions`, and the last sample for printing."""
