@@ -50,9 +50,9 @@ class Settings:
     seed: int = _option("seed of all random choices", 42, minimum=0, below=2**32)
     output_dir: str = _option("folder for results, checkpoints and pages", "out")
 
-    train_dialogues: int | None = _option("training dialogues, also for examples", None, none="all")
+    train_dialogues: int | None = _option("dialogues for training and examples", None, none="all")
     validation_dialogues: int | None = _option("dialogues to choose checkpoints", None, none="all")
-    test_dialogues: int | None = _option("dialogues for scores", None, minimum=2, none="all")
+    test_dialogues: int | None = _option("test dialogues to score", None, minimum=2, none="all")
     max_prompt_tokens: int = _option("longest prompt, in tokens", 512)
     max_new_tokens: int = _option("longest summary, in tokens", 128)
     few_shot: int = _option("worked examples in a few-shot prompt", 3)
@@ -76,11 +76,11 @@ class Settings:
     second_judge: str | None = _option(
         "another toxicity classifier, hub id or folder, never used as a reward", None
     )
-    second_judge_labels: str = _option("labels of toxic and other texts", "toxic,neutral", names=2)
+    second_judge_labels: str = _option("labels for toxic and other texts", "toxic,neutral", names=2)
     searched_dialogues: int | None = _option(
-        "training dialogues searched for heated ones, the prompts of PPO", None, none="all"
+        "training dialogues to search for heated ones, PPO's prompts", None, none="all"
     )
-    judged_dialogues: int = _option("held-out heated dialogues for scores", 120, minimum=2)
+    judged_dialogues: int = _option("held-out heated dialogues to score", 120, minimum=2)
 
     @property
     def is_embedded_default(self) -> bool:
