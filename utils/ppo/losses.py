@@ -122,7 +122,7 @@ def _groups(rewards: Tensor, num_generations: int) -> Tensor:
             "for each prompt"
         )
     if len(rewards) % num_generations:
-        raise ValueError(f"{len(rewards)} rewards are not whole groups of {num_generations}")
+        raise ValueError(f"{len(rewards)} rewards cannot form groups of {num_generations}")
     return rewards.view(-1, num_generations)
 
 

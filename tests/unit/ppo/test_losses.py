@@ -482,7 +482,7 @@ def test_rloo_and_grpo_equal_a_plain_loop(group_size):
 def test_groups_that_cannot_be_compared_are_refused(advantages):
     with pytest.raises(ValueError, match="at least two"):
         advantages(torch.ones(4), 1)
-    with pytest.raises(ValueError, match="5 rewards are not whole groups of 2"):
+    with pytest.raises(ValueError, match="5 rewards cannot form groups of 2"):
         advantages(torch.ones(5), 2)
 
 
