@@ -107,6 +107,7 @@ def finetune(arguments: Namespace) -> None:
     options = finetune_arguments(settings, arguments.method, **arguments.changes)
     options |= {"output_dir": str(output_dir / "checkpoints"), "resume": arguments.resume}
     result = fine_tune(model, tokenizer, splits["train"], splits["validation"], **options)
+    state.destroy_process_group()  # a process that exits with an open group may abort
     if not state.is_main_process:
         return
     result.model.save_pretrained(output_dir / "model")
@@ -142,6 +143,7 @@ def ppo(arguments: Namespace) -> None:
     if arguments.resume and state.is_main_process:
         print(f"resuming from {checkpoint or 'the start: there is no complete checkpoint'}")
     trained = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics
+    state.destroy_process_group()  # a process that exits with an open group may abort
     if not state.is_main_process:
         return
     trainer.save_merged(output_dir / "model")

@@ -66,7 +66,8 @@ def ours(adapter: str, steps: int) -> dict[str, float]:
         def reward(completions):
             return HateReward(scorer, "auto")(completions=[text] * len(completions))
 
-        prompts = ["the " * (PROMPT_TOKENS - 2) + chr(97 + i % 26) for i in range(PROMPTS * steps)]
+        letters = [f"{chr(97 + i // 26)} {chr(97 + i % 26)}" for i in range(PROMPTS * steps)]
+        prompts = ["the " * (PROMPT_TOKENS - 3) + pair for pair in letters]  # none is seen twice
         trainer = PPOTrainer(
             policy.eval(),
             reward,

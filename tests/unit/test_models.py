@@ -303,11 +303,23 @@ def test_a_weight_cast_without_a_gradient_still_learns_afterwards_under_the_same
     assert layer.weight.grad.abs().sum() > 0
 
 
-def test_weights_are_frozen_again_after_a_fault():
-    layer = nn.Linear(2, 2).requires_grad_(False)
-    with pytest.raises(KeyError), weights_cast_once(layer):
-        raise KeyError
-    assert not any(p.requires_grad for p in layer.parameters())
+def test_a_layer_computes_as_before_after_a_fault():
+    layer, x = nn.Linear(2, 2).requires_grad_(False), torch.ones(1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(KeyError), weights_cast_once(layer):
+            raise KeyError
+        layer.weight.zero_()  # a layer that still had its cast weight would not see this
+        assert torch.equal(layer(x)[0], layer.bias.bfloat16())
+
+
+def test_float32_layers_are_left_alone_without_autocast_and_where_speedups_are_off():
+    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
+    with weights_cast_once(layer):
+        assert layer(x).dtype == torch.float32
+    layer.cpu_speedups = False
+    with torch.autocast("cpu", torch.bfloat16), Casts(layer.weight.shape) as casts:
+        with weights_cast_once(layer):
+            assert casts.count == 0
 
 
 def test_a_frozen_weight_in_bf16_gives_the_same_under_autocast_and_is_float32_afterwards(tiny_t5):

@@ -12,8 +12,6 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.modeling_outputs import BaseModelOutput
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
-from .precision import weights_cast_once
-
 Model = PreTrainedModel | PeftModel
 REFERENCE_ADAPTER = "ref"  # TRL's name
 
@@ -196,10 +194,9 @@ def sample(
     sampler = InverseTransformSampling(temperature)
     processors = LogitsProcessorList([] if config.do_sample else [sampler])
     try:
-        with weights_cast_once(core):
-            ids = model.generate(
-                **encoder_inputs(prompts), generation_config=config, logits_processor=processors
-            )[:, 1:]
+        ids = model.generate(
+            **encoder_inputs(prompts), generation_config=config, logits_processor=processors
+        )[:, 1:]
     finally:
         core.generation_config = own
     return ids, torch.stack(sampler.logprobs, dim=1) if sampler.logprobs else None

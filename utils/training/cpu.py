@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
@@ -64,7 +65,7 @@ def attention_by_products(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     added = [x.to(query.dtype) for x in (position_bias, attention_mask) if x is not None]
     bias = sum(added, query.new_zeros(1, 1, 1, 1))  # cast while it is small
-    if query.shape[2] == 1 or torch.is_inference_mode_enabled():
+    if query.shape[2] > 1 and torch.is_inference_mode_enabled():
         mixed = scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
         return mixed.transpose(1, 2).contiguous(), None
     shape = (*query.shape[:3], key.shape[2])
@@ -91,7 +92,7 @@ def uses_cpu_speedups(model: Model) -> bool:
 
 
 def use_cpu_speedups(model: Model) -> Model:
-    """Replace a model's dropout and T5 attention in place if `uses_cpu_speedups`, and return it.
+    """Replace dropout, GELU and T5 attention in place if `uses_cpu_speedups`; return the model.
 
     Weights keep their names. Call this again after you add layers, such as an adapter's.
     """
@@ -101,6 +102,8 @@ def use_cpu_speedups(model: Model) -> Model:
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
                 setattr(parent, name, BitDropout(child.p).train(child.training))
+            elif type(child) is NewGELUActivation:  # the same formula in one kernel
+                setattr(parent, name, GELUTanh())
     if model.config.model_type == "t5" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
     return model
