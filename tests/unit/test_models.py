@@ -317,9 +317,9 @@ def test_float32_layers_are_left_alone_without_autocast_and_where_speedups_are_o
     with weights_cast_once(layer):
         assert layer(x).dtype == torch.float32
     layer.cpu_speedups = False
-    with torch.autocast("cpu", torch.bfloat16), Casts(layer.weight.shape) as casts:
-        with weights_cast_once(layer):
-            assert casts.count == 0
+    casts = Casts(layer.weight.shape)
+    with torch.autocast("cpu", torch.bfloat16), casts, weights_cast_once(layer):
+        assert casts.count == 0
 
 
 def test_a_frozen_weight_in_bf16_gives_the_same_under_autocast_and_is_float32_afterwards(tiny_t5):
