@@ -13,7 +13,7 @@ def weights_cast_once(model: nn.Module) -> Iterator[None]:
     """Under autocast, cast each linear layer's weight once per block; gradients are off.
 
     Decoding uses every weight for each token, and autocast would cast frozen weights at each use.
-    A CPU also gets them in the layout of its bf16 kernels, which otherwise rearrange them each
+    On a CPU, they also get the layout of its bf16 kernels, which would otherwise convert them each
     time. A model whose attribute `cpu_speedups` is False is not changed.
     """
     device = next(model.parameters()).device.type

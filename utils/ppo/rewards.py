@@ -161,7 +161,7 @@ def _accepted(f: Callable[..., Any], named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(coroutines: list[Any]) -> list[Any]:
-    """Await coroutines together in a new thread, as a notebook's thread already runs a loop."""
+    """Await coroutines together in a new thread: a notebook's thread already runs a loop."""
     if not coroutines:
         return []
 

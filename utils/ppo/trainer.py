@@ -539,7 +539,7 @@ class PPOTrainer(CheckedTrainer):
     def evaluation_loop(
         self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """Evaluate, and report metrics of rewards, KL and completions beside the loss."""
+        """Evaluate, and report metrics of rewards, KL and completions with the loss."""
         self.mode = "eval"
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)

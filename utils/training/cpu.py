@@ -54,7 +54,7 @@ def attention_by_products(
 ) -> tuple[torch.Tensor, None]:
     """Compute attention with two matrix products, for faster gradients and dropout than PyTorch's.
 
-    PyTorch's own forward pass is faster, so decoding (one query) and inference mode use it. Passes
+    With several queries, PyTorch's own forward pass is faster, so inference mode uses it. Passes
     under `no_grad` do not, because PPO compares their probabilities with those from passes with
     gradients. Query, key and value are (batch, heads, time, head size); `position_bias` and
     `attention_mask` are added to the scores.
