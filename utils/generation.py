@@ -35,7 +35,7 @@ def generate(
     """Answer every prompt with an encoder-decoder, and return the answers in the prompts' order.
 
     Prompts are sorted by length and put into batches of `batch_size`, or by default of as many as
-    the device's token budget allows. Without sampling, repeated prompts are answered only once.
+    fit the device. Without sampling, repeated prompts are answered only once.
     `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`); None keeps the caller's.
     `generation_config` goes to `model.generate`. By default, decoding is greedy, and
     `max_new_tokens` is 128.
@@ -94,7 +94,7 @@ def _decode(
     options: dict[str, Any],
 ) -> list[str]:
     """Answer tokenized prompts batch by batch, with a progress bar."""
-    decoded, encoded = _token_budgets(model.device)
+    decoded, encoded = _tokens_at_once(model.device)
     lengths, answers = [len(row) for row in ids], [""] * len(ids)
     batches = list(_batches(lengths, batch_size, decoded))
     first = sum(lengths[i] for i in batches[0]) if batches else 1
@@ -119,7 +119,7 @@ def _decode(
     return answers
 
 
-def _token_budgets(device: torch.device) -> tuple[int, int]:
+def _tokens_at_once(device: torch.device) -> tuple[int, int]:
     """Return the number of prompt tokens to decode together, and to encode together."""
     if device.type == "cuda":
         tokens = device_memory(device) // BYTES_PER_TOKEN
@@ -128,20 +128,20 @@ def _token_budgets(device: torch.device) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def _encode(model: PreTrainedModel, batch: BatchEncoding, budget: int) -> BaseModelOutput:
-    """Encode the batch, as many rows at a time as the budget of tokens allows."""
-    rows = max(1, budget // batch["input_ids"].shape[1])
+def _encode(model: PreTrainedModel, batch: BatchEncoding, tokens: int) -> BaseModelOutput:
+    """Encode the batch, a number of `tokens` at a time."""
+    rows = max(1, tokens // batch["input_ids"].shape[1])
     parts = zip(batch["input_ids"].split(rows), batch["attention_mask"].split(rows), strict=True)
     encoder = model.get_encoder()
     hidden = [encoder(input_ids=ids, attention_mask=mask).last_hidden_state for ids, mask in parts]
     return BaseModelOutput(last_hidden_state=torch.cat(hidden))
 
 
-def _batches(lengths: list[int], batch_size: int | None, budget: int) -> Iterator[list[int]]:
+def _batches(lengths: list[int], batch_size: int | None, tokens: int) -> Iterator[list[int]]:
     """Yield batches of row numbers, longest rows first, so that memory errors occur early."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
-        size = batch_size or max(1, budget // lengths[order[0]])
+        size = batch_size or max(1, tokens // lengths[order[0]])
         yield order[:size]
         order = order[size:]
 

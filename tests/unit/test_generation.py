@@ -256,9 +256,9 @@ def test_several_answers_to_one_prompt_are_refused_by_name(model, tiny_tokenizer
 
 def test_a_gpus_batches_are_as_large_as_its_memory_allows(monkeypatch):
     monkeypatch.setattr(generation, "device_memory", lambda device: 16 * 2**30)
-    assert generation._token_budgets(torch.device("cuda")) == (16_384, 16_384)
+    assert generation._tokens_at_once(torch.device("cuda")) == (16_384, 16_384)
     monkeypatch.setattr(generation, "device_memory", lambda device: 140 * 2**30)
-    assert generation._token_budgets(torch.device("cuda")) == (143_360, 143_360)
+    assert generation._tokens_at_once(torch.device("cuda")) == (143_360, 143_360)
 
 
 def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answers(

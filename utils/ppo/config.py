@@ -42,6 +42,7 @@ class PPOConfig(TrainingArguments):
     _VALID_DICT_FIELDS = (
         *TrainingArguments._VALID_DICT_FIELDS,
         "generation_kwargs",
+        "chat_template_kwargs",
         "model_init_kwargs",
     )
 
@@ -74,6 +75,10 @@ class PPOConfig(TrainingArguments):
     generation_kwargs: dict[str, Any] | str | None = _option(
         None, "additional arguments for transformers' GenerationConfig"
     )
+    chat_template_kwargs: dict[str, Any] | str | None = _option(
+        None, "more arguments for the tokenizer's apply_chat_template"
+    )
+    pad_to_multiple_of: int | None = _option(None, "pad prompts to a multiple of this many tokens")
     cache_implementation: str | None = _option(None, "key-value cache to use in generation")
 
     beta: float | None = _option(

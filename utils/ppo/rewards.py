@@ -118,7 +118,9 @@ class Rewards:
         return table
 
 
-def as_text(prompt: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> str:
+def as_text(
+    prompt: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **template_kwargs: Any
+) -> str:
     """Return a prompt as the text that a model reads.
 
     Messages are formatted with the tokenizer's chat template. T5 and BART have none, so each
@@ -128,8 +130,8 @@ def as_text(prompt: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBa
         return prompt
     if tokenizer.chat_template is None:
         return "\n".join(message["content"] for message in prompt)
-    question = prompt[-1]["role"] == "user"
-    return tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=question)
+    options = {"add_generation_prompt": prompt[-1]["role"] == "user"} | template_kwargs
+    return tokenizer.apply_chat_template(prompt, tokenize=False, **options)
 
 
 def _tokenizer(model: nn.Module, given: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:

@@ -283,7 +283,9 @@ class PPOTrainer(CheckedTrainer):
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Sample:
         """Sample a completion for each row, reward it, and estimate its advantages."""
-        drawn = self._generate([as_text(row["prompt"], self.processing_class) for row in inputs])
+        chat = self.args.chat_template_kwargs or {}
+        prompts = [as_text(row["prompt"], self.processing_class, **chat) for row in inputs]
+        drawn = self._generate(prompts)
         rewards, texts = self._reward(inputs, drawn)
         gathered = self._gather(drawn, rewards)
         scores = self._scores(gathered)
@@ -298,7 +300,8 @@ class PPOTrainer(CheckedTrainer):
         """Sample completions, with values and log-probabilities under policy and reference."""
         model, device = self.policy.eval(), self.args.device
         unique = list(dict.fromkeys(prompts))
-        batch = self.processing_class(unique, padding=True, return_tensors="pt").to(device)
+        options = {"padding": True, "pad_to_multiple_of": self.args.pad_to_multiple_of}
+        batch = self.processing_class(unique, return_tensors="pt", **options).to(device)
         index = torch.tensor([unique.index(prompt) for prompt in prompts], device=device)
         with self.accelerator.autocast(), weights_cast_once(base_model(model)):
             encoded = encode(model, batch["input_ids"], batch["attention_mask"])
@@ -638,11 +641,8 @@ class PPOTrainer(CheckedTrainer):
             logs |= self.metrics["train"].flush()
         super().log(logs, start_time)
         if training and self.args.log_completions and self.shown and self.is_world_process_zero():
-            shown, step, count = (
-                self.shown,
-                self.state.global_step,
-                self.args.num_completions_to_print,
-            )
+            shown, step = self.shown, self.state.global_step
+            count = self.args.num_completions_to_print
             if is_rich_available():
                 print_prompt_completions_sample(**shown, step=step, num_samples=count)
             else:

@@ -114,6 +114,24 @@ def test_messages_become_text_by_the_chat_template_or_line_by_line(tokenizer):
     assert as_text(answered, own).endswith("assistant: bad\n")
 
 
+def test_chat_template_kwargs_reach_the_template_and_prompts_are_padded_as_asked(make, tokenizer):
+    own, seen = copy.deepcopy(tokenizer), []
+    own.chat_template = "{% for m in messages %}{{ m.content }}{{ more }}{% endfor %}"
+    options = {"chat_template_kwargs": '{"more": " bad"}', "pad_to_multiple_of": 8}
+    trainer = make(processing_class=own, max_steps=1, **options)
+    encode = trainer.processing_class.__class__.__call__
+
+    def watch(self, texts, *args, **kwargs):
+        seen.append((texts, encode(self, texts, *args, **kwargs)))
+        return seen[-1][1]
+
+    rows = [{"prompt": [{"role": "user", "content": "good"}], "topic": 0}] * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.processing_class.__class__, "__call__", watch)
+        trainer._draw(rows)
+    assert seen[0][0] == ["good bad"] and seen[0][1]["input_ids"].shape == (1, 8)
+
+
 def test_a_classifier_judges_without_dropout(make, tokenizer, tmp_path):
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 1}
     shape |= {"intermediate_size": 16, "vocab_size": len(tokenizer), "hidden_dropout_prob": 0.5}
