@@ -94,8 +94,9 @@ def test_two_processes_give_the_result_of_one_within_noise(whole, adapter, tmp_p
     one, two = samples(whole), samples(tmp_path)
     assert len(two) == 6
     assert two["kl/k1_per_sequence"].iloc[0] == pytest.approx(0, abs=1e-4)
-    # Eight other completions in each sample: their mean rewards differ by their standard error.
-    assert two["reward"].mean() == pytest.approx(one["reward"].mean(), abs=1.0)
+    # 6 samples of 8 other completions each: their mean rewards differ by their standard error.
+    errors = [(runs["reward_std"] ** 2).mean() / 48 for runs in (one, two)]
+    assert abs(two["reward"].mean() - one["reward"].mean()) < 3 * sum(errors) ** 0.5
 
 
 @pytest.mark.slow

@@ -251,7 +251,8 @@ def test_a_tokenizer_of_ones_own_replaces_the_default_one():
 
 
 def test_turns_are_the_lines_with_something_on_them():
-    assert len(turns(DIALOGUE)) == 4
+    assert "\n".join(turns(DIALOGUE)) == DIALOGUE.replace("\n\n", "\n")
+    assert turns("#Person1#: Hi.\n \n\n#Person2#: Yes?") == ["#Person1#: Hi.", "#Person2#: Yes?"]
     assert turns(" \n\n") == []
 
 
