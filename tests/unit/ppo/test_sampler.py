@@ -8,7 +8,6 @@ import torch
 from peft import LoraConfig
 from tiny_models import EOS, PAD
 from tiny_ppo import (
-    DATA,
     DECODER_ONLY,
     KINDS,
     PROMPTS,
