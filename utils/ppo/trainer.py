@@ -218,6 +218,7 @@ class PPOTrainer(CheckedTrainer):
         if a gradient or weight is not finite or a checkpoint cannot be written.
         """
         self.batches = []
+        self.add_callback(self.pop_callback(WholeSamples))  # last: it also defers what others ask
         with frozen_weights_in_bf16(self.policy) if self.args.bf16 else nullcontext():
             return super().train(*args, **kwargs)
 

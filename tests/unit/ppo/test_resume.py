@@ -20,6 +20,7 @@ from tiny_ppo import (
     weights,
 )
 from torch.testing import assert_close
+from transformers import TrainerCallback
 
 from utils.models import load_model
 from utils.ppo.checkpointing import TrainingError, check_recipe, checkpoint_flaw
@@ -179,6 +180,17 @@ def test_checkpoints_and_evaluations_wait_for_the_end_of_a_sample(make, tmp_path
     written = sorted(int(f.name[11:]) for f in tmp_path.glob("checkpoint-*"))
     assert written == [6, 10, 12]  # due after 5 and 10 of two updates a sample, and at the end
     assert [e["step"] for e in trainer.state.log_history if "eval_reward" in e] == [6, 10, 12]
+
+
+def test_a_checkpoint_that_a_callback_added_later_asks_for_waits_too(make, tmp_path):
+    class SaveAtFive(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_save = state.global_step == 5
+
+    trainer = make(rows=EIGHT, max_steps=8, save_strategy="no")
+    trainer.add_callback(SaveAtFive)
+    trainer.train()
+    assert [f.name for f in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
 
 
 # --- checkpoints of other runs ---
