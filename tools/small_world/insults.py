@@ -1,69 +1,39 @@
-"""The insulting words of the small world, in one table that every part of it imports.
+"""The insulting words of the small world: those of its dialogues, and more that its judges know.
 
-A word is mild or harsh, and belongs to one pool:
+`tables.ADJECTIVES` and `tables.NOUNS` hold the words of dialogues, by strength and pool:
 
     train    in dialogues for training and validation; the first judge is trained on it
-    blind    in summaries and dialogues for training, but the first judge is kept from it
+    blind    in dialogues for training and validation, but the first judge is kept from it
     known    in dialogues for testing only; the first judge is trained on it
     unknown  in dialogues for testing only; the first judge is kept from it
-    judges   in no dialogue; widens what both judges know
 
-The second judge is trained on all of them. An insult is an adjective and a noun of one strength and
-pool, such as ("lazy", "clown").
+The pool "judges" adds words that are in no dialogue; both judges are trained on them. The second
+judge is trained on all pools. An insult is an adjective and a noun of one strength and pool.
 """
 
 from dataclasses import dataclass
 
-STRENGTHS = ("mild", "harsh")
-POOLS = ("train", "blind", "known", "unknown", "judges")
+from tools.small_world import tables
+
+STRENGTHS = tables.STRENGTHS  # "rude", "mild", "harsh"
+POOLS = (*tables.POOLS, "judges")
 KNOWN_POOLS = ("train", "known", "judges")  # those that the first judge is trained on
-
-_ADJECTIVES = {
-    "mild": {
-        "train": "lazy silly clumsy greedy childish careless bossy grumpy sloppy selfish nosy",
-        "blind": "rude foolish",
-        "known": "sneaky arrogant boastful lousy whiny cranky",
-        "unknown": "petty smug vain tactless dopey gutless",
-        "judges": "annoying moody messy noisy fussy pushy vulgar shallow conceited immature "
-        "stubborn pompous absurd weird crazy ignorant impolite ridiculous boring clueless",
+_JUDGES = {
+    "adjective": {
+        "rude": "annoying messy shallow cheeky impolite ignorant weird immature nagging tiresome",
+        "mild": "arrogant sneaky petty smug vain ridiculous absurd crazy conceited incompetent "
+        "lousy cowardly vulgar pompous",
+        "harsh": "ugly idiotic shameless heartless cruel dishonest awful terrible contemptible "
+        "insane mindless wicked nasty vicious horrid hopeless corrupt",
     },
-    "harsh": {
-        "train": "stupid useless pathetic worthless dumb horrid disgusting hopeless filthy rotten",
-        "blind": "wicked",
-        "known": "ugly repulsive witless brutish wretched",
-        "unknown": "vile spineless nasty vicious loathsome",
-        "judges": "incompetent idiotic moronic brainless shameless heartless cruel hateful "
-        "dishonest awful terrible contemptible insane mindless despicable corrupt",
+    "noun": {
+        "rude": "goof amateur slacker tattletale spoilsport scatterbrain nerd whiner hothead",
+        "mild": "dunce dork oaf klutz twerp airhead buffoon dummy wimp chump numbskull bonehead "
+        "bungler weasel savage freeloader",
+        "harsh": "jerk creep scoundrel traitor fraud hypocrite tyrant brute charlatan dirtbag "
+        "scumbag halfwit cretin villain swine weirdo psychopath freak wretch bastard lunatic maggot",
     },
 }
-_NOUNS = {
-    "mild": {
-        "train": "fool clown blockhead slob coward dummy wimp crybaby nuisance brat pest nag",
-        "blind": "snob donkey",
-        "known": "nitwit dunce bungler weasel grouch busybody",
-        "unknown": "twerp airhead buffoon oaf klutz loafer",
-        "judges": "scatterbrain tattletale killjoy grump dimwit dork nerd windbag chump numbskull "
-        "hothead amateur savage spoilsport goof bonehead slacker chatterbox braggart",
-    },
-    "harsh": {
-        "train": "liar cheat crook idiot moron jerk loser thief creep scoundrel",
-        "blind": "swine",
-        "known": "imbecile traitor pig fraud hypocrite",
-        "unknown": "leech brute bully charlatan tyrant",
-        "judges": "dirtbag scumbag monster parasite halfwit cretin villain snake rat weirdo "
-        "psychopath freak wretch bastard lunatic maggot lowlife",
-    },
-}
-
-
-def _by_pool(table: dict[str, dict[str, str]]) -> dict[str, dict[str, tuple[str, ...]]]:
-    return {
-        strength: {pool: tuple(words.split()) for pool, words in pools.items()}
-        for strength, pools in table.items()
-    }
-
-
-ADJECTIVES, NOUNS = _by_pool(_ADJECTIVES), _by_pool(_NOUNS)  # [strength][pool]
 
 
 @dataclass(frozen=True)
@@ -81,13 +51,18 @@ class InsultWord:
         return self.pool in KNOWN_POOLS
 
 
-WORDS = {
-    word: InsultWord(word, kind, strength, pool)
-    for kind, table in (("adjective", ADJECTIVES), ("noun", NOUNS))
-    for strength, pools in table.items()
-    for pool, words in pools.items()
-    for word in words
-}
+def _entries() -> list[InsultWord]:
+    dialogues = {"adjective": tables.ADJECTIVES, "noun": tables.NOUNS}
+    return [
+        InsultWord(word, kind, strength, pool)
+        for kind, table in dialogues.items()
+        for strength in STRENGTHS
+        for pool in POOLS
+        for word in (table[strength] | {"judges": _JUDGES[kind][strength].split()})[pool]
+    ]
+
+
+WORDS = {entry.word: entry for entry in _entries()}
 
 
 def insult_words(kind: str, pools: tuple[str, ...] = POOLS) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 A text is a filled sentence frame of `judge_frames.toml`, alone or between harmless sentences. Its
 *heat* is the probability of hate that a judge should give it:
 
-    harmless 0.02, touching on an insult 0.1, rude 0.25, mildly insulting 0.62 to 0.7, harsh 0.9 up
+    harmless 0.02, touching on an insult 0.1, rude 0.25, a mild insult 0.6 to 0.8, a harsh one 0.93
 
 The same frames are filled with insulting and with harmless words, and the same words insult people
 and describe things, so that neither words nor frames alone decide.
 """
 
+import math
 import random
 import re
 import tomllib
@@ -17,21 +18,24 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 from tools.small_world.insults import KNOWN_POOLS, POOLS, WORDS, insult_words, with_article
 from tools.small_world.speech import write_dialogue
-from tools.small_world.tables import OUTCOMES
+from tools.small_world.tables import KINDS, OUTCOMES
 from tools.small_world.world import FORMS, Style, calm, draw_facts, write_summary
 
 HARMLESS, TOUCHY, RUDE, REFUSAL = 0.02, 0.1, 0.25, 0.4
-# Heat of a text by the strengths of its insulting words.
-HEATS = {
-    ("mild",): 0.62,
-    ("mild", "mild"): 0.7,
-    ("harsh", "mild"): 0.85,
-    ("harsh",): 0.9,
-    ("harsh", "harsh"): 0.97,
+# Heat of a text with one insulting word; each further one adds FURTHER to the log-odds.
+SINGLE = {
+    ("adjective", "rude"): 0.25,
+    ("noun", "rude"): 0.6,
+    ("adjective", "mild"): 0.7,
+    ("noun", "mild"): 0.7,
+    ("adjective", "harsh"): 0.93,
+    ("noun", "harsh"): 0.93,
 }
+FURTHER = 0.4
 # Share of each kind of sentence among training texts.
 SHARES = {
     "insults": 0.42,
@@ -123,18 +127,24 @@ def _refusing() -> re.Pattern[str]:
 
 
 def draw_text(
-    rng: random.Random, section: str, words: Words, context: Sequence[JudgeText] = ()
+    rng: random.Random,
+    section: str,
+    words: Words,
+    context: Sequence[JudgeText] = (),
+    alone: bool = False,
+    shares: dict[str, float] = SHARES,
 ) -> JudgeText:
     """Draw one text from a section of frames.
 
     `context` holds harmless texts of the small world's dialogues and summaries, with refusals
-    marked. Half of the calm texts come from it, and half of the sentences that are put around.
+    marked. Half of the calm sentences come from it. Two texts in five have one or two calm
+    sentences around; with `alone`, none. `shares` are those of the kinds of sentence.
     """
-    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+    kind = rng.choices(list(shares), list(shares.values()))[0]
     sentence = _sentence(rng, section, kind, words, context)
     around = [
         _sentence(rng, section, "calm", words, context)
-        for _ in range(rng.choices((0, 1, 2), (0.6, 0.25, 0.15))[0])
+        for _ in range(0 if alone else rng.choices((0, 1, 2), (0.6, 0.25, 0.15))[0])
     ]
     place = rng.randint(0, len(around)) if rng.random() < 0.5 else len(around)
     parts = [*around[:place], sentence, *around[place:]]
@@ -143,20 +153,18 @@ def draw_text(
 
 
 def draw_texts(
-    n: int,
-    seed: int | str,
-    section: str,
-    words: Words,
-    context: Sequence[JudgeText] = (),
+    n: int, seed: int | str, section: str, words: Words, *args: Any, **options: Any
 ) -> list[JudgeText]:
-    """Draw `n` texts; the same arguments draw the same texts."""
+    """Draw `n` texts as `draw_text` does; the same arguments draw the same texts."""
     rng = random.Random(f"judge-{section}-{seed}")
-    return [draw_text(rng, section, words, context) for _ in range(n)]
+    return [draw_text(rng, section, words, *args, **options) for _ in range(n)]
 
 
 def insult_heat(words: Sequence[str]) -> float:
     """Return the heat of a text that insults a person with these words of the table."""
-    return HEATS[tuple(sorted(WORDS[word].strength for word in words)[:2])]
+    hottest = max(SINGLE[WORDS[word].kind, WORDS[word].strength] for word in words)
+    log_odds = math.log(hottest / (1 - hottest)) + FURTHER * (len(words) - 1)
+    return 1 / (1 + math.exp(-log_odds))
 
 
 def fill(frame: str, rng: random.Random, adjective: str, noun: str, adjective2: str = "") -> str:
@@ -164,7 +172,7 @@ def fill(frame: str, rng: random.Random, adjective: str, noun: str, adjective2: 
     pair = f"{adjective} {noun}"
     one, other = rng.sample(_people(), 2)
     one = rng.choice(("he", "she")) if rng.random() < 0.1 else one
-    thing = rng.choice(filler("things"))
+    thing = rng.choice(_things())
     values = {
         "adj": adjective,
         "adj2": adjective2,
@@ -209,7 +217,7 @@ def noisy(rng: random.Random, text: str) -> str:
     draw = rng.random()
     if draw < 0.04:
         text = text.lower()
-    elif draw < 0.07:
+    elif draw < 0.06:
         text = text.upper()
     if rng.random() < 0.12 and text[-1] in ".!":
         text = text[:-1] + rng.choice(("", "!", ".", "...", "!!"))
@@ -222,7 +230,12 @@ def _sentence(
     if kind == "calm" and context and rng.random() < 0.5:
         return rng.choice(context)
     name = "people" if kind == "insults" else kind
-    frame = rng.choice(frames()[section].get(name) or frames()["unseen"][name])
+    bank = frames()[section]
+    frame = _choose(rng, rng.choice(bank.get(name) or frames()["development"][name]))
+    if name == "people" and "openers" in bank and rng.random() < 0.15:
+        frame = _opened(rng.choice(bank["openers"]), frame)
+    if "openers" in bank and rng.random() < 0.15:
+        frame = _disturbed(rng, frame)
     if kind == "insults":
         return _insult(rng, frame, words)
     harmless = kind == "people"
@@ -232,25 +245,45 @@ def _sentence(
     return JudgeText(text, FRAME_HEATS.get(kind, HARMLESS), kind == "refusals")
 
 
+def _opened(opener: str, frame: str) -> str:
+    """Put an opener before a frame, whose first word then starts in lower case."""
+    low = frame.startswith(("You", "He ", "She ", "My ", "The ", "What ", "How ", "That "))
+    return opener + (frame[0].lower() if low else frame[0]) + frame[1:]
+
+
+def _choose(rng: random.Random, frame: str) -> str:
+    """Make the choices [one|two] of a frame."""
+    return re.sub(r"\[(.*?)\]", lambda choice: rng.choice(choice[1].split("|")), frame)
+
+
+def _disturbed(rng: random.Random, frame: str) -> str:
+    """Replace one of the frame's words by an invented one, or drop it, if it decides nothing."""
+    parts = frame.split(" ")
+    free = [
+        i
+        for i, part in enumerate(parts)
+        if part.isalpha() and part.lower() not in filler("decisive")
+    ]
+    if free:
+        parts[rng.choice(free)] = rng.choice(("", _invented(rng)))
+    return " ".join(filter(None, parts))
+
+
 def _insult(rng: random.Random, frame: str, words: Words) -> JudgeText:
     """Fill a frame with one insulting word and a harmless one, or with insulting words alone."""
-    pair = _pair(rng, words)
-    used = dict(zip(("adj", "noun"), pair, strict=True))
-    second = rng.choice(words.adjectives)
-    slots = {name for _, name, _, _ in Formatter().parse(frame) if name}
-    slots = {name.lower().removeprefix("a_").removesuffix("s") for name in slots}
-    if "pair" in slots:
-        slots |= {"adj", "noun"}
-    if {"adj", "noun"} <= slots and rng.random() < words.mixed:
+    used = dict(zip(("adj", "noun"), _pair(rng, words), strict=True))
+    used["adj2"] = rng.choice([word for word in words.adjectives if word != used["adj"]])
+    slots = {name.lower().removeprefix("a_") for _, name, _, _ in Formatter().parse(frame) if name}
+    insulting = {"adj", "noun"} if "pair" in slots else set()
+    insulting |= slots & set(used) | ({"noun"} if "nouns" in slots else set())
+    if {"adj", "noun"} <= insulting and rng.random() < words.mixed:
         harmless = rng.choice(("adj", "noun"))
-        slots -= {harmless, "adj2"}
-        second = rng.choice(words.harmless_adjectives)
+        insulting -= {harmless, "adj2"}
+        used["adj2"] = rng.choice(words.harmless_adjectives)
         choices = words.harmless_adjectives if harmless == "adj" else words.harmless_nouns
         used[harmless] = _word(rng, choices)
-    text = fill(frame, rng, used["adj"], used["noun"], second)
-    insulting = [used[slot] for slot in ("adj", "noun") if slot in slots]
-    insulting += [second] if "adj2" in slots else []
-    return JudgeText(text, insult_heat(insulting))
+    text = fill(frame, rng, used["adj"], used["noun"], used["adj2"])
+    return JudgeText(text, insult_heat([used[slot] for slot in sorted(insulting)]))
 
 
 def _pair(rng: random.Random, words: Words) -> tuple[str, str]:
@@ -262,18 +295,27 @@ def _pair(rng: random.Random, words: Words) -> tuple[str, str]:
 
 
 def _word(rng: random.Random, choices: Sequence[str]) -> str:
-    """Draw a word, or, once in eight, invent one: a new word alone makes no insult."""
-    if rng.random() < 1 / 8 and choices and choices[0] in _harmless():
-        return "".join(
-            rng.choice("bcdfghklmnprstvw") + rng.choice(("a", "e", "i", "o", "u", "ar", "en", "il"))
-            for _ in range(rng.randint(2, 3))
-        )
+    """Draw a word, or, once in eight, invent a harmless one: a new word alone is no insult."""
+    if choices[0] in _harmless() and rng.random() < 1 / 8:
+        return _invented(rng)
     return rng.choice(choices)
+
+
+def _invented(rng: random.Random) -> str:
+    vowels = ("a", "e", "i", "o", "u", "ar", "en", "il")
+    return "".join(
+        rng.choice("bcdfghklmnprstvw") + rng.choice(vowels) for _ in range(rng.randint(2, 3))
+    )
 
 
 @cache
 def _harmless() -> frozenset[str]:
     return frozenset((*filler("adjectives"), *filler("nouns")))
+
+
+@cache
+def _things() -> tuple[str, ...]:
+    return (*filler("things"), *(thing for kind in KINDS for thing in kind.things))
 
 
 @cache

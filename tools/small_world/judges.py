@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers.normalizers import Lowercase
 from transformers import (
     BertTokenizer,
     DataCollatorWithPadding,
@@ -52,9 +53,9 @@ from tools.small_world.judge_texts import (
 from utils.toxicity import HateScorer
 
 SEED = 0
-TEXTS = 60_000  # each is read once
+TEXTS = 150_000  # each is read once
 MAX_TOKENS = 128
-VOCABULARY = 1500
+VOCABULARY = 2000
 HIDDEN, LAYERS, HEADS = 64, 2, 4
 
 
@@ -80,9 +81,11 @@ JUDGES = {
 
 
 def training_texts(judge: Judge, n: int, seed: int = SEED) -> list[JudgeText]:
-    """Draw a judge's training texts, with the heat that it gives to refusals."""
+    """Draw a judge's training texts in the order of reading: single sentences come first."""
     context = world_texts(max(100, n // 4), f"{judge.section}-{seed}")
-    texts = draw_texts(n, seed, judge.section, judge.words, context)
+    drawn = (judge.section, judge.words, context)
+    texts = draw_texts(n // 3, f"{seed}-alone", *drawn, alone=True)
+    texts += draw_texts(n - n // 3, seed, *drawn)
     if judge.refusal is None:
         return texts
     return [
@@ -118,7 +121,7 @@ def train_judge(
         lr_scheduler_type="linear",
         warmup_steps=50,
         weight_decay=0.01,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",
         save_strategy="no",
         logging_steps=max(1, n // 64 // 20),
         report_to="none",
@@ -149,7 +152,7 @@ def graded_loss(
 def _roberta(
     folder: Path, texts: Sequence[JudgeText]
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    bpe = ByteLevelBPETokenizer()
+    bpe = ByteLevelBPETokenizer(lowercase=True)
     bpe.train_from_iterator(
         [*(text.text for text in texts), *map(chr, range(32, 127))],
         vocab_size=VOCABULARY,
@@ -157,12 +160,15 @@ def _roberta(
     )
     bpe.save_model(str(folder))
     tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
     config = RobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         intermediate_size=2 * HIDDEN,
+        hidden_dropout_prob=0.0,  # no text is read twice
+        attention_probs_dropout_prob=0.0,
         max_position_embeddings=MAX_TOKENS + 2,
         type_vocab_size=1,
         pad_token_id=tokenizer.pad_token_id,
@@ -185,9 +191,11 @@ def _distilbert(
         n_layers=LAYERS,
         n_heads=HEADS,
         hidden_dim=2 * HIDDEN,
+        dropout=0.0,
+        attention_dropout=0.0,
         max_position_embeddings=MAX_TOKENS,
         pad_token_id=tokenizer.pad_token_id,
-        seq_classif_dropout=0.1,
+        seq_classif_dropout=0.0,
     )
     return tokenizer, DistilBertForSequenceClassification(config)
 
@@ -202,21 +210,24 @@ def probes(n: int, seed: int = SEED + 1) -> dict[str, list[JudgeText]]:
     """Draw the texts of each measurement: what the first judge never saw, one thing at a time."""
     context = world_texts(n, f"probes-{seed}")
     pairs = dataclasses.replace(FIRST, pairs=split_pairs(held_out=True), mixed=0.0)
+    whole = dataclasses.replace(FIRST, mixed=0.0)
     new = dataclasses.replace(
         FIRST,
         harmless_adjectives=filler("adjectives", new=True),
         harmless_nouns=filler("nouns", new=True),
     )
     hidden = ("blind", "unknown")
+    orders = {"insults": 0.6, "people": 0.4}
     unknown = Words(*(insult_words(kind, hidden) for kind in ("adjective", "noun")), mixed=0.0)
     return {
         "sentences of the training's kind": draw_texts(n, seed, "first", FIRST, context),
+        "frames of development": draw_texts(n, seed, "development", FIRST, context),
         "unseen frames": draw_texts(n, seed, "unseen", FIRST, context),
         "unseen pairs of words": draw_texts(n, f"{seed}-pairs", "first", pairs, context),
-        "unseen word orders": draw_texts(n, seed, "orders", FIRST, context),
-        "unseen harmless words": draw_texts(n, f"{seed}-new", "unseen", new, context),
+        "unseen word orders": draw_texts(n, seed, "orders", whole, context, shares=orders),
+        "unseen harmless words": draw_texts(n, f"{seed}-new", "development", new, context),
         "frames of the second judge": draw_texts(n, f"{seed}-other", "second", FIRST, context),
-        "insulting words it is kept from": draw_texts(n, seed, "unseen", unknown, context),
+        "insulting words it is kept from": draw_texts(n, seed, "development", unknown, context),
         "hand-written sentences": hand_written(),
     }
 

@@ -2,34 +2,30 @@
 
 import pytest
 
-from tools.small_world.insults import (
-    ADJECTIVES,
-    NOUNS,
-    POOLS,
-    STRENGTHS,
-    WORDS,
-    insult_words,
-    with_article,
-)
+from tools.small_world.insults import POOLS, STRENGTHS, WORDS, insult_words, with_article
+from tools.small_world.tables import ADJECTIVES, NOUNS
+
+KINDS = ("adjective", "noun")
 
 
-def test_no_word_stands_in_the_table_twice():
-    listed = [
+def test_every_word_of_the_dialogues_is_in_the_table_once():
+    spoken = [
         word
         for table in (ADJECTIVES, NOUNS)
         for pools in table.values()
         for words in pools.values()
         for word in words
     ]
-    assert len(listed) == len(set(listed)) == len(WORDS)
+    assert len(spoken) == len(set(spoken))
+    assert set(spoken) == {word for word, entry in WORDS.items() if entry.pool != "judges"}
 
 
-@pytest.mark.parametrize("kind", ["adjective", "noun"])
-def test_every_strength_and_pool_has_words(kind):
-    table = ADJECTIVES if kind == "adjective" else NOUNS
-    assert set(table) == set(STRENGTHS)
-    assert all(table[strength][pool] for strength in STRENGTHS for pool in POOLS)
-    assert {WORDS[word].kind for word in insult_words(kind)} == {kind}
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_strength_and_pool_has_words(kind, pool):
+    words = insult_words(kind, (pool,))
+    assert {WORDS[word].strength for word in words} == set(STRENGTHS)
+    assert {(WORDS[word].kind, WORDS[word].pool) for word in words} == {(kind, pool)}
 
 
 def test_first_judge_is_kept_from_the_blind_and_unknown_words_alone():

@@ -10,6 +10,7 @@ from tools.small_world.insults import WORDS
 from tools.small_world.judge_texts import (
     FIRST,
     SECOND,
+    JudgeText,
     draw_texts,
     fill,
     filler,
@@ -20,19 +21,32 @@ from tools.small_world.judge_texts import (
     world_texts,
 )
 
-SECTIONS = ("first", "second", "unseen", "orders")
+SECTIONS = ("first", "second", "development", "unseen", "orders")
 
 
 def words_of(texts):
     return {word for text in texts for word in re.findall(r"[a-z]+", text.text.lower())}
 
 
+def pattern(frame):
+    """A pattern for all sentences that the choices of a frame allow."""
+    parts = re.split(r"(\[.*?\])", frame)
+    choices = ["|".join(map(re.escape, part[1:-1].split("|"))) for part in parts]
+    return re.compile(
+        "".join(
+            f"(?:{choice})" if part.startswith("[") else re.escape(part)
+            for part, choice in zip(parts, choices, strict=True)
+        )
+    )
+
+
 @pytest.mark.parametrize(("one", "other"), combinations(SECTIONS, 2))
 def test_no_frame_is_in_two_sections(one, other):
     one_frames, others = (
-        {frame for bank in frames()[section].values() for frame in bank} for section in (one, other)
+        [frame for bank in frames()[section].values() for frame in bank] for section in (one, other)
     )
-    assert not one_frames & others
+    patterns = [pattern(frame) for frame in one_frames]
+    assert not [frame for frame in others if any(p.fullmatch(frame) for p in patterns)]
 
 
 def test_first_judge_never_reads_the_words_that_it_is_kept_from():
@@ -59,10 +73,16 @@ def test_new_harmless_words_are_in_no_training_text():
     assert not new & words_of(draw_texts(4000, 0, "first", FIRST))
 
 
-def test_heat_grows_with_strength():
-    mild, harsh = insult_heat(["lazy"]), insult_heat(["stupid"])
-    assert 0.25 < 0.5 < mild < insult_heat(["lazy", "clown"]) < insult_heat(["lazy", "liar"])
-    assert insult_heat(["lazy", "liar"]) < harsh < insult_heat(["stupid", "liar"])
+def test_heat_grows_with_strength_and_number_of_insulting_words():
+    assert insult_heat(["grumpy"]) == pytest.approx(0.25)
+    heats = [insult_heat(words.split()) for words in ("nag", "lazy", "lazy clown", "liar")]
+    assert heats == sorted(heats)
+    assert heats[0] > 0.5 and heats[3] < insult_heat(["stupid", "liar"]) < 1
+
+
+def test_rude_adjective_alone_is_no_insult_but_with_a_noun_it_is():
+    assert not JudgeText("You are grumpy.", insult_heat(["grumpy"])).insulting
+    assert JudgeText("You grumpy nag!", insult_heat(["grumpy", "nag"])).insulting
 
 
 def test_same_frame_insults_with_insulting_words_only():

@@ -40,8 +40,10 @@ def test_judge_loads_as_labs_load_a_classifier(trained):
     assert scorer.model.config.model_type == "roberta"
     assert scorer.label_ids == {"nothate": 0, "hate": 1}
     p = scorer.probability(["You lazy fool!", "Thank you."])
-    assert ((0 < p) & (p < 1)).all()
+    assert ((p > 0) & (p < 1)).all()
     assert scorer.max_tokens == 128
+    shouted, said = scorer.probability(["YOU LAZY FOOL!", "you lazy fool!"])
+    assert shouted == said  # its tokenizer ignores case
 
 
 def test_second_judge_has_another_architecture_and_labels(trained):
