@@ -2,6 +2,7 @@ import copy
 import json
 
 import pytest
+import tiny_models
 import torch
 from peft import get_peft_model
 from torch import nn
@@ -347,6 +348,15 @@ def test_weights_that_learn_and_a_head_that_is_the_embedding_stay_float32_in_the
     model[1].weight.requires_grad_(True)
     with frozen_weights_in_bf16(model):
         assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_head_of_its_own_stays_float32_in_the_block():
+    model = tiny_models.tiny_model("t5")
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.clone())
+    model.requires_grad_(False)
+    with frozen_weights_in_bf16(model):
+        assert model.lm_head.weight.dtype == torch.float32
+        assert model.decoder.block[0].layer[0].SelfAttention.q.weight.dtype == torch.bfloat16
 
 
 def test_frozen_weights_are_float32_again_after_a_fault():

@@ -282,6 +282,8 @@ def test_oracle_picks_the_turns_that_the_references_share_in_their_order():
     dialogue = "good morning\nAnna asks Bob\nfine weather today\nBob lends the ladder"
     oracle = extractive_oracle(dialogue, ["Anna asks Bob. Bob lends the ladder."])
     assert oracle == "Anna asks Bob\nBob lends the ladder"
+    oracle = extractive_oracle(f"no\n{dialogue}" + "\nno" * 4 + "\nfine", ["fine. Anna asks Bob."])
+    assert oracle == "Anna asks Bob\nfine"
 
 
 def test_oracle_stops_where_another_turn_would_cost_more_than_it_brings():

@@ -97,7 +97,7 @@ def test_clusters_of_different_sizes_keep_the_plain_mean_and_the_spread_of_a_rat
     """The cluster bootstrap agrees with the linearized variance of a ratio (Cochran 1977, 2.10)."""
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, 6, 400)
-    levels = rng.normal(0, 1, 400)
+    levels = rng.normal(3, 1, 400)
     dialogues = rng.permutation(np.repeat(np.arange(400), sizes))
     scores = pd.DataFrame({"rouge1": levels[dialogues] + rng.normal(0, 0.2, len(dialogues))})
     interval = confidence_interval(scores, clusters=dialogues).loc["rouge1"]

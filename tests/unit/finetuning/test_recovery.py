@@ -47,6 +47,22 @@ def test_another_seed_gives_other_weights(train):
     assert not same(*map(weights, models))
 
 
+def test_the_order_of_the_batches_follows_the_seed_and_changes_with_the_epoch(train):
+    def order(seed: int) -> list[list[int]]:
+        rows, model = [], plain_t5()
+        model.register_forward_pre_hook(
+            lambda _, __, inputs: rows.append(inputs["input_ids"].sum().item()), with_kwargs=True
+        )
+        options = {"per_device_train_batch_size": 1, "num_train_epochs": 4}
+        train("full", model, seed=seed, **options, **UNSAVED)
+        return [rows[i : i + 4] for i in range(0, 16, 4)]
+
+    epochs = order(1)
+    assert all(sorted(rows) == sorted(epochs[0]) for rows in epochs)
+    assert len(set(map(tuple, epochs))) > 1
+    assert epochs == order(1) != order(2)
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_resumed_run_equals_the_run_that_was_not_stopped(train, tmp_path, method):
     constant = {"lr_scheduler_type": "constant", "load_best_model_at_end": False}

@@ -93,6 +93,11 @@ def test_the_options_of_ppo_are_those_that_it_is_published_with(tmp_path):
     assert (ours.loss_type, ours.scale_rewards) == ("bnpo", "none")
 
 
+@pytest.mark.parametrize(("given", "meant"), [(True, "group"), (False, "none")])
+def test_scale_rewards_may_be_said_with_true_and_false_as_in_trl(tmp_path, given, meant):
+    assert PPOConfig(str(tmp_path), scale_rewards=given).scale_rewards == meant
+
+
 def test_every_option_is_explained():
     own = set(PPOConfig.__annotations__)
     assert {"beta", "epsilon", "max_kl", "missing_eos_penalty"} <= own

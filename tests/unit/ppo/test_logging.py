@@ -10,13 +10,13 @@ from tiny_ppo import (
     DECODER_ONLY,
     KINDS,
     SCRIPT,
-    Watch,
     by_topic,
     encoded,
     logged,
     policy,
     script,
 )
+from torch import nn
 from torch.testing import assert_close
 from transformers import TrainerCallback
 
@@ -108,15 +108,27 @@ def test_a_log_of_several_steps_holds_their_means(make):
     assert logged(trainer, "reward") == [1.5, 8.5]
 
 
+def test_a_step_without_any_reward_is_left_out_of_a_logs_mean(make):
+    rewards = iter([None, 5.0])
+
+    def reward(completions, **kwargs):
+        return [next(rewards)] * len(completions)
+
+    trainer = make(reward=reward, num_iterations=1, max_steps=2, logging_steps=2)
+    trainer.train()
+    assert logged(trainer, "reward") == [5.0]
+
+
 def test_the_gradients_norm_is_logged_as_it_was_before_clipping(make):
     trainer = make(max_grad_norm=1e-3, max_steps=1)
     trainer.train()
     assert logged(trainer, "grad_norm")[0] > 0.01
 
 
-def test_entropy_and_ratio_are_means_over_tokens(make, tokenizer):
-    watch = Watch()
-    trainer = make(callbacks=[watch], learning_rate=0.0, value_learning_rate=0.0)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_entropy_and_ratio_are_means_over_the_tokens_of_an_update(make, parts):
+    halves = {"per_device_train_batch_size": 4 // parts, "gradient_accumulation_steps": parts}
+    trainer = make(learning_rate=0.0, value_learning_rate=0.0, **halves)
     script(trainer).train()
     drawn, mask = trainer.sample, trainer.sample["mask"]
     _, _, entropy = completion_logprobs(
@@ -134,6 +146,7 @@ def test_an_evaluation_has_metrics_of_its_own(make):
     assert {"eval_reward", "eval_loss", "eval_kl", "eval_completions/mean_length"} <= names
     assert "eval_beta" not in names  # nothing is adapted in evaluation
     assert len(logged(trainer, "reward")) == 1
+    assert trainer.completions["step"].tolist() == [1, 1]  # of training alone
 
 
 def test_an_evaluations_loss_is_of_plain_advantages(make):
@@ -184,6 +197,24 @@ def test_the_head_computes_in_float32_under_bf16_autocast(tiny_t5, tokenizer):
         logits = tiny_t5.lm_head(hidden)
     assert_close(logits, hidden @ weight.T)
     assert "forward" not in vars(tiny_t5.lm_head)  # itself again
+
+
+@needs_bf16
+def test_updates_compute_the_head_in_float32_under_bf16(make, tiny_t5):
+    seen = set()
+    tiny_t5.lm_head.register_forward_hook(
+        lambda head, _, logits: seen.add(logits.dtype) if torch.is_grad_enabled() else None
+    )
+    make(bf16=True, max_steps=1).train()
+    assert seen == {torch.float32}
+
+
+def test_the_heads_bias_counts_in_float32_too(tiny_t5):
+    tiny_t5.lm_head.bias = nn.Parameter(torch.arange(float(tiny_t5.config.vocab_size)))
+    hidden = torch.randn(3, tiny_t5.lm_head.in_features)
+    expected = tiny_t5.lm_head(hidden)
+    with float32_head(tiny_t5):
+        assert_close(tiny_t5.lm_head(hidden), expected)
 
 
 @needs_bf16

@@ -138,15 +138,18 @@ def test_a_step_of_all_parameters(family, tokenizer, dataset, config, tmp_path):
 
 @every_family
 def test_an_adapter_needs_no_names_of_modules(family, tokenizer, dataset, config):
+    lora = LoraConfig(r=4)
     trainer = PPOTrainer(
         model=tiny_model(family, **SHAPE.get(family, {})),
         reward_funcs=letters,
         args=config(max_steps=1, advantage_estimator="grpo"),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=LoraConfig(r=4),
+        peft_config=lora,
     )
     trainer.train()
+    assert lora.target_modules is None or not family.startswith("t5gemma")  # the caller's stays
+    assert not any("vision" in n for n, _ in trainer.model.named_parameters() if ".lora_" in n)
 
     changed = {n for n, p in trainer.model.named_parameters() if "lora_B" in n and p.any()}
     assert any("encoder" in n for n in changed) and any("decoder" in n for n in changed)

@@ -111,6 +111,11 @@ def test_a_fresh_adapter_needs_no_copy_and_a_full_policy_gets_a_frozen_one(make,
     assert not theirs & {p.data_ptr() for p in tiny_t5.parameters()}
 
 
+def test_a_reference_has_no_dropout_though_the_policy_was_in_train_mode(make, tiny_t5):
+    reference = make(tiny_t5.train()).ref_model
+    assert not any(module.training for module in reference.modules())
+
+
 def test_an_adapter_that_is_trained_on_gets_a_frozen_copy_of_the_adapter_alone(make, tiny_t5):
     trainer = make(trained_adapter(tiny_t5))
     copies = {n: p for n, p in trainer.policy.named_parameters() if ".ref." in n}

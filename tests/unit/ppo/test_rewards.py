@@ -1,5 +1,6 @@
 """Rewards: what reward functions see, how their numbers add up, and where the score goes."""
 
+import asyncio
 import copy
 import functools
 import logging
@@ -90,6 +91,17 @@ def test_coroutines_and_functions_keep_their_own_columns():
     assert Rewards([first, second, third])(["p"], ["x"]).tolist() == [[1.0, 2.0, 3.0]]
 
 
+def test_coroutines_are_awaited_where_a_loop_runs_already_as_in_a_notebook():
+    class Judge:
+        async def __call__(self, completions):
+            return [2.0] * len(completions)
+
+    async def cell():
+        return Rewards([Judge()])(["p"], ["x"])
+
+    assert asyncio.run(cell()).tolist() == [[2.0]]
+
+
 def test_rewards_are_named_after_functions_partials_and_classes():
     class Judge:
         def __call__(self, completions):
@@ -166,12 +178,13 @@ def test_several_reward_functions_are_added_by_weight(make, tiny_t5):
     assert logged(weighted, "rewards/two/std") == [0.0]
 
 
-def test_a_function_that_returns_none_is_left_out_of_that_completions_sum(make):
+def test_a_function_that_returns_none_is_left_out_of_that_completions_sum(make, caplog):
     def sometimes(topic, **kwargs):
         return [10.0 if name == "loan" else None for name in topic]
 
     trainer = make(reward=[by_topic(1.0, 2.0, 3.0, 4.0), sometimes], beta=0.0, **ORDERED)
     script(trainer).train()
+    assert "All reward functions returned None" not in caplog.text
     assert logged(trainer, "rewards/sometimes/mean") == [10.0]
     assert logged(trainer, "reward") == [(1 + 2 + 13 + 4) / 4]
     assert trainer.sample["returns"][:, 0].tolist() == [1.0, 2.0, 13.0, 4.0]
@@ -223,6 +236,8 @@ def test_the_score_is_clipped_before_the_penalty_and_scaled_after_it(make):
     scores = torch.tensor([2.5, 3.0, 3.5, 4.5])
     last = trainer.sample["returns"].gather(1, torch.tensor([[1], [0], [3], [3]])).squeeze(1)
     assert_close(last, scores / scores.std(), atol=1e-3, rtol=0)
+    given = torch.tensor([2.0, 3.0, 4.0, 5.0]).std().item()
+    assert logged(trainer, "reward_std") == pytest.approx([given])  # as the function gave them
 
 
 def test_equal_scores_are_not_divided_by_zero(make):
@@ -265,6 +280,14 @@ def test_gaes_advantages_are_whitened_over_the_whole_sample_and_not_each_batch(m
     assert inside.var().item() == pytest.approx(1, abs=1e-4)
 
 
+def test_the_least_deviation_that_whitening_divides_by_is_an_option(make):
+    trainer = make(reward=by_topic(1.0, 2.0, 3.0, 6.0), min_advantage_std=10.0, **ORDERED)
+    script(trainer).train()
+    drawn, inside = trainer.sample, trainer.sample["mask"].bool()
+    raw = (drawn["returns"] - drawn["values"])[inside]
+    assert_close(drawn["advantages"][inside], (raw - raw.mean()) / 10)
+
+
 def test_gamma_and_lambda_shape_gaes_advantages_by_hand(make):
     # Values are 0 at first: the score of a completion decays by γλ = 0.72 towards its start.
     trainer = make(
@@ -297,6 +320,23 @@ def test_group_advantages_stand_on_every_token_of_their_completion(
     drawn = trainer.sample
     column = torch.tensor(expected * 2).unsqueeze(1)
     assert_close(drawn["advantages"], column * drawn["mask"], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "scale", "expected"),
+    [
+        ("rloo", "batch", [-1.0, 1.0, -4.0, 4.0]),
+        ("grpo", "batch", [-0.5, 0.5, -2.0, 2.0]),
+        ("grpo", "none", [-0.5, 0.5, -2.0, 2.0]),
+    ],
+)
+def test_groups_are_compared_by_scores_that_are_scaled_as_asked(make, estimator, scale, expected):
+    scores = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    options = {"advantage_estimator": estimator, "scale_rewards": scale, "beta": 0.0}
+    trainer = make(reward=lambda completions, **kwargs: scores, **options, **ORDERED)
+    trainer.train()
+    scaled = torch.tensor(expected) / (scores.std() if scale == "batch" else 1.0)
+    assert_close(trainer.sample["advantages"][:, 0], scaled, atol=1e-3, rtol=0)
 
 
 def test_rloos_rewards_pay_for_the_kl_of_the_whole_completion(make):
@@ -355,6 +395,12 @@ def test_groups_whose_rewards_are_all_equal_are_counted_and_can_be_left_out(make
     assert trainer.sample["mask"].sum(dim=1).tolist() == kept
 
 
+def test_equal_rewards_are_left_out_of_training_and_not_of_evaluation(make):
+    equal = by_topic(3.0, 3.0, 3.0, 3.0)
+    options = {"advantage_estimator": "grpo", "drop_zero_std_groups": True}
+    assert make(reward=equal, eval_rows=DATA, **options).evaluate()["eval_entropy"] > 0
+
+
 def test_completions_that_do_not_end_can_be_left_out(make):
     trainer = script(make(mask_truncated_completions=True, **ORDERED))
     trainer.train()
@@ -377,6 +423,8 @@ def test_completions_are_kept_with_their_rewards_and_extra_columns(make):
     table = trainer.completions.tail(3)
     assert list(table) == ["step", "prompt", "completion", "reward", "initial"]
     assert table["prompt"].tolist() == PROMPTS[:3] and table["reward"].tolist() == [1.0, 2.0, 3.0]
+    texts = trainer.processing_class.batch_decode(SCRIPT[:3], skip_special_tokens=True)
+    assert table["completion"].tolist() == texts and len(set(texts)) == 3
     assert table["initial"].tolist() == [prompt[0] for prompt in PROMPTS[:3]]
     assert logged(trainer, "prompt_length") == [len(PROMPTS[0])] * 2
 

@@ -25,7 +25,13 @@ from torch.testing import assert_close
 
 from utils.ppo import PPOTrainer
 from utils.ppo.losses import response_mask
-from utils.ppo.policy import InverseTransformSampling, completion_logprobs, encode, sample
+from utils.ppo.policy import (
+    InverseTransformSampling,
+    add_value_head,
+    completion_logprobs,
+    encode,
+    sample,
+)
 
 
 def drawn(trainer: PPOTrainer, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,6 +118,15 @@ def test_the_ends_of_the_uniform_number_draw_the_first_and_the_last_possible_tok
         assert InverseTransformSampling()(None, logits).argmax() == token
 
 
+def test_a_token_is_drawn_also_where_rounded_probabilities_sum_to_less_than_one(monkeypatch):
+    logits = torch.randn(200, 500, generator=torch.Generator().manual_seed(0))
+    sums = logits.softmax(dim=-1).cumsum(dim=-1)[:, -1]
+    assert (sums < 1 - 2**-24).any()
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 1 - 2**-24))
+    only = InverseTransformSampling()(None, logits)
+    assert ((only == 0).sum(dim=1) == 1).all()
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_not_finite_raise_an_error_that_names_the_remedy(value):
     with pytest.raises(ValueError, match="not finite: training has diverged, lower the learning"):
@@ -119,18 +134,27 @@ def test_logits_that_are_not_finite_raise_an_error_that_names_the_remedy(value):
 
 
 def test_top_k_and_top_p_are_left_to_transformers_and_no_difference_is_claimed(make):
-    trainer = make(top_k=3, max_steps=1)
+    trainer = make(top_k=3, temperature=0.5, max_steps=1)
     trainer.train()
-    assert trainer.generation_config.do_sample and trainer.generation_config.top_k == 3
+    settings = trainer.generation_config
+    assert (settings.do_sample, settings.top_k, settings.temperature) == (True, 3, 0.5)
     assert not logged(trainer, "sampling/logp_difference")
 
 
 # --- where a completion begins and ends ---
 
 
+def test_a_model_that_may_not_use_our_speedups_is_sampled_by_transformers(make, tiny_t5):
+    tiny_t5.cpu_speedups = False
+    trainer = make(max_steps=1)
+    trainer.train()
+    assert trainer.generation_config.do_sample
+    assert not logged(trainer, "sampling/logp_difference")
+
+
 def test_a_completion_has_no_least_length(make):
-    settings = make(max_completion_length=7).generation_config
-    assert settings.max_new_tokens == 7
+    settings = make(max_completion_length=7, cache_implementation="dynamic").generation_config
+    assert settings.max_new_tokens == 7 and settings.cache_implementation == "dynamic"
     assert not settings.min_length and not settings.min_new_tokens
 
 
@@ -187,6 +211,21 @@ def test_log_probabilities_are_those_of_the_model_itself(tiny_t5, tokenizer):
     assert entropy is None and values is None
 
 
+def test_what_is_computed_in_parts_stays_with_its_completion(make, tiny_t5, tokenizer, monkeypatch):
+    monkeypatch.setattr("utils.ppo.trainer.LOGITS_AT_ONCE", 1)
+    parts = {"per_device_train_batch_size": 1, "steps_per_generation": 4}
+    trainer = make(copy.deepcopy(tiny_t5), shuffle_dataset=False, max_steps=1, **parts)
+    nn.init.ones_(trainer.value_head.linear.weight)
+    script(trainer).train()
+    found = add_value_head(tiny_t5, "detached")
+    nn.init.ones_(found.linear.weight)
+    with torch.no_grad():
+        prompts = encode(tiny_t5, **encoded(tokenizer))
+        logprobs, values, _ = completion_logprobs(tiny_t5, prompts, SCRIPT, PAD, values=True)
+    assert_close(trainer.sample["old_logprobs"], logprobs)
+    assert_close(trainer.sample["values"], values)
+
+
 @torch.no_grad()
 def test_a_prompts_padding_changes_nothing(tiny_t5, tokenizer):
     together = completion_logprobs(tiny_t5, encode(tiny_t5, **encoded(tokenizer)), SCRIPT, PAD)[0]
@@ -207,6 +246,9 @@ def test_entropy_is_that_of_the_softmax_and_of_a_uniform_policy_the_log_of_the_v
     logits = tiny_t5(**encoded(tokenizer), decoder_input_ids=inputs).logits
     expected = torch.distributions.Categorical(logits=logits).entropy()
     assert_close(entropy, expected, atol=1e-4, rtol=0)
+    halved = completion_logprobs(tiny_t5, prompts, SCRIPT, PAD, temperature=2.0, entropy=True)[2]
+    expected = torch.distributions.Categorical(logits=logits / 2).entropy()
+    assert_close(halved, expected, atol=1e-4, rtol=0)
     nn.init.zeros_(tiny_t5.lm_head.weight)
     entropy = completion_logprobs(tiny_t5, prompts, SCRIPT, PAD, entropy=True)[2]
     assert_close(entropy, torch.full_like(entropy, math.log(tiny_t5.config.vocab_size)))

@@ -729,6 +729,60 @@ def test_train_with_an_iterable_dataset(tiny_t5, tokenizer, dataset, config, est
     assert trainer.evaluate()["eval_reward"] > 0
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_stream_is_shuffled_by_the_seed_where_asked_for(
+    tiny_t5, tokenizer, dataset, config, shuffle
+):
+    orders = []
+
+    def reward_func(prompts, completions, **kwargs):
+        orders.append(prompts)
+        return letters(completions)
+
+    stream = Dataset.from_dict({"prompt": [*dataset["prompt"]] * 2}).to_iterable_dataset()
+    for seed in (1, 1, 2):
+        PPOTrainer(
+            model=copy.deepcopy(tiny_t5),
+            reward_funcs=reward_func,
+            args=config(
+                num_generations=1,
+                per_device_train_batch_size=8,
+                max_steps=1,
+                seed=seed,
+                shuffle_dataset=shuffle,
+            ),
+            train_dataset=stream,
+            processing_class=tokenizer,
+        ).train()
+
+    assert orders[0] == orders[1]
+    assert (orders[0] == orders[2] == [*dataset["prompt"]] * 2) == (not shuffle)
+    assert (orders[0] != orders[2]) == shuffle
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_completions_to_one_prompt_stand_side_by_side_in_evaluation_too(
+    tiny_t5, tokenizer, dataset, config, streamed
+):
+    seen = []
+
+    def reward_func(prompts, completions, **kwargs):
+        seen.extend(prompts)
+        return letters(completions)
+
+    trainer = PPOTrainer(
+        model=tiny_t5,
+        reward_funcs=reward_func,
+        args=config(num_generations_eval=2),
+        train_dataset=dataset,
+        eval_dataset=dataset.to_iterable_dataset() if streamed else dataset,
+        processing_class=tokenizer,
+    )
+    trainer.evaluate()
+
+    assert seen == [prompt for prompt in dataset["prompt"] for _ in range(2)]
+
+
 # 16 to 26: the options
 
 
@@ -1153,13 +1207,14 @@ def test_generation_kwargs_reach_transformers(tiny_t5, tokenizer, dataset, confi
     trainer = PPOTrainer(
         model=tiny_t5,
         reward_funcs=letters,
-        args=config(generation_kwargs={"min_new_tokens": 8}),
+        args=config(generation_kwargs={"min_new_tokens": 8, "top_k": 5}),
         train_dataset=dataset,
         processing_class=tokenizer,
     )
     trainer.train()
 
     assert min(logged(trainer, "completions/min_length")) == 8
+    assert trainer.generation_config.top_k == 5
 
 
 def test_model_and_reward_model_by_path_and_nothing_else(
@@ -1185,6 +1240,18 @@ def test_model_by_path_with_its_own_tokenizer(dataset, config, model_path):
     trainer.train()
 
     assert_all_changed(trainer, previous_trainable_params)
+
+
+def test_a_bf16_models_weights_are_loaded_in_float32(tiny_t5, tokenizer, dataset, config, tmp_path):
+    tiny_t5.to(torch.bfloat16).save_pretrained(tmp_path / "bf16")
+    trainer = PPOTrainer(
+        model=str(tmp_path / "bf16"),
+        reward_funcs=letters,
+        args=config(),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+    )
+    assert {param.dtype for param in trainer.model.parameters()} == {torch.float32}
 
 
 def test_train_multiple_dataloader_workers(tiny_t5, tokenizer, dataset, config):
@@ -1453,6 +1520,9 @@ def test_train_with_an_optimizer_of_ones_own(
     trainer.train()
 
     assert_all_changed(trainer, previous_trainable_params)  # the value head, too
+    if scheduled and estimator == "gae":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == [0.1, trainer.args.value_learning_rate]
 
 
 def test_conversational_prompts_and_a_reward_for_them(tiny_t5, tokenizer, dataset, config):

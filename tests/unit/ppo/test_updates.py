@@ -7,12 +7,15 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from tiny_models import PAD
 from tiny_ppo import (
+    DATA,
     DECODER_ONLY,
     KINDS,
     PROMPTS,
     SCRIPT,
     Watch,
+    by_topic,
     count_o,
     length_reward,
     logged,
@@ -29,6 +32,7 @@ from transformers import TrainerCallback
 
 from utils.ppo import PPOTrainer
 from utils.ppo.checkpointing import TrainingError
+from utils.ppo.policy import completion_logprobs
 
 # --- the first ratio, and no dropout ---
 
@@ -156,6 +160,27 @@ def test_the_loss_of_every_update_by_hand(make, estimator, loss_type):
         assert total == pytest.approx(part, abs=1e-5)
 
 
+def test_a_step_that_reaches_into_the_next_sample_weighs_its_batches_alike(make):
+    """Samples of three batches of one completion each, of which a step takes two."""
+    trainer = make(
+        reward=by_topic(3.0, 1.0, 0.0, 5.0),
+        rows=DATA.select([0, 1, 2, 3] * 2),
+        vf_coef=0.0,
+        per_device_train_batch_size=1,
+        steps_per_generation=3,
+        gradient_accumulation_steps=2,
+        num_iterations=1,
+        max_steps=3,
+    )
+    by_hand = LossesByHand(script(trainer))
+    trainer.train()
+    assert len(by_hand.seen) == 6
+    for inputs, logprobs, _, loss in by_hand.seen:
+        ratio = ((logprobs - inputs["old_logprobs"]) * inputs["mask"]).exp()
+        terms = surrogate(ratio, inputs["advantages"])
+        assert loss == pytest.approx(averaged(terms, inputs["mask"], "bnpo", 11) / 2, abs=1e-5)
+
+
 @pytest.mark.parametrize("learning_rate", [1e-4, 2e-2], ids=["no ratio clipped", "some clipped"])
 @pytest.mark.parametrize("estimator", ["rloo", "grpo"])
 def test_the_ratio_of_whole_completions_by_hand(make, estimator, learning_rate):
@@ -206,6 +231,27 @@ def test_grpos_price_of_kl_is_weighted_by_the_ratio_as_in_trl(make, tiny_t5):
     assert parts[True] != pytest.approx(parts[False], rel=1e-2)
 
 
+def test_the_ratio_that_weights_grpos_price_of_kl_has_a_gradient_as_in_trl(make):
+    trainer = make(
+        reward=lambda completions, **kwargs: [3.0, 1.0, 0.0, 5.0],
+        advantage_estimator="grpo",
+        loss_type="bnpo",
+        beta=0.5,
+        learning_rate=3e-2,
+    )
+    script(trainer).train()
+    drawn, mask = trainer.sample, trainer.sample["mask"]
+    inputs = drawn | {"normalizer": 11.0, "advantages": torch.zeros_like(drawn["advantages"])}
+    weight = trainer.policy.shared.weight
+    (gradient,) = torch.autograd.grad(trainer.compute_loss(trainer.policy, inputs), weight)
+    logprobs = completion_logprobs(trainer.policy, drawn["prompts"], drawn["ids"], PAD)[0]
+    difference = drawn["reference_logprobs"] - logprobs
+    ratio = (logprobs - drawn["old_logprobs"]).exp()
+    loss = 0.5 * ((difference.exp() - 1 - difference) * ratio * mask).sum() / 11
+    (expected,) = torch.autograd.grad(loss, weight)
+    assert_close(gradient, expected, atol=1e-5, rtol=1e-3)
+
+
 def test_the_bounds_of_ratio_and_value_are_the_configs(make):
     """So narrow that every ratio and value that has moved is clipped."""
     options = {"epsilon": 1e-6, "epsilon_high": 1e-6, "epsilon_value": 1e-6, "vf_coef": 1.0}
@@ -217,6 +263,42 @@ def test_the_bounds_of_ratio_and_value_are_the_configs(make):
     assert logged(trainer, "clip_ratio/region_mean")[1] > 0.5
     first, second = logged(trainer, "loss/value")
     assert second >= first * 0.9999  # the old values' error still counts
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_ratio_and_value_have_bounds_of_their_own_by_hand(make, sign):
+    bounds = {"epsilon": 0.01, "epsilon_high": 0.05, "delta": 1.1, "epsilon_value": 0.02}
+    trainer = make(reward=by_topic(3.0, 1.0, 0.0, 5.0), learning_rate=3e-2, vf_coef=0.7, **bounds)
+    script(trainer).train()
+    drawn, mask, returns = trainer.sample, trainer.sample["mask"].bool(), trainer.sample["returns"]
+    inputs = drawn | {"normalizer": 11.0, "advantages": sign * drawn["advantages"]}
+    loss = trainer.compute_loss(trainer.policy, inputs)
+    logprobs, values, _ = completion_logprobs(
+        trainer.policy, drawn["prompts"], drawn["ids"], PAD, values=True
+    )
+    ratio, advantages = (logprobs - drawn["old_logprobs"]).exp(), inputs["advantages"]
+    for moved in (ratio < 0.99, ratio > 1.05, ratio > 1.1):
+        assert (moved & mask).any()
+    clipped = ratio.clamp(0.99, 1.05) * advantages
+    policy = -torch.minimum(ratio.clamp(max=1.1) * advantages, clipped)
+    near = drawn["values"] + (values - drawn["values"]).clamp(-0.02, 0.02)
+    value = 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+    assert_close(loss, (policy + 0.7 * value)[mask].sum() / 11, atol=1e-5, rtol=1e-4)
+
+
+def test_an_update_logs_the_clipped_share_of_the_tokens_of_all_its_batches(make):
+    """Two batches whose completions have 11 tokens in all, but never as many in each."""
+    halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    trainer = make(reward=by_topic(3.0, 1.0, 0.0, 5.0), learning_rate=3e-2, epsilon=0.2, **halves)
+    by_hand = LossesByHand(script(trainer))
+    trainer.train()
+    clipped = 0
+    for inputs, logprobs, _, _ in by_hand.seen[2:]:
+        ratio, advantages = (logprobs - inputs["old_logprobs"]).exp(), inputs["advantages"]
+        outside = ((ratio < 0.8) & (advantages < 0)) | ((ratio > 1.2) & (advantages > 0))
+        clipped += (outside * inputs["mask"]).sum().item()
+    assert 0 < clipped < 11
+    assert logged(trainer, "clip_ratio/region_mean")[1] == pytest.approx(clipped / 11)
 
 
 def test_what_was_sampled_is_fixed_during_the_updates(make):
@@ -527,6 +609,18 @@ def test_a_fixed_seed_gives_the_same_weights_twice_and_another_seed_others(make,
         trainer.train()
         trained.append(weights(trainer.model))
     assert same(trained[0], trained[1]) and not same(trained[0], trained[2])
+
+
+def test_the_order_of_the_prompts_follows_the_seed(make):
+    orders = []
+
+    def reward(prompts, completions, **kwargs):
+        orders.append(prompts)
+        return [0.0] * len(completions)
+
+    for seed in (1, 1, 2):
+        make(reward=reward, rows=DATA.select([0, 1, 2, 3] * 2), seed=seed, max_steps=1).train()
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_each_pass_over_a_sample_has_an_order_of_its_own_and_takes_every_completion(make):

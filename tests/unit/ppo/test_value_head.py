@@ -135,6 +135,11 @@ def test_a_trunk_of_its_own_is_a_copy_that_learns_apart_from_the_policy(make, ti
     assert {id(p) for p in trunk.parameters()} <= held
 
 
+def test_a_trunk_of_its_own_learns_also_where_the_policy_has_an_adapter(make, tiny_t5):
+    trainer = make(**policy("frozen encoder", tiny_t5), value_trunk="own")
+    assert all(p.requires_grad for p in trainer.value_head.parameters())
+
+
 def test_the_head_has_a_learning_rate_of_its_own_without_weight_decay(make):
     rates = []
 
