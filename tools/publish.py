@@ -44,7 +44,7 @@ DETOX = {
     "after_sampled": "after PPO, sampled",
     "best_of_8": "best of 8 samples, no training",
     "polite_prompt": "polite prompt, no training",
-    "no_kl_price": "PPO without a KL price",
+    "no_kl_price": "PPO without a KL penalty",
 }
 BASELINES = {"lead": "lead-2: first two turns", "human": "one reference against the others"}
 SYSTEMS = {  # the rows of each table: name in results.json, name for readers
