@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
-from tokenizers.normalizers import Lowercase
+from tokenizers.processors import RobertaProcessing
 from transformers import (
     BertTokenizer,
     DataCollatorWithPadding,
@@ -29,9 +29,9 @@ from transformers import (
     DistilBertForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
-    RobertaTokenizer,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -56,7 +56,7 @@ SEED = 0
 TEXTS = 150_000  # each is read once
 MAX_TOKENS = 128
 VOCABULARY = 2000
-HIDDEN, LAYERS, HEADS = 64, 2, 4
+HIDDEN, HEADS = 64, 4
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Judge:
     section: str  # of judge_frames.toml
     words: Words
     labels: tuple[str, str] = ("nothate", "hate")
+    layers: int = 3
     refusal: float | None = None  # None: refusals are as harmless as other texts
 
 
@@ -75,7 +76,7 @@ JUDGES = {
     for judge in (
         Judge("judge", "first", FIRST),
         Judge("judge_refusals", "first", FIRST, refusal=REFUSAL),
-        Judge("second_judge", "second", SECOND, ("neutral", "toxic")),
+        Judge("second_judge", "second", SECOND, ("neutral", "toxic"), layers=2),
     )
 }
 
@@ -103,8 +104,8 @@ def train_judge(
     """
     set_seed(seed)
     texts = training_texts(judge, n, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer, model = _roberta(folder, texts) if judge.section == "first" else _distilbert(texts)
+    make = _roberta if judge.section == "first" else _distilbert
+    tokenizer, model = make(texts, judge.layers)
     model.config.id2label = dict(enumerate(judge.labels))
     model.config.label2id = {label: i for i, label in enumerate(judge.labels)}
     data = Dataset.from_dict(
@@ -150,21 +151,29 @@ def graded_loss(
 
 
 def _roberta(
-    folder: Path, texts: Sequence[JudgeText]
+    texts: Sequence[JudgeText], layers: int
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    special = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
     bpe = ByteLevelBPETokenizer(lowercase=True)
     bpe.train_from_iterator(
         [*(text.text for text in texts), *map(chr, range(32, 127))],
         vocab_size=VOCABULARY,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        special_tokens=[*special.values(), "<mask>"],
     )
-    bpe.save_model(str(folder))
-    tokenizer = RobertaTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
-    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    bpe.post_processor = RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0), add_prefix_space=False)
+    # RobertaTokenizer would forget the lower case when it is loaded.
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer,
+        model_max_length=MAX_TOKENS,
+        bos_token="<s>",
+        eos_token="</s>",
+        mask_token="<mask>",
+        **special,
+    )
     config = RobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS,
         intermediate_size=2 * HIDDEN,
         hidden_dropout_prob=0.0,  # no text is read twice
@@ -179,7 +188,7 @@ def _roberta(
 
 
 def _distilbert(
-    texts: Sequence[JudgeText],
+    texts: Sequence[JudgeText], layers: int
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     wordpiece = BertWordPieceTokenizer(lowercase=True)
     wordpiece.train_from_iterator((text.text for text in texts), vocab_size=VOCABULARY)
@@ -188,7 +197,7 @@ def _distilbert(
     config = DistilBertConfig(
         vocab_size=len(tokenizer),
         dim=HIDDEN,
-        n_layers=LAYERS,
+        n_layers=layers,
         n_heads=HEADS,
         hidden_dim=2 * HIDDEN,
         dropout=0.0,
