@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tools.small_world import tables
@@ -95,3 +96,24 @@ def measure(
         texts = generate(model, tokenizer, prompts, max_new_tokens=MOST_TOKENS)
         tables_.append(judged(texts, references, facts).assign(shots=k, text=texts))
     return pd.concat(tables_)
+
+
+@torch.inference_mode()
+def measure_decoder(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    split: str = "validation",
+    n: int = 200,
+    seed: int = SEED,
+    template: str = PLAIN,
+) -> pd.DataFrame:
+    """Judge a decoder-only model's greedy summaries of `n` dialogues, as `measure` does."""
+    facts, dialogues, references = held_out(split, n, seed=seed)
+    prompts = [build_prompt(dialogue, (), template) for dialogue in dialogues]
+    batch = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    model.eval()
+    output = model.generate(**inputs, max_new_tokens=MOST_TOKENS, do_sample=False)
+    answers = output[:, batch["input_ids"].shape[1] :]
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return judged(texts, references, facts).assign(text=texts)

@@ -59,18 +59,18 @@ class Probes(nn.Module):
         losses = {}
         for name, probe in self.tokens.items():
             labels = padded([getattr(item.labels, name) for item in items], IGNORED)
-            losses[name] = _mean_loss(probe(hidden).flatten(0, 1), labels.flatten())
+            losses[name] = mean_loss(probe(hidden).flatten(0, 1), labels.flatten())
         ends = torch.tensor([len(item.prompt) - 1 for item in items])
         logits = self.styles(hidden[torch.arange(len(items)), ends])
         labels = torch.tensor([item.labels.styles for item in items])  # (batch, 1 + details)
         form, details = logits.split([len(FEW_SHOT_FORMS), 2 * len(DETAILS)], dim=1)
-        losses["styles"] = _mean_loss(form, labels[:, 0]) + _mean_loss(
+        losses["styles"] = mean_loss(form, labels[:, 0]) + mean_loss(
             details.reshape(-1, 2), labels[:, 1:].flatten()
         )
         return losses
 
 
-def _mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy over the labels that are not ignored, 0 if there are none."""
     total = cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
@@ -85,7 +85,7 @@ def reader_losses(
         ids = padded([item.prompt for item in items], 0)
         labels = padded([item.answer for item in items], IGNORED)
         output = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels)
-        parts = {"answer": _mean_loss(output.logits.flatten(0, 1), labels.flatten())}
+        parts = {"answer": mean_loss(output.logits.flatten(0, 1), labels.flatten())}
         if probes is not None:
             told = probes(output.encoder_last_hidden_state, items)
             parts |= {name: WEIGHTS[name] * value for name, value in told.items()}
@@ -113,7 +113,8 @@ def train_reader(
     def save_and_judge(step: int) -> dict[str, Any]:
         model.config.dropout_rate = 0.1
         model.save_pretrained(folder)
-        means = measure(model, tokenizer, "validation", judged).groupby("shots").mean(numeric_only=True)
+        scores = measure(model, tokenizer, "validation", judged).groupby("shots")
+        means = scores.mean(numeric_only=True)
         model.train()
         return means.round(3).to_dict("index")
 
