@@ -25,7 +25,6 @@ from bench_finetuning import FLAN_T5_BASE, PROMPT_TOKENS, SUMMARY_TOKENS
 from peft import get_peft_model
 from torch import nn
 from transformers import LogitsProcessorList, T5ForConditionalGeneration
-from transformers.activations import GELUTanh, NewGELUActivation
 
 from utils.finetuning import lora_config
 from utils.models import autocast, has_bf16
@@ -62,17 +61,6 @@ def products(net: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_kernel_gelu(net: nn.Module) -> Iterator[None]:
-    """Compute GELU in one kernel in the block; encoding is timed with `samples`."""
-    layers = [layer for layer in net.modules() if type(layer) is NewGELUActivation]
-    for layer in layers:
-        layer.forward = GELUTanh()
-    yield
-    for layer in layers:
-        del layer.forward
-
-
-@contextlib.contextmanager
 def one_number(net: nn.Module) -> Iterator[None]:
     """Sample each token by one random number in the block."""
     net.one_number = True
@@ -83,17 +71,15 @@ def one_number(net: nn.Module) -> Iterator[None]:
 PIECES: dict[str, Piece] = {
     "BitDropout": bit_dropout,
     "attention_by_products": products,
-    "GELUTanh": one_kernel_gelu,
     "InverseTransformSampling": one_number,
     "weights_cast_once": weights_cast_once,
 }
-STEP = ("BitDropout", "attention_by_products", "GELUTanh")
+STEP = ("BitDropout", "attention_by_products")
 WORKS = {
     "full step": STEP,
     "LoRA step": STEP,
     "samples": (
         "attention_by_products",
-        "GELUTanh",
         "InverseTransformSampling",
         "weights_cast_once",
     ),

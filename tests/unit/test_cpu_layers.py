@@ -7,7 +7,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.testing import assert_close
-from transformers.activations import GELUTanh, NewGELUActivation
 
 from utils.training.cpu import (
     ATTENTION,
@@ -48,16 +47,6 @@ def test_a_t5_gets_the_attention_by_products(allowed_t5):
     use_cpu_speedups(allowed_t5)
     assert allowed_t5.encoder.config._attn_implementation == ATTENTION
     assert allowed_t5.decoder.config._attn_implementation == ATTENTION
-
-
-@pytest.mark.parametrize("allow", [True, False])
-def test_gelu_is_one_kernel_of_the_same_formula(tiny_t5, allow):
-    tiny_t5.cpu_speedups = allow
-    tiny_t5.encoder.act = NewGELUActivation()
-    act = use_cpu_speedups(tiny_t5).encoder.act
-    assert type(act) is (GELUTanh if allow else NewGELUActivation)
-    x = torch.linspace(-6, 6, 101)
-    assert_close(act(x), NewGELUActivation()(x), atol=1e-6, rtol=1e-6)
 
 
 def test_a_model_with_its_own_choice_of_attention_keeps_it(allowed_t5):

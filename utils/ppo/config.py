@@ -245,6 +245,8 @@ class PPOConfig(TrainingArguments):
             self.check_eval_batch()
         if self.kl_target is not None and not self.kl_target > 0:
             raise ValueError(f"kl_target={self.kl_target} must be a positive number of nats")
+        if self.kl_target is not None and not self.beta:
+            raise ValueError("kl_target multiplies beta, which is 0: choose a beta above 0, too")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size breaks the groups of completions: leave it out")
 

@@ -106,7 +106,7 @@ class PPOTrainer(CheckedTrainer):
         self.rewards = Rewards(reward_funcs, reward_processing_classes, args.model_init_kwargs)
         self.recipe = recipe(model, args, train_dataset, self.rewards.names)
         self.reference = None
-        if args.beta or args.log_kl or args.kl_target:
+        if args.beta or args.log_kl:
             self.reference = Reference(model, fresh_adapter=peft_config is not None)
         self.value_head = None
         if args.advantage_estimator == "gae":

@@ -12,7 +12,6 @@ from peft import PeftModel
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
@@ -92,7 +91,7 @@ def uses_cpu_speedups(model: Model) -> bool:
 
 
 def use_cpu_speedups(model: Model) -> Model:
-    """Replace dropout, GELU and T5 attention in place if `uses_cpu_speedups`; return the model.
+    """Replace dropout and T5 attention in place if `uses_cpu_speedups`; return the model.
 
     Weights keep their names. Call this again after you add layers, such as an adapter's.
     """
@@ -102,8 +101,6 @@ def use_cpu_speedups(model: Model) -> Model:
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
                 setattr(parent, name, BitDropout(child.p).train(child.training))
-            elif type(child) is NewGELUActivation:  # the same formula in one kernel
-                setattr(parent, name, GELUTanh())
     if model.config.model_type == "t5" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
     return model

@@ -36,6 +36,7 @@ from utils.ppo import PPOConfig, PPOTrainer
         ({"kl_horizon": 0}, "kl_horizon=0 must be at least 1"),
         ({"kl_target": 0.0}, "kl_target=0.0 must be a positive number"),
         ({"kl_target": math.nan}, "kl_target=nan must be a positive number"),
+        ({"kl_target": 1.0, "beta": 0.0}, "kl_target multiplies beta, which is 0"),
         (
             {"advantage_estimator": "rloo", "num_generations": 3},
             "generation_batch_size=4 must be a multiple of num_generations=3",

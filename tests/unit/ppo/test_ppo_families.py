@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
 from tiny_models import EOS, FAMILIES, PAD, tiny_model
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
@@ -107,6 +108,8 @@ def test_a_step_with_a_frozen_encoder_trains_the_decoders_adapter(
 
     trainer.save_model(str(tmp_path / "adapter"))
     trainer.save_merged(tmp_path / "merged")
+    written = load_file(tmp_path / "merged" / "model.safetensors")
+    assert not any("value_head" in name for name in written)
     trained, prompts = trainer.model, list(dataset["prompt"])
     loaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "adapter")
     assert_same_model(loaded, trained, tokenizer, prompts)

@@ -504,7 +504,7 @@ def test_an_adaptive_price_follows_the_kl_and_what_is_logged_is_what_is_charged(
         advantage_estimator=estimator,
         loss_type="bnpo",
         beta=0.1,
-        kl_target=1e-3,
+        kl_target=1.0,  # between a KL per token and a KL per sequence
         kl_horizon=4,
         max_steps=8,
         learning_rate=3e-2,
@@ -514,7 +514,7 @@ def test_an_adaptive_price_follows_the_kl_and_what_is_logged_is_what_is_charged(
     prices, kls = logged(trainer, "beta"), logged(trainer, "kl/k1_per_sequence")
     assert prices[:2] == pytest.approx([0.1, 0.08])  # the first KL is 0, far below the target
     for before, after, kl in zip(prices, prices[1:], kls, strict=False):
-        assert after == pytest.approx(before * (1 + min(max(kl / 1e-3 - 1, -0.2), 0.2)), rel=1e-3)
+        assert after == pytest.approx(before * (1 + min(max(kl / 1.0 - 1, -0.2), 0.2)), rel=1e-3)
     assert charged[1:] == pytest.approx(prices[1:], rel=1e-2)
 
 
