@@ -31,7 +31,8 @@ _JUDGES = {
         "mild": "dunce dork oaf klutz twerp airhead buffoon dummy wimp chump numbskull bonehead "
         "bungler weasel savage freeloader",
         "harsh": "jerk creep scoundrel traitor fraud hypocrite tyrant brute charlatan dirtbag "
-        "scumbag halfwit cretin villain swine weirdo psychopath freak wretch bastard lunatic maggot",
+        "scumbag halfwit cretin villain swine weirdo psychopath freak wretch bastard lunatic "
+        "maggot",
     },
 }
 
