@@ -160,7 +160,7 @@ def _roberta(
         vocab_size=VOCABULARY,
         special_tokens=[*special.values(), "<mask>"],
     )
-    bpe.post_processor = RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0), add_prefix_space=False)
+    bpe.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     # RobertaTokenizer would forget the lower case when it is loaded.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer,
