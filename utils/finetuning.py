@@ -162,7 +162,7 @@ class ProgressBar(ProgressCallback):
 class _LengthGroups(LengthGroupedSampler):
     """Sample batches of similar length, in an order that depends only on the seed and the epoch.
 
-    A resumed run therefore sees the batches of an uninterrupted one, and so does every process.
+    A resumed run therefore sees the same batches as an uninterrupted one, and all processes agree.
     """
 
     def __init__(self, trainer: Seq2SeqTrainer, rows: Dataset):
@@ -262,7 +262,7 @@ def fine_tune(
     `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains
     `model` itself; "lora" adds an adapter to it (`peft_config`, by default `lora_config()`).
     Weights stay float32, with bf16 autocast if `precision` allows. `resume` continues from the
-    newest complete checkpoint in `output_dir`. If memory runs out, smaller batches are accumulated.
+    newest complete checkpoint in `output_dir`. If memory runs out, batches are split.
     `arguments` go to Seq2SeqTrainingArguments; a `learning_rate` of None is the method's default.
 
     Raises ValueError if an argument cannot be used or a checkpoint belongs to another run, and
@@ -349,9 +349,8 @@ def _train_within_memory(
         count = args.gradient_accumulation_steps * whole // part
         args = copy.copy(args)
         args.per_device_train_batch_size, args.gradient_accumulation_steps = part, count
-        LOG.warning(
-            "out of memory at step %d: batches of %d, accumulated over %d", step, part, count
-        )
+        parts = f"batches of {part}, {count} per optimizer step"
+        LOG.warning("out of memory at step %d: continuing with %s", step, parts)
 
 
 def _memory_in_use(device: torch.device) -> int:
@@ -380,15 +379,15 @@ def _global_batch(args: Seq2SeqTrainingArguments) -> int:
 def _checkpoint(output_dir: str, recipe: dict[str, Any]) -> Path | None:
     """Find the checkpoint to resume from, and check that it belongs to this run."""
     checkpoint = last_whole_checkpoint(output_dir)
-    beginning = f"the beginning: {output_dir} has no complete checkpoint"
-    LOG.warning("resuming from %s", checkpoint or beginning)
+    beginning = f"starting from the beginning: {output_dir} has no complete checkpoint"
+    LOG.warning("%s", f"resuming from {checkpoint}" if checkpoint else beginning)
     if checkpoint:
         check_recipe(checkpoint, recipe)
     return checkpoint
 
 
 def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    """Add a new adapter to the model, after preparing the model for it if it is quantized."""
+    """Add a new adapter to the model; prepare a quantized model for training first."""
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return with_adapter(model, peft_config)
@@ -402,9 +401,7 @@ def _check_method(method: str) -> None:
 def _check_model(model: PreTrainedModel, method: str, peft_config: PeftConfig | None) -> None:
     _check_method(method)
     if isinstance(model, PeftModel):
-        raise ValueError(
-            "the model is a PeftModel: fine-tune what model.merge_and_unload() returns instead"
-        )
+        raise ValueError("the model is a PeftModel: pass model.merge_and_unload() instead")
     if not model.config.is_encoder_decoder:
         raise ValueError(
             f"{model.config.model_type!r} is not an encoder-decoder: choose a model such as "

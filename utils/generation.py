@@ -36,7 +36,7 @@ def generate(
 
     Prompts are sorted by length and put into batches of `batch_size`, or by default of as many as
     fit the device. Without sampling, repeated prompts are answered only once.
-    `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`); None keeps the caller's.
+    `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`), or None: as it was.
     `generation_config` goes to `model.generate`. By default, decoding is greedy, and
     `max_new_tokens` is 128.
 
@@ -129,7 +129,7 @@ def _tokens_at_once(device: torch.device) -> tuple[int, int]:
 
 @torch.inference_mode()
 def _encode(model: PreTrainedModel, batch: BatchEncoding, tokens: int) -> BaseModelOutput:
-    """Encode the batch, a number of `tokens` at a time."""
+    """Encode the batch in parts of about `tokens` tokens."""
     rows = max(1, tokens // batch["input_ids"].shape[1])
     parts = zip(batch["input_ids"].split(rows), batch["attention_mask"].split(rows), strict=True)
     encoder = model.get_encoder()
@@ -147,7 +147,7 @@ def _batches(lengths: list[int], batch_size: int | None, tokens: int) -> Iterato
 
 
 class _Estimate(StoppingCriteria):
-    """Print once, early in the first batch, the longest time that all batches may take.
+    """Print an upper bound on the remaining time once, early in the first batch.
 
     `batches` is the size of all batches relative to the first. It never stops generation.
     """

@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 
 
 def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
-    """Compute the mean and 95 % interval of every measure, from one row per dialogue and system.
+    """Compute the mean and 95% interval of every measure, from one row per dialogue and system.
 
     Returns one row per system and measure, with columns mean, low, high and n (dialogues).
     """

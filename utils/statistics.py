@@ -19,8 +19,8 @@ def confidence_interval(
     (Davison and Hinkley 1997, section 3.8).
 
     Returns one row per column of `scores`, with columns mean, low, high. Below about 30 dialogues
-    the interval is too narrow: with ten dialogues and skewed scores, a 95 % interval contains the
-    true mean in only 89 % of cases.
+    the interval is too narrow: with ten dialogues and skewed scores, a 95% interval contains the
+    true mean in only 89% of cases.
 
     Raises ValueError if there are fewer than two dialogues, a score is missing, `clusters` does not
     name each row's dialogue, or `level` is not between 0 and 1.
@@ -57,7 +57,7 @@ def compare(
 ) -> pd.DataFrame:
     """Compare two systems on the same dialogues, row by row.
 
-    Returns for each column the mean difference a - b, its 95 % bootstrap interval (low, high), and
+    Returns for each column the mean difference a - b, its 95% bootstrap interval (low, high), and
     p of the two-sided approximate-randomization test (Noreen 1989): the share of random swaps of a
     and b, dialogue by dialogue, whose mean difference is at least as large. `clusters` names each
     row's dialogue if dialogues have several rows.

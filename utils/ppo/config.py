@@ -246,9 +246,13 @@ class PPOConfig(TrainingArguments):
         if self.kl_target is not None and not self.kl_target > 0:
             raise ValueError(f"kl_target={self.kl_target} must be a positive number of nats")
         if self.kl_target is not None and not self.beta:
-            raise ValueError("kl_target multiplies beta, which is 0: choose a beta above 0, too")
+            raise ValueError(
+                "kl_target adapts beta by multiplying it, so 0 would stay 0: set a beta above 0"
+            )
         if self.auto_find_batch_size:
-            raise ValueError("auto_find_batch_size breaks the groups of completions: leave it out")
+            raise ValueError(
+                "auto_find_batch_size=True would break up groups of completions: set it to False"
+            )
 
     def check_eval_batch(self) -> None:
         """Raise ValueError if an evaluation batch does not hold whole groups."""

@@ -111,12 +111,12 @@ class Reference:
                 yield policy
             finally:
                 policy.set_adapter(name)
-                for parameter, flag in trainable:  # set_adapter makes all of it trainable
+                for parameter, flag in trainable:  # set_adapter makes the whole adapter trainable
                     parameter.requires_grad_(flag)
 
 
 def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-    """Return what the decoder needs to know about the prompts.
+    """Return the encoder's output for the prompts, or their ids if the encoder is trained.
 
     A frozen encoder runs only once, here, and its output is reused for sampling, the reference and
     all updates. If the encoder is trained, the inputs are returned unchanged.
@@ -171,7 +171,7 @@ class InverseTransformSampling(LogitsProcessor):
         cumulative = probabilities.cumsum(dim=-1)
         if not cumulative[:, -1].isfinite().all():
             raise ValueError(
-                "the policy's logits are not finite: training has diverged, lower the learning rate"
+                "the policy's logits are not finite: training has diverged; lower the learning rate"
             )
         uniform = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, uniform, right=True)  # first sum above the number

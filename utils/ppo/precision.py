@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 @contextlib.contextmanager
 def weights_cast_once(model: nn.Module) -> Iterator[None]:
-    """Under autocast, cast each linear layer's weight once per block; gradients are off.
+    """Under autocast, cast each linear layer's weight once per `with` block; gradients are off.
 
     Decoding uses every weight for each token, and autocast would cast frozen weights at each use.
     On a CPU, they also get the layout of its bf16 kernels, which would otherwise convert them each
@@ -42,9 +42,9 @@ def _cast_linear(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Ten
 
 @contextlib.contextmanager
 def frozen_weights_in_bf16(model: nn.Module) -> Iterator[None]:
-    """Store the float32 weights of frozen linear layers in bf16 in the block, under autocast.
+    """Store the float32 weights of frozen linear layers in bf16 inside the `with` block.
 
-    This halves their memory and changes no output, because autocast would cast them at each use.
+    This halves their memory and changes no output under autocast, which would cast them anyway.
     Afterwards they are float32 again, but rounded to bf16. The output head, which computes in
     float32, and weights shared with an embedding are excluded.
     """
@@ -65,7 +65,7 @@ def frozen_weights_in_bf16(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def float32_head(model: PreTrainedModel) -> Iterator[None]:
-    """Compute the logits in float32 in the block, even under bf16 autocast.
+    """Compute the logits in float32 inside the `with` block, even under bf16 autocast.
 
     bf16 has 8 significant bits, so a logit of 20 would be rounded by up to 0.06, with a similar
     error in probability ratios.

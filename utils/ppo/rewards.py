@@ -65,9 +65,8 @@ class Rewards:
         if not self.funcs:
             raise ValueError("reward_funcs is empty: give at least one reward function")
         if len(set(self.names)) < len(self.names):
-            raise ValueError(
-                f"reward functions {', '.join(self.names)}: give each its own __name__"
-            )
+            names = ", ".join(self.names)
+            raise ValueError(f"two of the reward functions ({names}) have the same __name__")
         if not isinstance(processing_classes, list | tuple):
             processing_classes = [processing_classes] * (
                 1 if processing_classes else len(self.funcs)

@@ -96,7 +96,9 @@ def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
             raise TypeError(f"a Dataset or IterableDataset is needed, not a {type(rows).__name__}")
         names = rows.column_names or ["prompt"]  # unknown in some streams
         if "prompt" not in names:
-            raise ValueError(f"the dataset has columns {', '.join(names)}: name one 'prompt'")
+            raise ValueError(
+                f"no column is named 'prompt' (columns: {', '.join(names)}): rename one"
+            )
         if clash := RESERVED & set(names):
             raise ValueError(
                 f"the column {clash.pop()!r} has a name reserved for reward functions: rename it"

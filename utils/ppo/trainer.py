@@ -218,7 +218,7 @@ class PPOTrainer(CheckedTrainer):
         if a gradient or weight is not finite or a checkpoint cannot be written.
         """
         self.batches = []
-        self.add_callback(self.pop_callback(WholeSamples))  # last: it also defers what others ask
+        self.add_callback(self.pop_callback(WholeSamples))  # last, after all others
         with frozen_weights_in_bf16(self.policy) if self.args.bf16 else nullcontext():
             return super().train(*args, **kwargs)
 
@@ -418,7 +418,7 @@ class PPOTrainer(CheckedTrainer):
         return whole
 
     def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
-        """Whiten over the completion tokens of all processes, in training and if requested."""
+        """Whiten over the completion tokens of all processes if requested; never in evaluation."""
         if not self.args.normalize_advantages or self.mode == "eval":
             return advantages
         x, m = advantages, mask

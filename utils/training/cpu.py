@@ -1,6 +1,6 @@
 """Speed up training and decoding on CPUs; `load_model(…, cpu_speedups=False)` turns this off.
 
-Each change was measured alone with `tests/benchmarks/bench_cpu_layers.py`, and saves at least 5 %
+Each change was measured alone with `tests/benchmarks/bench_cpu_layers.py`, and saves at least 5%
 of a training step. Other devices are not affected.
 """
 

@@ -17,7 +17,7 @@ def activation_bytes(config: PretrainedConfig, rows: int, tokens: int) -> int:
     """Estimate the bytes of stored activations for a training step on (rows, tokens) prompts.
 
     Each layer stores 118 bytes per channel of a token, and 5 per pair of tokens in a head. This is
-    within 10 % of the measured memory of a model of FLAN-T5-base's shape on 220 to 1,024 tokens,
+    within 10% of the measured memory of a model of FLAN-T5-base's shape on 220 to 1,024 tokens,
     under bf16 autocast on a CPU.
     """
     per_token = 118 * config.hidden_size + 5 * config.num_attention_heads * tokens

@@ -97,7 +97,7 @@ def test_resuming_passes_over_a_checkpoint_that_was_cut_short(train, tmp_path, c
 def test_resuming_where_there_is_nothing_starts_from_the_beginning_and_says_so(train, caplog):
     fresh = train("full", tiny_model("t5"), **UNSAVED)
     resumed = train("full", tiny_model("t5"), resume=True, **UNSAVED)
-    assert "resuming from the beginning" in caplog.text
+    assert "starting from the beginning" in caplog.text
     assert same(weights(fresh.model), weights(resumed.model))
 
 
@@ -176,8 +176,8 @@ def test_where_memory_runs_out_the_batch_is_halved_and_accumulated_to_the_same_g
     model = plain_t5()
     halved = train("full", model, callbacks=[OutOfMemory(model, rows=1)], **one_step)
     assert (whole.batch_size, halved.batch_size) == (4, 1)
-    assert "batches of 2, accumulated over 2" in caplog.text
-    assert "batches of 1, accumulated over 4" in caplog.text
+    assert "batches of 2, 2 per optimizer step" in caplog.text
+    assert "batches of 1, 4 per optimizer step" in caplog.text
     assert whole.history["step"].max() == halved.history["step"].max() == 1
     assert largest_difference(halved.model, whole.model) < 1e-5
 
