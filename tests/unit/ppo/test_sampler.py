@@ -129,7 +129,7 @@ def test_a_token_is_drawn_also_where_rounded_probabilities_sum_to_less_than_one(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_not_finite_raise_an_error_that_names_the_remedy(value):
-    with pytest.raises(ValueError, match="not finite: training has diverged, lower the learning"):
+    with pytest.raises(ValueError, match="not finite: training has diverged; lower the learning"):
         InverseTransformSampling()(None, torch.tensor([[0.0, 1.0], [value, 0.0]]))
 
 
