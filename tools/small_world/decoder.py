@@ -92,7 +92,7 @@ def train_decoder(folder: Path, recipe: Recipe = RECIPE, judged: int = 60) -> li
     tokenizer = make_tokenizer()
     model = make_decoder(tokenizer, recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.padding_side = "left"
+    tokenizer.init_kwargs["padding_side"] = "left"  # the attribute would not be saved
     tokenizer.save_pretrained(folder)
 
     def save_and_judge(step: int) -> dict[str, Any]:
