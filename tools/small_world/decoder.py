@@ -92,7 +92,8 @@ def train_decoder(folder: Path, recipe: Recipe = RECIPE, judged: int = 60) -> li
     tokenizer = make_tokenizer()
     model = make_decoder(tokenizer, recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.init_kwargs["padding_side"] = "left"  # the attribute would not be saved
+    # Saved only if it is both among the initial arguments and set.
+    tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side = "left"
     tokenizer.save_pretrained(folder)
 
     def save_and_judge(step: int) -> dict[str, Any]:
