@@ -113,5 +113,5 @@ def _names(text: str, ordinary: set[str]) -> set[str]:
 def _check_lengths(name: str, texts: Sequence, predictions: Texts) -> None:
     if len(texts) != len(predictions):
         raise ValueError(
-            f"{len(predictions)} predictions with {len(texts)} {name}: give each prediction its own"
+            f"{len(predictions)} predictions with {len(texts)} {name}: pass one for each prediction"
         )

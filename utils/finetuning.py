@@ -423,7 +423,7 @@ def _check_model(model: PreTrainedModel, method: str, peft_config: PeftConfig | 
 def _check_data(train: Dataset, validation: Dataset, limits: dict[str, int]) -> None:
     for name, rows in (("train", train), ("validation", validation)):
         if len(rows) == 0:
-            raise ValueError(f"{name} has no rows: give at least one dialogue with its summary")
+            raise ValueError(f"{name} has no rows: pass at least one dialogue with its summary")
         if "dialogue" not in rows.column_names or _summary_column(rows) is None:
             raise ValueError(
                 f"{name} has the columns {rows.column_names}: it needs dialogue, and summary or "

@@ -67,7 +67,7 @@ def generate(
 
 def _check_arguments(prompts: Sequence[str], batch_size: Any, options: dict[str, Any]) -> None:
     if isinstance(prompts, str):
-        raise ValueError(f"prompts is the string {prompts[:40]!r}: give a list of texts")
+        raise ValueError(f"prompts is the string {prompts[:40]!r}: pass a list of texts")
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise ValueError(f"batch_size={batch_size} must be a whole number, at least 1")
     if options.get("num_return_sequences", 1) != 1:

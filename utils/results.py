@@ -48,7 +48,7 @@ def judge(
         scores["toxicity"] = scorer.probability(predictions)
         scores["insulting_word"] = has_insulting_word(predictions)
     if scores.columns.empty:
-        raise ValueError("nothing to judge by: give references, dialogues or a scorer")
+        raise ValueError("nothing to judge by: pass references, dialogues or a scorer")
     return scores
 
 

@@ -125,7 +125,7 @@ def human_agreement(
     """
     _refuse_bare_text(*references)
     if lonely := [i for i, texts in enumerate(references) if len(texts) < 2]:
-        raise ValueError(f"dialogue {lonely[0]} has fewer than two references: give at least two")
+        raise ValueError(f"dialogue {lonely[0]} has fewer than two references: pass at least two")
     pairs = [(i, *pair) for i, texts in enumerate(references) for pair in combinations(texts, 2)]
     dialogues, first, second = np.array(pairs, dtype=object).reshape(-1, 3).T
     return rouge_scores(first, second, tokenizer=tokenizer).groupby(dialogues).mean()
@@ -138,12 +138,14 @@ def _score_table(
     _refuse_bare_text(predictions, references)
     if len(predictions) != len(references):
         lengths = f"{len(predictions)} predictions against {len(references)} references"
-        raise ValueError(f"{lengths}: give one entry of references per prediction")
+        raise ValueError(f"{lengths}: pass one entry of references per prediction")
     if reduce not in ("mean", "max"):
         raise ValueError(f"reduce={reduce!r}: choose 'mean' or 'max'")
     targets = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
     if [] in targets:
-        raise ValueError(f"prediction {targets.index([])} has no reference: give it at least one")
+        raise ValueError(
+            f"prediction {targets.index([])} has no reference: pass at least one for it"
+        )
     _warn_of_dropped_scripts([*predictions, *chain(*targets)], tokens)
     scorer = _caching_scorer(ROUGE_TYPES, tokens)
 

@@ -26,7 +26,7 @@ def confidence_interval(
     name each row's dialogue, or `level` is not between 0 and 1.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level={level}: give a share between 0 and 1, such as 0.95")
+        raise ValueError(f"level={level}: pass a share between 0 and 1, such as 0.95")
     values = _checked(scores)
     sums, counts = _totals(values, clusters)
     rng, n = np.random.default_rng(seed), len(sums)
@@ -48,7 +48,7 @@ def proportion_interval(successes: int, n: int, level: float = 0.95) -> tuple[fl
     from scipy.stats import binomtest  # takes a second to import
 
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} of {n}: give at least one trial, and 0 to {n} successes")
+        raise ValueError(f"{successes} of {n}: pass at least one trial, and 0 to {n} successes")
     return tuple(map(float, binomtest(successes, n).proportion_ci(level, method="exact")))
 
 
@@ -67,7 +67,7 @@ def compare(
     """
     if list(scores_a) != list(scores_b) or len(scores_a) != len(scores_b):
         raise ValueError(
-            f"tables of shape {scores_a.shape} and {scores_b.shape} are not paired: give the same "
+            f"tables of shape {scores_a.shape} and {scores_b.shape} are not paired: pass the same "
             f"scores of the same dialogues, not columns {list(scores_a)} and {list(scores_b)}"
         )
     a, b = scores_a.index, scores_b.index

@@ -67,7 +67,7 @@ class HateScorer:
         if missing := [label for label in labels if label.lower() not in self.label_ids]:
             raise ValueError(
                 f"{id_or_path} has no label {' or '.join(map(repr, missing))}: it has "
-                f"{', '.join(self.label_ids)}. Choose a classifier with those labels, or give its "
+                f"{', '.join(self.label_ids)}. Choose a classifier with those labels, or pass its "
                 "own as labels=(hate, absence of hate)"
             )
         self.hate_label, self.nothate_label = labels
@@ -100,7 +100,7 @@ class HateScorer:
     @torch.no_grad()
     def _all_logits(self, texts: Sequence[str]) -> torch.Tensor:
         if isinstance(texts, str):
-            raise TypeError(f"texts is the string {texts[:40]!r}: give a list of texts")
+            raise TypeError(f"texts is the string {texts[:40]!r}: pass a list of texts")
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         logits = torch.empty(len(texts), self.model.config.num_labels)  # (texts, labels)
         quiet = bool(os.environ.get("TQDM_DISABLE")) or len(texts) < 1_000

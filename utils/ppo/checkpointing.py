@@ -36,7 +36,7 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def checkpoint_flaw(folder: Path) -> str | None:
-    """Return which file of a checkpoint is missing or cut short, or None if it is complete.
+    """Return which file of a checkpoint is missing or truncated, or None if it is complete.
 
     A safetensors header states the file's length, and a torch.save archive ends with its table of
     contents, so neither has to be read in full. The Trainer writes trainer_state.json last.
@@ -49,17 +49,17 @@ def checkpoint_flaw(folder: Path) -> str | None:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            return f"{file.name} is cut short ({error})"
+            return f"{file.name} is truncated ({error})"
     states = sorted(folder.glob("rng_state*.pth"))  # one for each process
     for file in (folder / "optimizer.pt", folder / "scheduler.pt", *states):
         if not zipfile.is_zipfile(file):
-            return f"{file.name} is missing or cut short"
+            return f"{file.name} is missing or truncated"
     if not states:
         return "rng_state.pth is missing"
     try:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return "trainer_state.json is missing or cut short"
+        return "trainer_state.json is missing or truncated"
     return None
 
 

@@ -213,7 +213,7 @@ class PPOConfig(TrainingArguments):
             )
             self.generation_batch_size = batch * self.steps_per_generation
         elif self.steps_per_generation not in (None, self.generation_batch_size // batch):
-            raise ValueError("give generation_batch_size or steps_per_generation, not both")
+            raise ValueError("pass generation_batch_size or steps_per_generation, not both")
         elif self.generation_batch_size % batch:
             raise ValueError(
                 f"generation_batch_size={self.generation_batch_size} must be a multiple of the "

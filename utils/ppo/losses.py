@@ -36,7 +36,7 @@ def whiten(x: Tensor, mask: Tensor, min_std: float = 0.0) -> Tensor:
     """
     if (count := mask.sum()) < 2:
         raise ValueError(
-            f"cannot whiten {int(count)} value(s): give at least two completion tokens"
+            f"cannot whiten {int(count)} value(s): pass at least two completion tokens"
         )
     centered = (x - masked_mean(x, mask)) * mask
     std = (centered.square().sum() / (count - 1) + EPSILON).sqrt()

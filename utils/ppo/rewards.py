@@ -63,7 +63,7 @@ class Rewards:
         ]
         self.names = [reward_name(f) for f in self.funcs]
         if not self.funcs:
-            raise ValueError("reward_funcs is empty: give at least one reward function")
+            raise ValueError("reward_funcs is empty: pass at least one reward function")
         if len(set(self.names)) < len(self.names):
             names = ", ".join(self.names)
             raise ValueError(f"two of the reward functions ({names}) have the same __name__")
@@ -74,7 +74,7 @@ class Rewards:
         if len(processing_classes) != len(self.funcs):
             raise ValueError(
                 f"{len(processing_classes)} reward_processing_classes for {len(self.funcs)} reward "
-                "functions: their numbers must match; give None for a function"
+                "functions: their numbers must match; pass None for a function"
             )
         self.tokenizers = [
             _tokenizer(f, t) if isinstance(f, nn.Module) else None

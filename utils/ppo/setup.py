@@ -46,7 +46,7 @@ def prepared_model(
         model = with_adapter(model, peft_config)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
-            "the model has no parameter to train: load its adapter with is_trainable=True, or give "
+            "the model has no parameter to train: load its adapter with is_trainable=True, or pass "
             "a peft_config"
         )
     if isinstance(model, PeftModel) and args.gradient_checkpointing:
@@ -89,7 +89,7 @@ def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
     or a column with a reserved name, and TypeError if it is not a dataset.
     """
     if train_dataset is None:
-        raise ValueError("train_dataset is missing: give rows with a column 'prompt'")
+        raise ValueError("train_dataset is missing: pass rows with a column 'prompt'")
     given = list(eval_dataset.values()) if isinstance(eval_dataset, dict) else [eval_dataset]
     for rows in (train_dataset, *(d for d in given if d is not None)):
         if not isinstance(rows, Dataset | IterableDataset):
@@ -111,7 +111,7 @@ def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
     if isinstance(train_dataset, Dataset) and len(train_dataset) < args.prompts_per_generation:
         raise ValueError(
             f"train_dataset has {len(train_dataset)} prompts, fewer than the "
-            f"{args.prompts_per_generation} needed for one sample: give more prompts, or lower "
+            f"{args.prompts_per_generation} needed for one sample: pass more prompts, or lower "
             "per_device_train_batch_size or steps_per_generation"
         )
 
@@ -121,7 +121,7 @@ def reward_weights(args: PPOConfig, names: list[str]) -> Tensor:
     weights = [1.0] * len(names) if args.reward_weights is None else args.reward_weights
     if len(weights) != len(names):
         raise ValueError(
-            f"{len(weights)} reward_weights for {len(names)} reward functions: give each one weight"
+            f"{len(weights)} reward_weights for {len(names)} reward functions: pass one for each"
         )
     return torch.tensor(weights)
 

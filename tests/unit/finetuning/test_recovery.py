@@ -89,7 +89,7 @@ def test_resuming_passes_over_a_checkpoint_that_was_cut_short(train, tmp_path, c
     newest = tmp_path / "checkpoint-4" / "optimizer.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     again = train("full", tiny_model("t5"), resume=True, **arguments)
-    assert "checkpoint-4: optimizer.pt is missing or cut short" in caplog.text
+    assert "checkpoint-4: optimizer.pt is missing or truncated" in caplog.text
     assert f"resuming from {tmp_path / 'checkpoint-3'}" in caplog.text
     assert same(weights(again.model), whole)
 

@@ -337,7 +337,7 @@ def test_the_random_state_of_every_process_must_be_whole(tmp_path):
     (folder / "rng_state_1.pth").write_bytes(content)
     assert checkpoint_flaw(folder) is None
     (folder / "rng_state_1.pth").write_bytes(content[:-1])
-    assert checkpoint_flaw(folder) == "rng_state_1.pth is missing or cut short"
+    assert checkpoint_flaw(folder) == "rng_state_1.pth is missing or truncated"
 
 
 def test_a_recipe_is_compared_by_every_one_of_its_values(tmp_path):
