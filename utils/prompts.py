@@ -185,8 +185,6 @@ def diverse_examples(
 def _check_supply(k: int, dialogues: Sequence[str], summaries: Sequence[str]) -> None:
     n = len(dialogues)
     if n != len(summaries):
-        raise ValueError(
-            f"{n} dialogues with {len(summaries)} summaries: pass one for each dialogue"
-        )
+        raise ValueError(f"{n} dialogues with {len(summaries)} summaries: pass one for each")
     if not 0 <= k <= n:
         raise ValueError(f"cannot choose k={k} examples from {n} dialogues: choose from 0 to {n}")

@@ -143,9 +143,7 @@ def _score_table(
         raise ValueError(f"reduce={reduce!r}: choose 'mean' or 'max'")
     targets = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
     if [] in targets:
-        raise ValueError(
-            f"prediction {targets.index([])} has no reference: pass at least one for it"
-        )
+        raise ValueError(f"prediction {targets.index([])} has no reference: pass one or more")
     _warn_of_dropped_scripts([*predictions, *chain(*targets)], tokens)
     scorer = _caching_scorer(ROUGE_TYPES, tokens)
 
