@@ -379,10 +379,11 @@ def _global_batch(args: Seq2SeqTrainingArguments) -> int:
 def _checkpoint(output_dir: str, recipe: dict[str, Any]) -> Path | None:
     """Find the checkpoint to resume from, and check that it belongs to this run."""
     checkpoint = last_whole_checkpoint(output_dir)
-    beginning = f"starting from the beginning: {output_dir} has no complete checkpoint"
-    LOG.warning("%s", f"resuming from {checkpoint}" if checkpoint else beginning)
-    if checkpoint:
-        check_recipe(checkpoint, recipe)
+    if checkpoint is None:
+        LOG.warning("starting from the beginning: %s has no complete checkpoint", output_dir)
+        return None
+    LOG.warning("resuming from %s", checkpoint)
+    check_recipe(checkpoint, recipe)
     return checkpoint
 
 

@@ -313,6 +313,14 @@ def test_a_layer_computes_as_before_after_a_fault():
         assert torch.equal(layer(x)[0], layer.bias.bfloat16())
 
 
+def test_a_layer_with_a_forward_of_its_own_keeps_it():
+    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
+    layer.forward = hook = lambda hidden: hidden + 1  # as accelerate sets one to move weights
+    with torch.autocast("cpu", torch.bfloat16), weights_cast_once(layer):
+        assert torch.equal(layer(x), x + 1)
+    assert layer.forward is hook
+
+
 def test_float32_layers_are_left_alone_without_autocast_and_where_speedups_are_off():
     layer, x = nn.Linear(2, 2), torch.ones(1, 2)
     with weights_cast_once(layer):

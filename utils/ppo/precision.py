@@ -18,7 +18,8 @@ def weights_cast_once(model: nn.Module) -> Iterator[None]:
     """
     device = next(model.parameters()).device.type
     casts = getattr(model, "cpu_speedups", True) and torch.is_autocast_enabled(device)
-    layers = [module for module in model.modules() if casts and type(module) is nn.Linear]
+    linear = [module for module in model.modules() if casts and type(module) is nn.Linear]
+    layers = [layer for layer in linear if "forward" not in vars(layer)]  # accelerate's hooks stay
     try:
         with torch.no_grad():
             for layer in layers:

@@ -131,8 +131,8 @@ def recipe(
 ) -> dict[str, Any]:
     """Return the settings that must match when a run is resumed."""
     names = ("advantage_estimator", "num_generations", "num_iterations", "max_completion_length")
-    names += ("beta", "learning_rate", "seed", "generation_batch_size")
-    names += ("gradient_accumulation_steps",)
+    names += ("beta", "learning_rate", "seed")
+    names += ("generation_batch_size", "gradient_accumulation_steps")
     return {name: getattr(args, name) for name in names} | {
         "lr_scheduler_type": str(args.lr_scheduler_type.value),
         "reward_funcs": reward_names,
