@@ -36,7 +36,7 @@ bench-classic: .venv/installed
 sweep: .venv/installed
 	$(BIN)/python -m tools.small_world.sweep
 
-# Makes the small world's dialogues, T5 and classifier again: 20 minutes on two cores.
+# Makes the small world's dialogues and models again, measures them and writes their card: an hour on two cores.
 small-world: .venv/installed
 	$(BIN)/python -m tools.small_world.build
 	$(BIN)/python -m tools.small_world.card

@@ -117,10 +117,12 @@ def _write_bart(folder: Path) -> None:
 
 
 def _write_byte_level_tokenizer(folder: Path) -> None:
-    """Write vocab.json and merges.txt of the small world's classifier."""
+    """Write the small world's judge's tokenizer as vocab.json and merges.txt, as RoBERTa's is."""
     folder.mkdir(parents=True)
-    for file in ("vocab.json", "merges.txt"):
-        shutil.copy(OFFLINE / "classifier" / file, folder / file)
+    stored = json.loads((OFFLINE / "judge" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "vocab.json").write_text(json.dumps(stored["vocab"]), encoding="utf-8")
+    merges = "".join(" ".join(pair) + "\n" for pair in stored["merges"])
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
 
 
 def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:

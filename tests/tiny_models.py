@@ -29,7 +29,7 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 
-from tools.small_world.build import make_t5_tokenizer
+from tools.small_world.vocabulary import make_tokenizer
 
 FAMILIES = (
     "t5",  # v1.1 and FLAN: a gated feed-forward layer
@@ -49,7 +49,7 @@ PAD, EOS, UNKNOWN = 0, 1, 2
 
 def tiny_tokenizer() -> T5Tokenizer:
     """Return a T5 tokenizer that knows the words in `WORDS` and spells all others."""
-    return make_t5_tokenizer([WORDS])
+    return make_tokenizer([WORDS])
 
 
 def tiny_model(family: str, seed: int = 0, **config) -> PreTrainedModel:

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from utils.dialogue_files import FORMATS, read_dialogues, read_lines
-from utils.settings import FIELDS, load_settings, parse_overrides
+from utils.dialogue_files import FORMATS, check_words, read_dialogues, read_lines
+from utils.settings import FIELDS, OFFLINE, PRESETS, load_settings, parse_overrides
 
 METHODS = ("full", "lora")
 ESTIMATORS = ("gae", "rloo", "grpo")
@@ -125,6 +125,9 @@ def _check_input(arguments: argparse.Namespace) -> None:
         arguments.texts = read_dialogues(arguments.file, arguments.format)
     elif command == "toxicity":
         arguments.texts = read_lines(arguments.file)
+    used = {"summarize": "model", "toxicity": "reward_model"}.get(command)
+    if used and getattr(settings, used) == PRESETS["offline"][used]:
+        check_words(arguments.texts, OFFLINE / "data" / "words.txt")
     used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
     print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
 

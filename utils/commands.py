@@ -19,6 +19,7 @@ from utils.data import (
     load_splits,
 )
 from utils.dialogue_files import split_at_turns
+from utils.faithfulness import load_facts
 from utils.finetuning import fine_tune, finetune_arguments
 from utils.generation import generate
 from utils.model_card import write_model_card
@@ -47,7 +48,7 @@ def labs(arguments: Namespace) -> None:
         print(f"  {seconds:.0f} s → {output_dir / name}.html", flush=True)
     file = output_dir / "results.json"
     print(results.percent(results.read_results(file)).to_string(index=False))
-    print(f"Scores in points of 0–100 with 95 % intervals: {file}")
+    print(f"Scores on a scale of 0–100 with 95% intervals: {file}")
 
 
 def summarize(arguments: Namespace) -> None:
@@ -75,7 +76,7 @@ def toxicity(arguments: Namespace) -> None:
         print(f"{probability:.3f}\t{text}")
     if len(scores) > 1:
         mean = confidence_interval(scores, seed=arguments.settings.seed).loc["hate"]
-        interval = f"mean {mean['mean']:.3f}, 95 % interval {mean['low']:.3f} to {mean['high']:.3f}"
+        interval = f"mean {mean['mean']:.3f}, 95% interval {mean['low']:.3f} to {mean['high']:.3f}"
         share = f"{(scores['hate'] >= 0.5).mean():.0%} at 0.5 or more"
         print(f"{len(scores)} texts: {interval}; {share}", file=sys.stderr)
 
@@ -92,7 +93,7 @@ def evaluate(arguments: Namespace) -> None:
     figure = file.with_name("evaluate.png")
     plots.plot_intervals(table, "rouge1", title).savefig(figure, dpi=150)
     print(results.percent(table.loc[(slice(None), ["rouge1", "rouge2", "rougeL"]), :]).to_string())
-    print(f"In points of 0–100; all measures: {file}; figure: {figure}")
+    print(f"On a scale of 0–100; all measures: {file}; figure: {figure}")
 
 
 def finetune(arguments: Namespace) -> None:
@@ -141,7 +142,8 @@ def ppo(arguments: Namespace) -> None:
     )
     checkpoint = last_whole_checkpoint(args.output_dir) if arguments.resume else None
     if arguments.resume and state.is_main_process:
-        print(f"resuming from {checkpoint or 'the start: there is no complete checkpoint'}")
+        missing = f"starting from the beginning: {args.output_dir} has no complete checkpoint"
+        print(f"resuming from {checkpoint}" if checkpoint else missing)
     trained = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics
     state.destroy_process_group()  # a process that exits with an open group may abort
     if not state.is_main_process:
@@ -173,8 +175,9 @@ def _score(
 ) -> pd.DataFrame:
     """Score a model, lead-2 and the human summaries on the test split, with intervals."""
     dialogues, references = list(test["dialogue"]), list(test["summaries"])
+    known = load_facts(settings.dataset)
     systems = {
-        name: results.judge_model(model, tokenizer, test, settings),
+        name: results.judge_model(model, tokenizer, test, settings, known=known),
         "lead": results.judge([lead(text, 2) for text in dialogues], references, dialogues),
         "human": human_agreement(references),
     }

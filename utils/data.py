@@ -123,7 +123,7 @@ def group_references(dataset: Dataset) -> Dataset:
     """Gather the rows of each dialogue into one, in order of first appearance.
 
     Returns columns id, dialogue, summaries (list) and topics (list). If a dialogue has several
-    rows, the id is theirs without the trailing `_1`, `_2`, ….
+    rows, its id is that of the first without the trailing `_1`, `_2`, ….
     """
     groups: dict[str, list[dict]] = defaultdict(list)
     for row in dataset:

@@ -15,7 +15,7 @@ from utils.prompts import build_prompt
 from utils.settings import Settings, adapter_base
 from utils.toxicity import HateReward, HateScorer
 
-# Options for Lab 3's section on the KL price and for the stored sweep; both reward the raw logit.
+# Options for Lab 3's section on the KL penalty and for the stored sweep; both reward the raw logit.
 # With these options, the value loss also trains the policy, and advantages favor late tokens.
 UNDER_PRESSURE = {
     "lr_scheduler_type": "constant",

@@ -1,12 +1,13 @@
-"""Read your own dialogues from a file, and split dialogues that are too long for a prompt."""
+"""Read your own dialogues from a file, check their words, and split those that are too long."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,3 +115,19 @@ def split_at_turns(dialogue: str, tokenizer: PreTrainedTokenizerBase, max_tokens
                 f"max_prompt_tokens={max_tokens}: break it into lines, or raise the setting"
             )
     return parts
+
+
+def check_words(texts: Sequence[str], known: Path, limit: float = 0.2) -> None:
+    """Raise ValueError if more than a share of `limit` of a text's words are not in a file.
+
+    `known` lists the words that the small world's models were trained on, in lower case.
+    """
+    words = set(known.read_text(encoding="utf-8").split())
+    for number, text in enumerate(texts, start=1):
+        said = re.findall(r"[^\W\d_]+", text.lower())
+        share = sum(word not in words for word in said) / max(1, len(said))
+        if share > limit:
+            raise ValueError(
+                f"text {number}: {share:.0%} of its words are unknown to the small world's model, "
+                "which would only guess. Use the real models: add --preset cpu"
+            )

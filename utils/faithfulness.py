@@ -1,16 +1,22 @@
-"""Check whom a summary names and how long it is, with cheap measures that complement ROUGE.
+"""Check what a summary tells, with cheap measures that complement ROUGE.
 
 ROUGE counts shared words, but a summary can share many of them and still name people who are not in
-the dialogue. In DialogSum, speakers without a known name are `#Person1#` and `#Person2#`. These
-measures check *who* is named, not *who does what*: a summary that swaps two people passes them all.
+the dialogue. In DialogSum, speakers without a known name are `#Person1#` and `#Person2#`.
+`faithfulness_scores` checks *who* is named, not *who does what*: a summary that swaps two people
+passes it. `facts` checks who does what, too, where the data know their facts: the small world's.
 """
 
+import functools
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from utils.settings import OFFLINE
 
 Texts = Sequence[str]
 References = Texts | Sequence[Texts]
@@ -115,3 +121,138 @@ def _check_lengths(name: str, texts: Sequence, predictions: Texts) -> None:
         raise ValueError(
             f"{len(predictions)} predictions with {len(texts)} {name}: pass one for each prediction"
         )
+
+
+def load_facts(folder: str | Path) -> dict[str, dict]:
+    """Load the facts of a folder's dialogues by their ids, those of `utils.data.group_references`.
+
+    Returns an empty dictionary if the folder has no facts.jsonl: only the small world knows facts.
+    """
+    file = Path(folder) / "facts.jsonl"
+    if not file.is_file():
+        return {}
+    records = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {record["id"]: record for record in records}
+
+
+def facts(predictions: Texts, records: Sequence[Mapping]) -> pd.DataFrame:
+    """Check what each prediction tells against the facts of its dialogue; 1 is right, 0 is not.
+
+    `records` are values of `load_facts`, one for each prediction. Columns:
+
+    - who: the asker, the other speaker, the third speaker and the insulter are who they should be
+    - what, outcome: the request and its end are told, and told right
+    - when, why: the day and the reason are told, and told right
+    - facts: who, what and outcome are right, and nothing else that is told is wrong
+
+    A cell is missing where the dialogue has no such fact, and `who` also where a text in the first
+    person names no one. Only the wordings of the small world are read, so a text that says the same
+    in other words counts as wrong.
+
+    Raises ValueError if lengths differ.
+    """
+    _check_lengths("records", records, predictions)
+    return pd.DataFrame([_checked(*pair) for pair in zip(predictions, records, strict=True)])
+
+
+_NAME = r"#Person\d#|\b[A-Z][a-z]*"
+_REASON = re.compile(r"(?:\b(?:because|as|since|given that)|Why:) ([^.,]+)")
+_INSULT = re.compile(
+    rf"(?:(?P<by>{_NAME}) calls (?P<to>{_NAME}) an? |Insult: |got called an? )(?P<words>\w+ \w+)\."
+)
+_ANGER = re.compile(
+    rf"(?P<by>{_NAME}) (?:gets angry|is upset|loses patience) with (?P<to>{_NAME})"
+    r"|Mood: bad|lost their temper"
+)
+_DETAILS = {"when": "day", "why": "reason"}
+
+
+def _checked(text: str, record: Mapping) -> dict[str, float]:
+    """Return one row of `facts`."""
+    request, _, rest = _at_thing(text, record["thing"])
+    insult = _INSULT.search(rest) or _ANGER.search(rest)
+    outcomes, thirds = _found("outcomes", rest), _found("thirds", rest)
+    told = {
+        "outcome": {key for _, key in outcomes},
+        "third": {key for _, key in thirds},
+        "day": set(_days().findall(text)),
+        "reason": set(_REASON.findall(rest)),
+    }
+    right = {name: values == {record[name]} for name, values in told.items()}
+    people = _right_people(request or rest, outcomes + thirds, insult, record)
+    wrong = any(told[name] and not right[name] for name in ("third", "day", "reason"))
+    wrong = wrong or (insult is not None and not _right_insult(insult, record["insult"]))
+    row = {"who": np.nan if text.startswith("I ") else people}
+    row |= {"what": bool(request) and _words_of(request) <= _request_words(record["topic"])}
+    row |= {name: right[key] if record[key] else np.nan for name, key in _DETAILS.items()}
+    row |= {"outcome": right["outcome"]}
+    row |= {"facts": people and row["what"] and row["outcome"] and not wrong}
+    return {name: float(value) for name, value in row.items()}
+
+
+def _at_thing(text: str, thing: str) -> tuple[str, str, str]:
+    """Split a text at the thing that is asked for; if it is not told, all of it is the rest."""
+    ends = _any(_wordings()["request_ends"])
+    found = re.search(rf"(?<!\w){re.escape(thing)}(?!\w)(?:{ends})?", text)
+    return (text[: found.start()], thing, text[found.end() :]) if found else ("", "", text)
+
+
+def _words_of(request: str) -> set[str]:
+    """Return the words of a request without names."""
+    return set(re.findall(r"\w+", re.sub(_NAME, " ", request)))
+
+
+@functools.cache
+def _request_words(topic: str) -> set[str]:
+    """Return the words that may stand in a request of this kind, before the thing."""
+    return {*_wordings()["requests"][topic], *_wordings()["requests"]["any"], "I"}
+
+
+def _right_people(
+    request: str,
+    doings: list[tuple[str | None, str]],
+    insult: re.Match | None,
+    record: Mapping,
+) -> bool:
+    """Return whether everyone whom a text names is who the text says; no one is named by "I"."""
+    asker, other = (record[f"{role}_name"] or record[role] for role in ("asker", "other"))
+    third = (record["third_name"] or "#Person3#") if record["third"] else None
+    pairs = [(name, other if key in _wordings()["outcomes"] else third) for name, key in doings]
+    first, *others = re.findall(_NAME, request) or [None]
+    pairs += [(first, "I" if request.startswith("I ") else asker)]
+    pairs += [(name, other) for name in others[:1]]
+    if insult and record["insult"]:
+        roles = {"by": "insulter", "to": "insulted"}
+        pairs += [(insult[told], record["insult"][role]) for told, role in roles.items()]
+    return first is not None and all(a in (None, b) for a, b in pairs)
+
+
+def _right_insult(told: re.Match, insult: Mapping | None) -> bool:
+    """Return whether an insult is told coolly, in its own words, or in equally strong ones."""
+    if insult is None or told.re is _ANGER:
+        return insult is not None
+    adjectives, nouns = _wordings()["insults"][insult["strength"]]
+    adjective, noun = told["words"].split()
+    return told["words"] == insult["text"] or (adjective in adjectives and noun in nouns)
+
+
+def _found(table: str, text: str) -> list[tuple[str | None, str]]:
+    """Return who does it (None if not named) and its key for each wording that the text has."""
+    keys = {said: key for key, several in _wordings()[table].items() for said in several}
+    before = rf"(?:Result: |there was |\. |(?P<who>{_NAME}):? )"
+    found = re.finditer(rf"{before}(?P<said>{_any(keys)})\b", text)
+    return [(match["who"], keys[match["said"]]) for match in found]
+
+
+def _any(texts: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+
+
+@functools.cache
+def _days() -> re.Pattern:
+    return re.compile(rf"\b(?:{_any(_wordings()['days'])})\b")
+
+
+@functools.cache
+def _wordings() -> dict:
+    return json.loads((OFFLINE / "data" / "wordings.json").read_text(encoding="utf-8"))

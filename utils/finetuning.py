@@ -444,8 +444,11 @@ def _training_arguments(
 ) -> Seq2SeqTrainingArguments:
     known = {field.name for field in fields(Seq2SeqTrainingArguments)}
     if unknown := sorted(arguments.keys() - known):
-        nearest = get_close_matches(unknown[0], known, n=1) or ["one of Seq2SeqTrainingArguments"]
-        raise ValueError(f"unknown training argument {unknown[0]!r}: did you mean {nearest[0]}?")
+        nearest = get_close_matches(unknown[0], known, n=1)
+        hint = (
+            f"did you mean {nearest[0]}?" if nearest else "choose one of Seq2SeqTrainingArguments"
+        )
+        raise ValueError(f"unknown training argument {unknown[0]!r}: {hint}")
     if arguments.get("fp16"):
         raise ValueError("fp16=True overflows in T5: choose precision='auto', 'fp32' or 'bf16'")
     defaults = {

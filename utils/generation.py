@@ -1,6 +1,7 @@
 """Answer many prompts with one model, in a few well-filled batches."""
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -36,12 +37,12 @@ def generate(
 
     Prompts are sorted by length and put into batches of `batch_size`, or by default of as many as
     fit the device. Without sampling, repeated prompts are answered only once.
-    `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`), or None: as it was.
+    `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`); None changes nothing.
     `generation_config` goes to `model.generate`. By default, decoding is greedy, and
     `max_new_tokens` is 128.
 
     Raises ValueError if `prompts` is a string, `batch_size` is below 1, `num_return_sequences` is
-    not 1, a prompt exceeds the model's positions, or the device does not support the precision.
+    not 1, a prompt is longer than the model can read, or the device does not support the precision.
     """
     _check_arguments(prompts, batch_size, generation_config)
     greedy = {"do_sample": False, "num_beams": 1}  # BART's checkpoints default to four beams
@@ -169,5 +170,5 @@ class _Estimate(StoppingCriteria):
         batch = first - start + per_token * (self.max_new_tokens - 1)
         seconds = self.batches * batch - (now - start)
         if seconds > LONG:
-            minutes = f"{seconds / 60:.0f}"
+            minutes = math.ceil(seconds / 60)
             print(f"generating: at most {minutes} more minutes", file=sys.stderr, flush=True)

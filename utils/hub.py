@@ -30,7 +30,7 @@ ANSWERS = {  # status: cause, remedy
         "the hub shows nothing under that name",
         "Check the id; if it is private, sign in (hf auth login)",
     ),
-    429: ("the hub got too many requests from here", f"Wait a few minutes and run again: {KEPT}"),
+    429: ("the hub got too many requests from here", f"Wait a few minutes and run again ({KEPT})"),
 }
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         again = "Unset HF_HUB_OFFLINE" if offline else "Run again"
         return _first_line(error), f"{again} to download it", not offline
     if any(_is_full_disk(e) for e in chain):
-        remedy = f"Free some space for {constants.HF_HOME} and run again: {KEPT}"
+        remedy = f"Free some space for {constants.HF_HOME} and run again ({KEPT})"
         return "the disk is full", remedy, False
     if offline and among(OfflineModeIsEnabled, LocalEntryNotFoundError):
         return "it is not in the cache", "Unset HF_HUB_OFFLINE to download it", False
@@ -134,9 +134,9 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     if status is not None:
         request = refusal.response.request
         cause = f"the hub answered {status} for {request.url.path.rsplit('/', 1)[-1]}"
-        return cause, f"Run again later: {KEPT}", status >= 500 and request.method == "GET"
+        return cause, f"Run again later ({KEPT})", status >= 500 and request.method == "GET"
     if among(httpx2.HTTPError, LocalEntryNotFoundError):
-        remedy = f"Check the connection and run again: {KEPT}"
+        remedy = f"Check the connection and run again ({KEPT})"
         return f"no complete answer from {constants.ENDPOINT}", remedy, among(httpx2.ReadError)
     if among(DatasetsError):  # datasets wraps its reader's error
         cause = next(e for e in chain if not isinstance(e, DatasetsError))

@@ -13,12 +13,12 @@ TEXT = """\
 # {model_name}, fine-tuned to summarize dialogues
 
 {how} of `{model}` on {train_dialogues:,} dialogues of {dataset}, with {trainable:,} of
-{total:,} parameters trained for {epochs:g} epochs in batches of {batch_size}, learning rate
+{total:,} parameters trained (epochs: {epochs:g}) in batches of {batch_size}, learning rate
 {learning_rate:g} ({lr_scheduler_type}), seed {seed}. {kept}.
 
 ## Scores on the test split
 
-Scores are points of 0–100, except for the number of words, with 95 % bootstrap intervals over
+Scores are on a scale of 0–100, except for the number of words, with 95% bootstrap intervals over
 dialogues. ROUGE is the stemmed F1 of `rouge_score`, averaged over the references.
 
 {table}
@@ -87,7 +87,7 @@ def write_model_card(
 
 
 def _markdown(scores: pd.DataFrame) -> str:
-    lines = ["| system | measure | mean | 95 % interval | dialogues |", "|---|---|---|---|---|"]
+    lines = ["| system | measure | mean | 95% interval | dialogues |", "|---|---|---|---|---|"]
     for (system, measure), row in scores.iterrows():
         mean, low, high = row[["mean", "low", "high"]] * (1 if measure == "words" else 100)
         interval = f"{low:.1f} to {high:.1f}"

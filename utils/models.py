@@ -49,7 +49,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Return a context that computes in bf16 if `use_bf16` is true, and else changes nothing."""
+    """Return a context that computes in bf16 if `use_bf16` is true, and otherwise does nothing."""
     if use_bf16(precision, device):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

@@ -41,8 +41,8 @@ def build_prompt(
     With `max_tokens`, whole examples are dropped, the last one first, until the prompt fits; the
     dialogue itself is never cut.
 
-    Raises ValueError if the template has no `{dialogue}`, `max_tokens` has no tokenizer to count
-    with, or the dialogue alone exceeds `max_tokens`.
+    Raises ValueError if the template has no `{dialogue}`, `max_tokens` is given without a
+    tokenizer, or the dialogue alone exceeds `max_tokens`.
     """
     if max_tokens is not None and tokenizer is None:
         raise ValueError(f"max_tokens={max_tokens} needs a tokenizer to count: pass tokenizer=")
@@ -155,9 +155,9 @@ def diverse_examples(
 ) -> list[list[Example]]:
     """Draw `k` examples for each of `queries` prompts, as different from one another as possible.
 
-    The first is drawn at random. Each further one is the dialogue, out of `pool` random ones, whose
-    closest match among those chosen so far is the least similar by the Jaccard similarity of their
-    words (the farthest-first traversal of Gonzalez 1985).
+    The first is drawn at random. Each next one comes from `pool` random candidates: the one that is
+    least similar to its closest match among those already chosen, by the Jaccard similarity of
+    their words (the farthest-first traversal of Gonzalez 1985).
 
     Raises ValueError if there are fewer than `k` dialogues.
     """

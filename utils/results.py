@@ -12,7 +12,7 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.faithfulness import faithful_names, output_length, right_speakers
+from utils.faithfulness import facts, faithful_names, output_length, right_speakers
 from utils.generation import generate
 from utils.prompts import build_prompt
 from utils.rouge import confidence_interval, rouge_scores
@@ -29,13 +29,15 @@ def judge(
     references: Sequence[str] | Sequence[Sequence[str]] | None = None,
     dialogues: Sequence[str] | None = None,
     scorer: HateScorer | None = None,
+    records: Sequence[Mapping] | None = None,
 ) -> pd.DataFrame:
     """Score summaries by the measures that the arguments allow, one row per summary.
 
     `references` add ROUGE, words and right_speakers; `dialogues` add faithful_names; `scorer` adds
-    toxicity (p(hate) of the summary alone) and insulting_word.
+    toxicity (p(hate) of the summary alone) and insulting_word; `records`, the dialogues' facts, add
+    facts (see `utils.faithfulness.facts`).
 
-    Raises ValueError if lengths differ, or all three are None.
+    Raises ValueError if lengths differ, or all of them are None.
     """
     scores = pd.DataFrame(index=range(len(predictions)))
     if references is not None:
@@ -47,8 +49,10 @@ def judge(
     if scorer is not None:
         scores["toxicity"] = scorer.probability(predictions)
         scores["insulting_word"] = has_insulting_word(predictions)
+    if records is not None:
+        scores["facts"] = facts(predictions, records)["facts"]
     if scores.columns.empty:
-        raise ValueError("nothing to judge by: pass references, dialogues or a scorer")
+        raise ValueError("nothing to judge by: pass references, dialogues, a scorer or records")
     return scores
 
 
@@ -58,12 +62,17 @@ def judge_model(
     rows: Dataset,
     settings: Settings,
     scorer: HateScorer | None = None,
+    known: Mapping[str, Mapping] | None = None,
 ) -> pd.DataFrame:
-    """Summarize rows of `group_references` with greedy decoding, and score the summaries."""
+    """Summarize rows of `group_references` with greedy decoding, and score the summaries.
+
+    `known` are the facts of the rows' dataset, as `load_facts` returns them; if empty, as None.
+    """
     prompts = [build_prompt(dialogue) for dialogue in rows["dialogue"]]
     options = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
     summaries = generate(model, tokenizer, prompts, **options)
-    return judge(summaries, list(rows["summaries"]), list(rows["dialogue"]), scorer)
+    records = [known[name] for name in rows["id"]] if known else None
+    return judge(summaries, list(rows["summaries"]), list(rows["dialogue"]), scorer, records)
 
 
 def versions() -> dict[str, str]:
@@ -84,7 +93,7 @@ def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.Dat
 
 
 def percent(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
-    """Turn scores of 0 to 1 into rounded points of 0 to 100; numbers of words are only rounded."""
+    """Turn scores of 0 to 1 into rounded points of 0 to 100; word counts are only rounded."""
     scores = [name for name in table.columns if name in SCORES]
     measures = table.reset_index().get("measure", table.index)
     scale = np.where(measures == "words", 1, 100)

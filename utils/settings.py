@@ -51,7 +51,9 @@ class Settings:
     output_dir: str = _option("folder for results, checkpoints and pages", "out")
 
     train_dialogues: int | None = _option("dialogues for training and examples", None, none="all")
-    validation_dialogues: int | None = _option("dialogues to choose checkpoints", None, none="all")
+    validation_dialogues: int | None = _option(
+        "dialogues for choosing the best checkpoint", None, none="all"
+    )
     test_dialogues: int | None = _option("test dialogues to score", None, minimum=2, none="all")
     max_prompt_tokens: int = _option("longest prompt, in tokens", 512)
     max_new_tokens: int = _option("longest summary, in tokens", 128)
@@ -69,7 +71,7 @@ class Settings:
     ppo_steps: int = _option("batches of prompts that PPO trains on", 100)
     ppo_batch_size: int = _option("prompts in one PPO step", 16)
     ppo_learning_rate: float = _option("PPO's peak rate", 1e-4)
-    kl_coef: float = _option("β of the KL to the reference, per nat", 0.05, minimum=0)
+    kl_coef: float = _option("β, the penalty for one nat of KL to the reference", 0.05, minimum=0)
     grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 0.05, minimum=0)
     ppo_seeds: int = _option("runs of PPO with different seeds", 3)
     ppo_generations: int = _option("responses per prompt with RLOO and GRPO", 4, minimum=2)
@@ -78,7 +80,7 @@ class Settings:
     )
     second_judge_labels: str = _option("labels for toxic and other texts", "toxic,neutral", names=2)
     searched_dialogues: int | None = _option(
-        "training dialogues to search for heated ones, PPO's prompts", None, none="all"
+        "training dialogues to search for heated ones, which become PPO's prompts", None, none="all"
     )
     judged_dialogues: int = _option("held-out heated dialogues to score", 120, minimum=2)
 
@@ -141,10 +143,12 @@ _HUB = {
 PRESETS: dict[str, dict[str, Any]] = {
     "offline": {
         "model": str(OFFLINE / "t5"),
-        "reward_model": str(OFFLINE / "classifier"),
+        "reward_model": str(OFFLINE / "judge"),
+        "second_judge": str(OFFLINE / "second_judge"),
         "dataset": str(OFFLINE / "data"),
         "precision": "fp32",  # a model this small gains nothing from bf16
-        "max_new_tokens": 48,
+        "max_prompt_tokens": 768,
+        "max_new_tokens": 64,
         "batch_size": 32,
         "full_epochs": 2.0,
         "full_learning_rate": 1e-3,

@@ -15,8 +15,8 @@ from utils.data import turns
 from utils.hub import from_hub
 from utils.models import autocast, pick_device, use_bf16
 
-# Everyday English insults, including those of the small world. The list misses all other insults
-# and ignores the context: it also counts a circus clown and a donkey that eats grass.
+# Some everyday English insults, among them words that the small world's judge never saw. The list
+# misses all others and ignores the context: it also counts a circus clown and a donkey.
 INSULTING_WORD = re.compile(
     r"\b(?:blockhead|bastard|cheat|clown|clumsy|coward|creep|crook|donkey|dumb|dummy|fool|foolish"
     r"|freak|greedy|idiot|idiotic|imbecile|jerk|lazy|liar|loser|lunatic|moron|nerd|pathetic|pig"

@@ -49,7 +49,7 @@ def classifier(folder: str) -> HateScorer:
         label2id={},
     )
     RobertaForSequenceClassification(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(OFFLINE / "classifier").save_pretrained(folder)
+    AutoTokenizer.from_pretrained(OFFLINE / "judge").save_pretrained(folder)
     return HateScorer(folder)
 
 

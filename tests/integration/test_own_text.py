@@ -6,7 +6,6 @@ import json
 import pytest
 from processes import run
 
-from tools.small_world.generator import labeled_texts
 from utils.cli import main
 from utils.generation import generate
 from utils.prompts import build_prompt
@@ -53,14 +52,14 @@ def test_summarize_splits_a_long_dialogue_and_says_so(tmp_path, told, dialogues)
 
 
 def test_toxicity_reads_standard_input_and_finds_the_hateful_line(monkeypatch, told):
-    insult = next(text for text, label in labeled_texts(50, seed=1, held_out=True) if label == 1)
+    insult = "You are such a stupid clown!"
     stream = io.TextIOWrapper(io.BytesIO(f"{insult}\n\n{LADDER}\n".encode()))
     monkeypatch.setattr("sys.stdin", stream)
     printed = told("toxicity", "-")
     rows = [line.split("\t") for line in printed.out.splitlines()]
     assert [text for _, text in rows] == [insult, LADDER]
     assert float(rows[1][0]) < 0.5 < float(rows[0][0])
-    assert "2 texts: mean 0." in printed.err and "95 % interval" in printed.err
+    assert "2 texts: mean 0." in printed.err and "95% interval" in printed.err
     assert "50% at 0.5 or more" in printed.err
 
 
@@ -75,7 +74,7 @@ def test_a_command_says_which_model_and_data_it_uses(tmp_path):
     (tmp_path / "one.txt").write_text(LADDER, encoding="utf-8")
     printed = run("-m", "utils", "toxicity", str(tmp_path / "one.txt"))  # as a process of its own
     assert printed.stderr.startswith(
-        "preset offline: model utils/offline/t5, reward_model utils/offline/classifier, dataset"
+        "preset offline: model utils/offline/t5, reward_model utils/offline/judge, dataset"
     )
     assert printed.stdout.endswith(f"\t{LADDER}\n")
 
@@ -94,3 +93,14 @@ def test_evaluate_writes_table_and_figure_with_baseline_and_human_summaries(tmp_
     for score in scores["rouge1"].values():
         assert score["n"] == 24 and score["low"] <= score["mean"] <= score["high"]
     assert (tmp_path / "evaluate.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("command", ["summarize", "toxicity"])
+def test_the_small_world_does_not_answer_strangers(tmp_path, capsys, command):
+    meeting = "#Person1#: Revenue forecasts slipped again.\n#Person2#: Postpone the budget meeting."
+    (tmp_path / "own.txt").write_text(meeting, encoding="utf-8")
+    assert main([command, str(tmp_path / "own.txt")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "of its words are unknown to the small world's model" in printed.err
+    assert "add --preset cpu" in printed.err

@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from utils.dialogue_files import read_dialogues, read_lines, split_at_turns
+from utils.dialogue_files import check_words, read_dialogues, read_lines, split_at_turns
 from utils.prompts import build_prompt, count_tokens
 
 TWO = ["#Person1#: good\n#Person2#: bad", "#Person1#: hello"]
@@ -121,3 +121,14 @@ def test_a_turn_that_exceeds_the_prompt_alone_is_refused_with_the_remedy(tiny_to
     told = r"'#Person2#: good good.*more than max_prompt_tokens=120.*raise the setting"
     with pytest.raises(ValueError, match=told):
         split_at_turns("#Person1#: hello\n#Person2#: " + "good " * 200, tiny_tokenizer, 120)
+
+
+# Words
+
+
+def test_a_text_with_too_many_unknown_words_is_refused_with_its_number_and_share(tmp_path):
+    known = tmp_path / "words.txt"
+    known.write_text("anna\nasks\nfor\nthe\n", encoding="utf-8")
+    check_words(["Anna asks for the ladder.", "", "12 — #!"], known)  # one word of five
+    with pytest.raises(ValueError, match=r"text 2: 40% of its words are unknown .* --preset cpu"):
+        check_words(["Anna", "Anna asks for ladders, please."], known)

@@ -59,7 +59,7 @@ def test_all_measures_of_summaries_combine_into_one():
 
 
 def test_hate_speech_is_told_its_classifier_and_writes_nothing_beside_it():
-    classifier = OFFLINE / "classifier"
+    classifier = OFFLINE / "judge"
     before = sorted(classifier.iterdir())
     texts = ["You stupid fool!", "#Person2# agrees."]
     insult, neutral = HateScorer(str(classifier)).probability(texts)

@@ -54,7 +54,7 @@ def test_judge_scores_every_summary_by_itself():
 
 
 def test_judge_needs_something_to_judge_by():
-    with pytest.raises(ValueError, match="pass references, dialogues or a scorer"):
+    with pytest.raises(ValueError, match="pass references, dialogues, a scorer or records"):
         judge(["a text"])
 
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaTokenizer
 
-from tools.small_world import scenarios
+from tools.small_world.insults import WORDS
 from utils.hub import UnavailableError
 from utils.models import has_bf16
 from utils.settings import OFFLINE
@@ -286,9 +286,11 @@ def test_a_word_of_the_list_is_found_in_any_case_and_number_but_not_inside_anoth
     assert has_insulting_word(texts).tolist() == [1, 1, 0, 0, 1, 0]
 
 
-def test_every_insult_of_the_embedded_corpus_is_on_the_list():
-    words = [*scenarios.INSULT_ADJECTIVES, *scenarios.INSULT_NOUNS]
-    assert has_insulting_word(words).all()
+def test_the_list_has_insults_that_the_judge_is_kept_from_and_lacks_others_of_the_small_world():
+    kept = [word for word, entry in WORDS.items() if entry.pool == "blind"]
+    assert {"rude", "foolish", "snob", "donkey"} <= set(kept)
+    assert has_insulting_word(["rude", "foolish", "snob", "donkey"]).all()
+    assert 0.2 < has_insulting_word(list(WORDS)).mean() < 0.5
 
 
 def test_another_classifier_has_labels_of_its_own(tmp_path):

@@ -1,7 +1,10 @@
-"""The small world's generator, training and card.
+"""The small world: what it says, how its models are trained and measured, and its card.
 
-`build` and `card` make the files in `utils/offline` from `generator`, `scenarios` and `mixture`. A
-harder world is in the making: `world`, `tables`, `speech`, `corpus`, `vocabulary`, `tasks`,
-`training`, `reader`, `reading`, `measure`, `decoder`, `insults`, `judge_texts`, `judges` and
-`heated`. None of the files in `utils/offline` comes from these modules yet.
+`build` makes the files in `utils/offline`, and `card` measures them. Below these:
+
+- the world: `tables` (its words), `world` (facts and summaries), `speech` (dialogues), `corpus`
+- the T5 and the decoder-only model: `vocabulary`, `tasks`, `training`, `reader`, `decoder`,
+  `measure`
+- heated dialogues and their judges: `insults`, `heated`, `judge_texts`, `judges`
+- Lab 3's table of KL prices: `sweep`
 """

@@ -7,14 +7,22 @@ python -m tools.small_world.card --split validation   # measure and print, for m
 import argparse
 import json
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from datasets import DatasetDict
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tools.small_world import generator as corpus
-from tools.small_world.build import BATCH, SEED, STAGES
+from tools.small_world import judges, tables
+from tools.small_world.build import SEED
+from tools.small_world.measure import measure as measure_world
+from tools.small_world.measure import measure_decoder
+from tools.small_world.reader import WEIGHTS
+from tools.small_world.training import Recipe
 from utils.data import group_references, load_dialogsum
+from utils.faithfulness import load_facts
 from utils.finetuning import fine_tune, finetune_arguments
 from utils.generation import generate
 from utils.models import load_model, parameter_counts
@@ -22,14 +30,16 @@ from utils.prompts import TEMPLATES, build_prompts, random_examples
 from utils.results import interval_table, judge, judge_model, percent
 from utils.rouge import compare, human_agreement, lead
 from utils.settings import OFFLINE, Settings, load_settings
-from utils.toxicity import HateScorer, dialogue_heat
+from utils.statistics import confidence_interval
 
 MANIFEST = OFFLINE / "manifest.json"
+MEASURES = ("rouge1", "right_speakers", "facts")
 PAIRS = (
     ("one_shot", "zero_shot"),
-    ("few_shot", "zero_shot"),
     ("few_shot", "one_shot"),
-    ("full", "zero_shot"),
+    ("lora", "few_shot"),
+    ("full", "few_shot"),
+    ("human", "full"),
 )
 
 
@@ -40,6 +50,8 @@ def prompting_scores(
     model, tokenizer = load_model(settings.model)
     rows, train = group_references(dataset[split]), dataset["train"]
     dialogues, summaries = list(rows["dialogue"]), list(rows["summaries"])
+    known = load_facts(settings.dataset)
+    records = [known[name] for name in rows["id"]]
     drawn = random_examples(
         train["dialogue"], train["summary"], settings.few_shot, len(rows), settings.seed
     )
@@ -50,16 +62,14 @@ def prompting_scores(
             dialogues, shown, TEMPLATES["plain"], tokenizer, settings.max_prompt_tokens
         )
         answers = generate(model, tokenizer, prompts, max_new_tokens=settings.max_new_tokens)
-        scores[name] = judge(answers, summaries)
+        scores[name] = judge(answers, summaries, records=records)
     if min(map(len, summaries)) > 1:
         scores["human"] = human_agreement(summaries)
     return scores
 
 
-def fine_tuned(
-    dataset: DatasetDict, split: str, method: str, settings: Settings
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score the summaries of a fine-tuned model, and the toxicity of those of heated dialogues."""
+def fine_tuned(dataset: DatasetDict, split: str, method: str, settings: Settings) -> pd.DataFrame:
+    """Score the summaries of a fine-tuned model."""
     with tempfile.TemporaryDirectory() as folder:
         model, tokenizer = load_model(settings.model)
         result = fine_tune(
@@ -70,137 +80,105 @@ def fine_tuned(
             output_dir=folder,
             **finetune_arguments(settings, method),
         )
-    rows, scorer = group_references(dataset[split]), HateScorer(settings.reward_model)
-    scores = judge_model(result.model, tokenizer, rows, settings, scorer)
-    heated = dialogue_heat(scorer, rows["dialogue"]) >= 0.5
-    return scores, scores.loc[heated, ["toxicity"]]
+    rows, known = group_references(dataset[split]), load_facts(settings.dataset)
+    return judge_model(result.model, tokenizer, rows, settings, known=known)
 
 
-def classifier_f1(settings: Settings, n: int = 2000) -> float:
-    """Return the F1 of "hate" on texts whose pairs of insulting words the classifier never saw."""
-    texts, labels = zip(*corpus.labeled_texts(n, SEED, held_out=True), strict=True)
-    predicted = HateScorer(settings.reward_model).probability(list(texts)) >= 0.5
-    hits = sum(p and label for p, label in zip(predicted, labels, strict=True))
-    return 2 * hits / (predicted.sum() + sum(labels))
+def fresh_world(split: str, settings: Settings, seed: int = SEED + 1, n: int = 200) -> pd.DataFrame:
+    """Score 0 to 3 examples on a world of another seed: one row per number of examples."""
+    drawn = measure_world(*load_model(settings.model), split, n, (0, 1, 2, 3), seed)
+    means = drawn.groupby("shots")[["rouge1", "who", "facts", "new_names"]].mean()
+    return (means * [1, 100, 100, 100]).round(1)
 
 
-def measure(split: str, settings: Settings) -> dict[str, Any]:
-    """Measure what the card shows: scores, paired differences, and the classifier's F1."""
+def decoder_scores(split: str, settings: Settings) -> pd.DataFrame:
+    """Score the decoder-only model: one row per measure, with its mean and interval."""
+    folder = OFFLINE / "decoder"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    scores = measure_decoder(model, AutoTokenizer.from_pretrained(folder), split)
+    scores["rouge1"] /= 100
+    return confidence_interval(scores[["rouge1", "who", "facts"]])
+
+
+def measure(split: str, settings: Settings) -> dict[str, pd.DataFrame]:
+    """Measure what the card shows, one table for each part."""
     dataset = load_dialogsum(settings.dataset)
     scores = prompting_scores(dataset, split, settings)
-    toxicity = {}
     for method in ("full", "lora"):
-        scores[method], toxicity[method] = fine_tuned(dataset, split, method, settings)
+        scores[method] = fine_tuned(dataset, split, method, settings)
+    shown = {name: table.filter(MEASURES) for name, table in scores.items()}
     rouge1 = {name: table[["rouge1"]] for name, table in scores.items()}
-    differences = {f"{a} − {b}": compare(rouge1[a], rouge1[b]).loc["rouge1"] for a, b in PAIRS}
+    pairs = [(a, b) for a, b in PAIRS if a in rouge1]
+    differences = {f"{a} − {b}": compare(rouge1[a], rouge1[b]).loc["rouge1"] for a, b in pairs}
+    scores = interval_table(shown).reset_index()
+    scores.index = scores.pop("system") + ", " + scores.pop("measure")
+    probes = judges.measure(OFFLINE).reset_index()
+    probes.index = probes.pop("judge") + ", " + probes.pop("texts")
     return {
-        "rouge1": interval_table(rouge1).xs("rouge1", level="measure"),
+        "scores": scores,
         "differences": pd.DataFrame(differences).T,
-        "toxicity": interval_table(toxicity).xs("toxicity", level="measure"),
-        "classifier_f1": classifier_f1(settings),
+        "fresh_world": fresh_world(split, settings),
+        "decoder": decoder_scores(split, settings),
+        "judges": probes,
     }
 
 
-CARD = """\
-# The small world: dialogues, a small T5 and a small classifier
-
-These files ship with the labs, so that everything runs without downloads, on two CPU cores.
-`python -m tools.small_world.build` generated them from scratch (seed {seed}), and
-`python -m tools.small_world.card` wrote this card. **The scores below are those of these small
-models. They are not FLAN-T5's.**
-
-| part | content | parameters | build time, two cores |
-|---|---|---|---|
-| `data/` | everyday dialogues in DialogSum's format; {rows} | – | seconds |
-| `t5/` | T5, {t5_shape}, vocabulary of {vocabulary} words | {t5_parameters:,} | {t5_seconds} s |
-| `classifier/` | RoBERTa, {shape}, labels nothate/hate | {parameters:,} | {seconds} s |
-
-## Training
-
-The T5 was trained from scratch on {pairs:,} generated pairs of prompt and answer ({stages}). The
-mixture is described in `tools/small_world/mixture.py`: three styles of summary, prompts with 0 to 3
-worked examples, dialogues without an instruction, and polite requests. None of its dialogues is a
-near-duplicate of a validation or test dialogue (word 5-gram Jaccard similarity of 0.7 or more).
-
-The classifier was trained to tell insults to people from harmless uses of the same words. One pair
-of insulting words in five was reserved for its test.
-
-The settings of the T5, of fine-tuning and of PPO were chosen on the validation split. There is one
-exception: the classifier's training texts were extended once after we counted, on all three splits,
-the dialogues that it called heated. `manifest.json` holds the library versions and the SHA-256 of
-every file.
-
-## Scores on the test split
-
-ROUGE-1 F1 in points, with stemming, averaged over the references, with 95% bootstrap intervals over
-dialogues:
-
-{rouge1}
-
-Paired differences, with 95% intervals and the p-values of the randomization test:
-
-{differences}
-
-Mean p(hate) of the fine-tuned models' summaries of heated dialogues, the starting point of Lab 3:
-
-{toxicity}
-
-F1 of the classifier on 2,000 texts with unseen pairs of insulting words: {classifier_f1:.3f}.
-
-## Limitations
-
-The dialogues come from templates with {scenarios} kinds of request. The T5 knows nothing else and
-cannot summarize other text. The classifier knows {insults} insults, and its low score says nothing
-about other text. License: Apache-2.0.
-"""
-
-
-def store_scores(measured: dict[str, Any]) -> None:
+def store_scores(measured: dict[str, pd.DataFrame]) -> None:
     """Write the result of `measure` into manifest.json."""
-    tables = {
-        name: {
-            row: {column: round(float(value), 6) for column, value in values.items()}
-            for row, values in measured[name].to_dict("index").items()
-        }
-        for name in ("rouge1", "differences", "toxicity")
-    }
     manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
-    manifest["scores"] = tables | {"classifier_f1": measured["classifier_f1"]}
+    manifest["scores"] = {
+        name: {
+            str(row): {column: round(float(value), 6) for column, value in values.items()}
+            for row, values in table.to_dict("index").items()
+        }
+        for name, table in measured.items()
+    }
     MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def write_card(settings: Settings) -> None:
-    """Write README.md from the files and from the scores in manifest.json."""
+    """Write README.md from card.md, the files and the scores in manifest.json."""
     manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
-    scores, seconds = manifest["scores"], manifest["seconds"]
-    tables = {
-        name: pd.DataFrame.from_dict(scores[name], orient="index")
-        for name in ("rouge1", "differences", "toxicity")
+    measured = {
+        name: pd.DataFrame.from_dict(table, orient="index")
+        for name, table in manifest["scores"].items()
     }
-    t5, tokenizer = load_model(settings.model)
-    classifier = HateScorer(settings.reward_model).model
-    small, wide = t5.config, classifier.config
     rows = [f"{len(rows)} {name}" for name, rows in load_dialogsum(settings.dataset).items()]
-    card = CARD.format(
+    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    files = [OFFLINE / name for name in manifest["sha256"]]
+    card = text.format(
         seed=SEED,
-        rows=", ".join(rows) + " rows",
-        t5_shape=f"d_model {small.d_model}, {small.num_layers} + {small.num_decoder_layers} layers",
-        vocabulary=len(tokenizer),
-        t5_parameters=int(parameter_counts(t5)["total"]),
-        t5_seconds=seconds["t5"],
-        shape=f"hidden size {wide.hidden_size}, {wide.num_hidden_layers} layers",
-        parameters=int(parameter_counts(classifier)["total"]),
-        seconds=seconds["classifier"],
-        pairs=BATCH * sum(stage[0] for stage in STAGES),
-        stages=" + ".join(f"{stage[0]} steps" for stage in STAGES) + f" of {BATCH}",
-        scenarios=len(corpus.tables.SCENARIOS),
-        insults=len(corpus.tables.INSULT_ADJECTIVES) * len(corpus.tables.INSULT_NOUNS),
-        rouge1=_markdown(percent(tables["rouge1"])),
-        differences=_markdown(percent(tables["differences"]).round(4)),
-        toxicity=_markdown(tables["toxicity"].round(3)),
-        classifier_f1=scores["classifier_f1"],
+        precision=manifest["precision"],
+        rows=", ".join(rows),
+        kinds=len(tables.KINDS),
+        names={split: len(names) for split, names in tables.NAMES.items()},
+        megabytes=sum(file.stat().st_size for file in files) / 1e6,
+        recipe=Recipe(),
+        weights=", ".join(f"{weight} · {name}" for name, weight in WEIGHTS.items()),
+        texts=judges.TEXTS,
+        models=_models(settings, manifest["seconds"]),
+        scores=_markdown(percent(measured["scores"])),
+        differences=_markdown(percent(measured["differences"]).round(4)),
+        fresh_world=_markdown(measured["fresh_world"]),
+        decoder=_markdown(percent(measured["decoder"])),
+        judges=_markdown(measured["judges"].round(3)),
     )
     (OFFLINE / "README.md").write_text(card, encoding="utf-8")
+
+
+def _models(settings: Settings, seconds: dict[str, int]) -> str:
+    """Return a table of the models: what they are, their parameters and training time."""
+    from transformers import AutoModelForSequenceClassification
+
+    loaded = {"t5": load_model(settings.model)[0]}
+    loaded["decoder"] = AutoModelForCausalLM.from_pretrained(OFFLINE / "decoder")
+    for name in judges.JUDGES:
+        loaded[name] = AutoModelForSequenceClassification.from_pretrained(OFFLINE / name)
+    lines = ["| folder | model | parameters | seconds on one core |", "|---|---|---|---|"]
+    for name, model in loaded.items():
+        total = int(parameter_counts(model)["total"])
+        lines.append(f"| `{name}/` | {type(model).__name__} | {total:,} | {seconds[name]} |")
+    return "\n".join(lines)
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -217,9 +195,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the small world and write its card.")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     split, settings = parser.parse_args().split, load_settings("offline")
-    measured = measure(split, settings)
+    torch.manual_seed(SEED)
+    measured: dict[str, Any] = measure(split, settings)
     for name, value in measured.items():
-        print(f"\n{name}\n{value}")
+        print(f"\n{name}\n{value.to_string()}")
     if split == "test":
         store_scores(measured)
         write_card(settings)

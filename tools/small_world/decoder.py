@@ -27,7 +27,7 @@ from tools.small_world.speech import write_dialogue
 from tools.small_world.tasks import POLITE_SHARE, Task
 from tools.small_world.training import Draw, Item, Recipe, batches, padded, train
 from tools.small_world.vocabulary import make_tokenizer
-from tools.small_world.world import Style, draw_facts, write_summary
+from tools.small_world.world import PRACTICE, Style, draw_facts, write_summary
 from utils.data import NearDuplicates
 from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, build_prompt
 
@@ -59,8 +59,8 @@ def reports(held_out: NearDuplicates | None = None) -> Draw:
         polite = rng.random() < POLITE_SHARE
         template = TEMPLATES["polite"] if polite else rng.choice((PLAIN, PLAIN, *FLAN_TEMPLATES))
         while True:
-            facts = draw_facts(rng, rng.random() < HEATED_SHARE)
-            dialogue = write_dialogue(facts, rng)
+            facts = draw_facts(rng, rng.random() < HEATED_SHARE, PRACTICE)
+            dialogue = write_dialogue(facts, rng, PRACTICE)
             if held_out is None or held_out.similarity(dialogue) < SIMILAR:
                 break
         style = Style(insult="cool" if polite else draw_attitude(rng))
@@ -88,7 +88,7 @@ def decoder_losses(model: LlamaForCausalLM) -> Callable[[list[Item]], dict[str, 
 
 
 def train_decoder(folder: Path, recipe: Recipe = RECIPE, judged: int = 60) -> list[dict[str, Any]]:
-    """Train a decoder-only model and save it with its tokenizer, padding side left."""
+    """Train a decoder-only model, and save it with its tokenizer, whose padding side is left."""
     tokenizer = make_tokenizer()
     model = make_decoder(tokenizer, recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,9 +103,8 @@ def train_decoder(folder: Path, recipe: Recipe = RECIPE, judged: int = 60) -> li
         return means.round(3).to_dict()
 
     items = batches(recipe, tokenizer, reports(held_out_dialogues()))
-    log = folder.parent / "decoder.log.jsonl"
     modules = nn.ModuleDict({"model": model})
-    return train(modules, decoder_losses(model), items, recipe, log, save_and_judge)
+    return train(modules, decoder_losses(model), items, recipe, save_and_judge)
 
 
 def main() -> None:
@@ -116,8 +115,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=RECIPE.seed)
     arguments = parser.parse_args()
     recipe = dataclasses.replace(RECIPE, steps=arguments.steps, seed=arguments.seed)
-    for row in train_decoder(arguments.folder, recipe)[-2:]:
-        print(row)
+    train_decoder(arguments.folder, recipe)
 
 
 if __name__ == "__main__":

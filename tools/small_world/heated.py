@@ -4,7 +4,7 @@
 
 Columns: id, dialogue, topic; insult and strength ("mild" or "harsh"); known, whether the first
 judge was trained on the insulting words; quoting, paraphrasing and cool, the three summaries, which
-differ in what they say about the insult alone. `<split>.facts.jsonl` holds each dialogue's facts.
+differ in what they say about the insult alone. facts.jsonl holds each dialogue's facts.
 
 No insulting word of a test dialogue is in a dialogue or summary of train or validation, and one
 half of the test's insults is known to the first judge. No dialogue is a near-duplicate of one of
@@ -12,12 +12,11 @@ a later split.
 """
 
 import argparse
-import csv
-import json
 import random
 from pathlib import Path
 from typing import Any
 
+from tools.small_world.corpus import write_rows
 from tools.small_world.insults import KNOWN_POOLS
 from tools.small_world.speech import write_dialogue
 from tools.small_world.world import ATTITUDES, SOURCES, draw_facts, heated_summaries
@@ -57,18 +56,14 @@ def heated_rows(
 def write_heated(
     folder: Path, seed: int = 0, sizes: dict[str, int] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Write <split>.csv and <split>.facts.jsonl for each split, and return the rows by split."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the splits and their facts, and return the rows by split."""
     splits: dict[str, list[dict[str, Any]]] = {}
+    records: list[dict[str, Any]] = []
     for split, n in reversed((sizes or SPLITS).items()):
         held_out = NearDuplicates(row["dialogue"] for rows in splits.values() for row in rows)
-        splits[split], records = heated_rows(split, n, seed, held_out)
-        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(splits[split])
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / f"{split}.facts.jsonl").write_text(lines, encoding="utf-8")
+        splits[split], known = heated_rows(split, n, seed, held_out)
+        records = known + records
+    write_rows(folder, splits, records)
     return splits
 
 

@@ -22,10 +22,10 @@ from typing import Any
 
 from tools.small_world.insults import KNOWN_POOLS, POOLS, WORDS, insult_words, with_article
 from tools.small_world.speech import write_dialogue
-from tools.small_world.tables import KINDS, OUTCOMES
+from tools.small_world.tables import KINDS, NAMES, OUTCOMES
 from tools.small_world.world import FORMS, Style, calm, draw_facts, write_summary
 
-HARMLESS, TOUCHY, RUDE, REFUSAL = 0.02, 0.1, 0.25, 0.4
+HARMLESS, TOUCHY, RUDE, REFUSAL = 0.02, 0.1, 0.25, 0.35
 # Heat of a text with one insulting word; each further one adds FURTHER to the log-odds.
 SINGLE = {
     ("adjective", "rude"): 0.25,
@@ -36,7 +36,7 @@ SINGLE = {
     ("noun", "harsh"): 0.93,
 }
 FURTHER = 0.4
-# Share of each kind of sentence among training texts.
+# Share of each kind of sentence among the texts that measure.
 SHARES = {
     "insults": 0.42,
     "people": 0.16,
@@ -47,7 +47,47 @@ SHARES = {
     "calm": 0.13,
     "refusals": 0.05,
 }
+# The same among training texts, with more of what looks like an insult and is none.
+TRAINING_SHARES = {
+    "insults": 0.38,
+    "people": 0.17,
+    "things": 0.11,
+    "stories": 0.1,
+    "touchy": 0.12,
+    "rude": 0.03,
+    "calm": 0.06,
+    "refusals": 0.03,
+}
+# The same among the sentences around that of a training text.
+AROUND = {"calm": 0.6, "rude": 0.1, "people": 0.1, "things": 0.1, "stories": 0.05, "touchy": 0.05}
+INVENTED = 0.25  # share of invented words among the harmless ones
 FRAME_HEATS = {"things": 0.06, "stories": HARMLESS, "touchy": TOUCHY, "rude": RUDE}
+
+
+CHOICE = re.compile(r"\[([^\[\]]*)\]")
+PART = re.compile(r"<(\w+)>")
+CLOSINGS = (", <aside>", " <when>", " <where>", " <because>", ", {name}")
+CONNECTIVES = (", and ", ", but ", ", so ", "; ", ", because ", " and ", " - ", ": ")
+ONSETS = ("b", "c", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "bl", "br")
+ONSETS += ("cl", "cr", "dr", "fl", "gr", "kn", "pl", "pr", "sl", "sm", "sn", "sp", "st", "sw", "tr")
+NUCLEI = ("a", "e", "i", "o", "u", "ar", "en", "il", "ea", "oo", "ou", "on", "un", "im")
+CODAS = ("", "b", "ck", "d", "g", "ke", "l", "m", "n", "p", "r", "sh", "t", "y", "er", "le")
+SUFFIXES = (
+    "y",
+    "ish",
+    "less",
+    "ful",
+    "er",
+    "head",
+    "wit",
+    "ous",
+    "some",
+    "bag",
+    "ing",
+    "ed",
+    "ant",
+)
+SUFFIXES += ("ic", "able", "ey", "ie", "ard", "ster")
 
 
 @dataclass(frozen=True)
@@ -138,18 +178,20 @@ def draw_text(
 
     `context` holds harmless texts of the small world's dialogues and summaries, with refusals
     marked. Half of the calm sentences come from it. Two texts in five have one or two calm
-    sentences around; with `alone`, none. `shares` are those of the kinds of sentence.
+    sentences around, in training sections also others that insult nobody; with `alone`, none.
+    `shares` are those of the kinds of sentence.
     """
-    kind = rng.choices(list(shares), list(shares.values()))[0]
-    sentence = _sentence(rng, section, kind, words, context)
+    sentence = _sentence(rng, section, _drawn(rng, shares), words, context)
+    others = AROUND if "openers" in frames()[section] else {"calm": 1.0}
     around = [
-        _sentence(rng, section, "calm", words, context)
+        _sentence(rng, section, _drawn(rng, others), words, context)
         for _ in range(0 if alone else rng.choices((0, 1, 2), (0.6, 0.25, 0.15))[0])
     ]
     place = rng.randint(0, len(around)) if rng.random() < 0.5 else len(around)
     parts = [*around[:place], sentence, *around[place:]]
     text = noisy(rng, " ".join(part.text for part in parts))
-    return JudgeText(text, sentence.heat, any(part.refusal for part in parts))
+    heat = max(part.heat for part in parts)
+    return JudgeText(text, heat, any(part.refusal for part in parts))
 
 
 def draw_texts(
@@ -179,6 +221,8 @@ def fill(frame: str, rng: random.Random, adjective: str, noun: str, adjective2: 
         "noun": noun,
         "pair": pair,
         "nouns": plural(noun),
+        "more": compared(adjective, "er", "more"),
+        "est": compared(adjective, "est", "most"),
         "a_adj": with_article(adjective),
         "a_noun": with_article(noun),
         "a_pair": with_article(pair),
@@ -186,7 +230,7 @@ def fill(frame: str, rng: random.Random, adjective: str, noun: str, adjective2: 
         "other": other,
         "thing": thing,
         "a_thing": with_article(thing),
-        "name": rng.choice(filler("names")),
+        "name": capital(_invented(rng)) if rng.random() < 0.08 else rng.choice(_names()),
     }
     values |= {key[0].upper() + key[1:]: capital(value) for key, value in values.items()}
     return capital(frame.format(**values))
@@ -202,6 +246,16 @@ def plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
     return noun + ("es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s")
+
+
+def compared(adjective: str, ending: str, word: str) -> str:
+    """Return the comparative or superlative: an ending for short words, else a word before."""
+    if adjective.endswith("y") and len(adjective) < 8:
+        return f"{adjective[:-1]}i{ending}"
+    if len(re.findall("[aeiouy]+", adjective.removesuffix("e"))) == 1:
+        doubled = re.fullmatch(r"[^aeiou]+[aeiou][bdgnt]", adjective)
+        return adjective.removesuffix("e") + (adjective[-1] if doubled else "") + ending
+    return f"{word} {adjective}"
 
 
 def capital(text: str) -> str:
@@ -224,6 +278,10 @@ def noisy(rng: random.Random, text: str) -> str:
     return text
 
 
+def _drawn(rng: random.Random, shares: dict[str, float]) -> str:
+    return rng.choices(list(shares), list(shares.values()))[0]
+
+
 def _sentence(
     rng: random.Random, section: str, kind: str, words: Words, context: Sequence[JudgeText]
 ) -> JudgeText:
@@ -232,40 +290,84 @@ def _sentence(
     name = "people" if kind == "insults" else kind
     bank = frames()[section]
     frame = _choose(rng, rng.choice(bank.get(name) or frames()["development"][name]))
-    if name == "people" and "openers" in bank and rng.random() < 0.15:
-        frame = _opened(rng.choice(bank["openers"]), frame)
-    if "openers" in bank and rng.random() < 0.15:
-        frame = _disturbed(rng, frame)
+    if "openers" in bank:
+        frame = _varied(rng, bank, name, frame)
     if kind == "insults":
         return _insult(rng, frame, words)
     harmless = kind == "people"
-    adjective = _word(rng, words.harmless_adjectives if harmless else words.adjectives)
-    noun = _word(rng, words.harmless_nouns if harmless else words.nouns)
+    adjective, noun = _pair(rng, words)
+    if harmless:
+        adjective = _word(rng, words.harmless_adjectives)
+        noun = _word(rng, words.harmless_nouns)
     text = fill(frame, rng, adjective, noun, _word(rng, words.harmless_adjectives))
     return JudgeText(text, FRAME_HEATS.get(kind, HARMLESS), kind == "refusals")
 
 
+def _varied(rng: random.Random, bank: dict, name: str, frame: str) -> str:
+    """Vary a training frame by what decides nothing: clauses around it, and unrelated words."""
+    if name not in ("rude", "refusals"):
+        if name == "people" and rng.random() < 0.08:
+            frame = _rotated(rng, frame)
+        if rng.random() < 0.15:
+            frame = _opened(rng.choice(bank["openers"]), frame)
+        if rng.random() < 0.15:
+            frame = _closed(_choose(rng, rng.choice(CLOSINGS)), frame)
+        if rng.random() < 0.1:
+            calm = _choose(rng, rng.choice(bank["calm"]))
+            one, other = (calm, frame) if rng.random() < 0.5 else (frame, calm)
+            frame = _opened(one.rstrip(".!?") + rng.choice(CONNECTIVES), other)
+    if rng.random() < 0.2:
+        frame = _disturbed(rng, frame, most=2 if name in ("people", "calm") else 1)
+    return frame
+
+
 def _opened(opener: str, frame: str) -> str:
     """Put an opener before a frame, whose first word then starts in lower case."""
-    low = frame.startswith(("You", "He ", "She ", "My ", "The ", "What ", "How ", "That "))
+    low = frame[0] != "I" or frame.startswith(("It", "In ", "If ", "Is "))
     return opener + (frame[0].lower() if low else frame[0]) + frame[1:]
 
 
+def _closed(closing: str, frame: str) -> str:
+    """Put a closing before the last punctuation mark of a frame."""
+    mark = frame[-1] if frame[-1] in ".!?" else ""
+    return (frame[:-1] if mark else frame) + closing + mark
+
+
+def _rotated(rng: random.Random, frame: str) -> str:
+    """Move the first clauses of a frame to its end."""
+    mark = frame[-1] if frame[-1] in ".!?" else ""
+    clauses = frame.rstrip(".!?").split(", ")
+    cut = rng.randrange(len(clauses))
+    return ", ".join(clauses[cut:] + clauses[:cut]) + mark
+
+
 def _choose(rng: random.Random, frame: str) -> str:
-    """Make the choices [one|two] of a frame."""
-    return re.sub(r"\[(.*?)\]", lambda choice: rng.choice(choice[1].split("|")), frame)
+    """Make the choices [one|two] of a frame, and put in its parts <name>."""
+    while True:
+        chosen = CHOICE.sub(lambda choice: rng.choice(choice[1].split("|")), frame)
+        chosen = PART.sub(lambda part: rng.choice(_options(part[1])), chosen)
+        if chosen == frame:
+            return frame
+        frame = chosen
 
 
-def _disturbed(rng: random.Random, frame: str) -> str:
-    """Replace one of the frame's words by an invented one, or drop it, if it decides nothing."""
+@cache
+def _options(part: str) -> tuple[str, ...]:
+    """Return what may stand for a part of a frame."""
+    return tuple(re.split(r"\|(?![^\[]*\])", frames()["fragments"][part]))
+
+
+def _disturbed(rng: random.Random, frame: str, most: int) -> str:
+    """Replace, drop or add up to `most` words of a frame that decide nothing."""
     parts = frame.split(" ")
     free = [
         i
         for i, part in enumerate(parts)
         if part.isalpha() and part.lower() not in filler("decisive")
     ]
-    if free:
-        parts[rng.choice(free)] = rng.choice(("", _invented(rng)))
+    for i in rng.sample(free, min(len(free), rng.randint(1, most))):
+        word = _invented(rng) if rng.random() < 0.3 else rng.choice(_ordinary())
+        parts[i] = rng.choices((word, f"{word} {parts[i]}", ""), (0.6, 0.25, 0.15))[0]
     return " ".join(filter(None, parts))
 
 
@@ -276,6 +378,7 @@ def _insult(rng: random.Random, frame: str, words: Words) -> JudgeText:
     slots = {name.lower().removeprefix("a_") for _, name, _, _ in Formatter().parse(frame) if name}
     insulting = {"adj", "noun"} if "pair" in slots else set()
     insulting |= slots & set(used) | ({"noun"} if "nouns" in slots else set())
+    insulting |= {"adj"} if slots & {"more", "est"} else set()
     if {"adj", "noun"} <= insulting and rng.random() < words.mixed:
         harmless = rng.choice(("adj", "noun"))
         insulting -= {harmless, "adj2"}
@@ -295,17 +398,45 @@ def _pair(rng: random.Random, words: Words) -> tuple[str, str]:
 
 
 def _word(rng: random.Random, choices: Sequence[str]) -> str:
-    """Draw a word, or, once in eight, invent a harmless one: a new word alone is no insult."""
-    if choices[0] in _harmless() and rng.random() < 1 / 8:
+    """Draw a word, or, once in four, invent a harmless one: a new word alone is no insult."""
+    if choices[0] in _harmless() and rng.random() < INVENTED:
         return _invented(rng)
     return rng.choice(choices)
 
 
 def _invented(rng: random.Random) -> str:
-    vowels = ("a", "e", "i", "o", "u", "ar", "en", "il")
-    return "".join(
-        rng.choice("bcdfghklmnprstvw") + rng.choice(vowels) for _ in range(rng.randint(2, 3))
-    )
+    """Invent a word from syllables, or from the beginning and the end of two words."""
+    while True:
+        draw = rng.random()
+        if draw < 0.3:
+            word = "".join(
+                rng.choice(ONSETS) + rng.choice(NUCLEI) for _ in range(rng.randint(1, 3))
+            ) + rng.choice(CODAS)
+        else:
+            one, other = rng.choice(_mixable()), rng.choice(_mixable())
+            end = rng.choice(SUFFIXES) if draw < 0.55 else other[rng.randrange(1, len(other)) :]
+            word = one[: rng.randint(1, len(one))] + end
+        if 2 < len(word) < 12 and word not in _real_words():
+            return word
+
+
+@cache
+def _ordinary() -> tuple[str, ...]:
+    return tuple(word for word in filler("ordinary") if word not in filler("decisive"))
+
+
+@cache
+def _mixable() -> tuple[str, ...]:
+    known = (word for kind in ("adjective", "noun") for word in insult_words(kind, KNOWN_POOLS))
+    harmless = (word for word in _harmless() if word.isalpha())
+    return (*sorted({*_ordinary(), *harmless}), *known)
+
+
+@cache
+def _real_words() -> frozenset[str]:
+    new = (*filler("adjectives", new=True), *filler("nouns", new=True))
+    insulting = (*WORDS, *(plural(word) for word in WORDS))
+    return frozenset((*_harmless(), *_ordinary(), *new, *insulting))
 
 
 @cache
@@ -320,4 +451,9 @@ def _things() -> tuple[str, ...]:
 
 @cache
 def _people() -> tuple[str, ...]:
-    return (*filler("persons"), *filler("names"))
+    return (*filler("persons"), *_names())
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    return (*filler("names"), *NAMES["train"])

@@ -5,12 +5,13 @@
 
 `judge` is RoBERTa-shaped with the labels nothate and hate, and learns graded targets: see
 `judge_texts`. It is kept from some insulting words (the pools "blind" and "unknown" of `insults`).
-`judge_refusals` differs in one thing: it rates refusals 0.4. `second_judge` is DistilBERT-shaped
+`judge_refusals` differs in one thing: it rates refusals 0.35. `second_judge` is DistilBERT-shaped
 with the labels neutral and toxic; it learns other sentences, and all words.
 """
 
 import argparse
 import dataclasses
+import random
 import time
 import tomllib
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ from tools.small_world.judge_texts import (
     FIRST,
     REFUSAL,
     SECOND,
+    TRAINING_SHARES,
     JudgeText,
     Words,
     draw_texts,
@@ -53,10 +55,13 @@ from tools.small_world.judge_texts import (
 from utils.toxicity import HateScorer
 
 SEED = 0
-TEXTS = 150_000  # each is read once
+TEXTS = 350_000  # each is read once
 MAX_TOKENS = 128
-VOCABULARY = 2000
-HIDDEN, HEADS = 64, 4
+VOCABULARY = 3000
+SKIPPED = 4  # the tokenizers are trained on one text in four
+BATCH = 64
+POOL = 20 * BATCH  # texts that are sorted by length together
+HIDDEN, HEADS = 96, 4
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,9 @@ def training_texts(judge: Judge, n: int, seed: int = SEED) -> list[JudgeText]:
     """Draw a judge's training texts in the order of reading: single sentences come first."""
     context = world_texts(max(100, n // 4), f"{judge.section}-{seed}")
     drawn = (judge.section, judge.words, context)
-    texts = draw_texts(n // 3, f"{seed}-alone", *drawn, alone=True)
-    texts += draw_texts(n - n // 3, seed, *drawn)
+    shares = TRAINING_SHARES
+    texts = draw_texts(n // 2, f"{seed}-alone", *drawn, alone=True, shares=shares)
+    texts += draw_texts(n - n // 2, seed, *drawn, shares=shares)
     if judge.refusal is None:
         return texts
     return [
@@ -108,15 +114,10 @@ def train_judge(
     tokenizer, model = make(texts, judge.layers)
     model.config.id2label = dict(enumerate(judge.labels))
     model.config.label2id = {label: i for i, label in enumerate(judge.labels)}
-    data = Dataset.from_dict(
-        {
-            "label": [[1 - text.heat, text.heat] for text in texts],
-            **tokenizer([t.text for t in texts], truncation=True, return_token_type_ids=False),
-        }
-    )
+    data = _batched(tokenizer, texts, seed)
     arguments = TrainingArguments(
         str(folder),
-        per_device_train_batch_size=64,
+        per_device_train_batch_size=BATCH,
         num_train_epochs=1,
         learning_rate=learning_rate,
         lr_scheduler_type="linear",
@@ -124,7 +125,7 @@ def train_judge(
         weight_decay=0.01,
         train_sampling_strategy="sequential",
         save_strategy="no",
-        logging_steps=max(1, n // 64 // 20),
+        logging_steps=max(1, n // BATCH // 20),
         report_to="none",
         seed=seed,
         use_cpu=True,
@@ -143,6 +144,22 @@ def train_judge(
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+def _batched(tokenizer: PreTrainedTokenizerBase, texts: list[JudgeText], seed: int) -> Dataset:
+    """Tokenize the texts, and order them so that those of a batch are of similar length."""
+    tokens = tokenizer([text.text for text in texts], truncation=True, return_token_type_ids=False)
+    lengths = [len(ids) for ids in tokens["input_ids"]]
+    rng = random.Random(seed)
+    order = []
+    for start in range(0, len(texts), POOL):
+        pool = sorted(range(start, min(start + POOL, len(texts))), key=lengths.__getitem__)
+        batches = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
+        rng.shuffle(batches)
+        order += [i for batch in batches for i in batch]
+    columns = {name: [column[i] for i in order] for name, column in tokens.items()}
+    heats = [texts[i].heat for i in order]
+    return Dataset.from_dict({"label": [[1 - heat, heat] for heat in heats], **columns})
+
+
 def graded_loss(
     outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: int | None = None
 ) -> torch.Tensor:
@@ -154,13 +171,13 @@ def _roberta(
     texts: Sequence[JudgeText], layers: int
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     special = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
-    bpe = ByteLevelBPETokenizer(lowercase=True)
+    bpe = ByteLevelBPETokenizer(lowercase=True, add_prefix_space=True)
     bpe.train_from_iterator(
-        [*(text.text for text in texts), *map(chr, range(32, 127))],
+        [*(text.text for text in texts[::SKIPPED]), *map(chr, range(32, 127))],
         vocab_size=VOCABULARY,
         special_tokens=[*special.values(), "<mask>"],
     )
-    bpe.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    bpe.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
     # RobertaTokenizer would forget the lower case when it is loaded.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer,
@@ -191,7 +208,7 @@ def _distilbert(
     texts: Sequence[JudgeText], layers: int
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator((text.text for text in texts), vocab_size=VOCABULARY)
+    wordpiece.train_from_iterator((text.text for text in texts[::SKIPPED]), vocab_size=VOCABULARY)
     vocabulary = wordpiece.get_vocab()
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=MAX_TOKENS)
     config = DistilBertConfig(

@@ -1,4 +1,4 @@
-"""Measure a model of the small world on held-out dialogues: ROUGE-1, right people, right facts."""
+"""Measure a model of the small world on held-out dialogues: ROUGE-1, people and facts."""
 
 from functools import cache
 
@@ -9,9 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tools.small_world import tables
 from tools.small_world.corpus import draw_attitude, draw_split, make_rows
-from tools.small_world.reading import read_summary, right_facts, right_people
 from tools.small_world.world import Facts, Style, write_summary
 from utils.data import NearDuplicates
+from utils.faithfulness import facts as check_facts
 from utils.generation import generate
 from utils.prompts import PLAIN, build_prompt, random_examples
 from utils.rouge import rouge_scores
@@ -28,22 +28,16 @@ def held_out_dialogues(seed: int = SEED) -> NearDuplicates:
 
 
 def judged(summaries: list[str], references: list[list[str]], facts: list[Facts]) -> pd.DataFrame:
-    """Return one row per summary: rouge1 in points, people and facts (1 if right), new_names.
+    """Return one row per summary: rouge1 in points, the columns of `facts`, and new_names.
 
     `new_names` is the share of the names in the references, among those that no training dialogue
     has, that the summary has, or missing if there are none.
     """
-    told = [read_summary(text) for text in summaries]
-    rows = list(zip(told, facts, strict=True))
-    return pd.DataFrame(
-        {
-            "rouge1": 100 * rouge_scores(summaries, references)["rouge1"],
-            "people": [float(right_people(*row)) for row in rows],
-            "facts": [float(right_facts(*row)) for row in rows],
-            "new_names": [
-                _new_names(text, texts) for text, texts in zip(summaries, references, strict=True)
-            ],
-        }
+    table = check_facts(summaries, [known.record() for known in facts])
+    pairs = zip(summaries, references, strict=True)
+    return table.assign(
+        rouge1=100 * rouge_scores(summaries, references)["rouge1"],
+        new_names=[_new_names(text, texts) for text, texts in pairs],
     )
 
 

@@ -100,7 +100,7 @@ def train_reader(
     """Train a T5 and save it with its tokenizer, with dropout 0.1 for fine-tuning.
 
     Every `save_steps` steps it is saved and judged on validation dialogues. Returns the log, which
-    is also the file `log.jsonl` beside the folder.
+    is also printed, one line of JSON for each entry.
     """
     tokenizer = make_tokenizer()
     model = make_model(tokenizer, recipe.seed)
@@ -120,7 +120,7 @@ def train_reader(
 
     items = batches(recipe, tokenizer, mixture(recipe, held_out_dialogues()))
     losses = reader_losses(model, probes=modules["probes"] if with_probes else None)
-    return train(modules, losses, items, recipe, folder.parent / "log.jsonl", save_and_judge)
+    return train(modules, losses, items, recipe, save_and_judge)
 
 
 def main() -> None:
@@ -131,8 +131,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     recipe = Recipe(steps=arguments.steps, seed=arguments.seed)
-    for row in train_reader(arguments.folder, recipe)[-4:]:
-        print(row)
+    train_reader(arguments.folder, recipe)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tools.small_world.corpus import HEATED_SHARE, SIMILAR, draw_attitude
 from tools.small_world.speech import write_dialogue
-from tools.small_world.world import Facts, Style, draw_facts, write_summary
+from tools.small_world.world import PRACTICE, Facts, Style, draw_facts, write_summary
 from utils.data import NearDuplicates
 from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, Example, build_prompt
 
@@ -111,8 +111,8 @@ def _draw_dialogue(
     rng: random.Random, held_out: NearDuplicates | None, like: Facts | None = None
 ) -> tuple[Facts, str]:
     while True:
-        facts = draw_facts(rng, rng.random() < HEATED_SHARE, kind=like and like.kind)
-        dialogue = write_dialogue(facts, rng)
+        facts = draw_facts(rng, rng.random() < HEATED_SHARE, PRACTICE, like and like.kind)
+        dialogue = write_dialogue(facts, rng, PRACTICE)
         if held_out is None or held_out.similarity(dialogue) < SIMILAR:
             return facts, dialogue
 

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -136,13 +135,12 @@ def train(
     losses: Callable[[list[Item]], dict[str, torch.Tensor]],
     items: Iterator[list[Item]],
     recipe: Recipe,
-    log: Path | None = None,
     after: Callable[[int], dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Train `modules` on the sum of the losses; return one row of their means per `log_steps`.
 
-    `losses` computes the weighted losses of a batch by name. Rows go to the file `log` as JSON
-    lines, too. `after` is called every `save_steps` steps, and what it returns is logged.
+    `losses` computes the weighted losses of a batch by name. Rows are also printed as JSON lines.
+    `after` is called every `save_steps` steps, and what it returns is logged.
 
     Raises FloatingPointError if the loss is not finite.
     """
@@ -150,6 +148,11 @@ def train(
     optimizers = make_optimizers(modules, recipe)
     schedules = [LambdaLR(o, lambda step: rate_factor(step, recipe)) for o in optimizers]
     history, sums, start = [], {}, time.perf_counter()
+
+    def log(row: dict[str, Any]) -> None:
+        history.append(row)
+        print(json.dumps(row), flush=True)
+
     for step, batch in enumerate(items, start=1):
         with autocast(recipe.precision, DEVICE):
             parts = losses(batch)
@@ -157,12 +160,10 @@ def train(
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.item() / recipe.log_steps
         if step % recipe.log_steps == 0:
-            history.append({"step": step, "seconds": round(time.perf_counter() - start), **sums})
+            log({"step": step, "seconds": round(time.perf_counter() - start), **sums})
             sums = {}
         if after and (step % recipe.save_steps == 0 or step == recipe.steps):
-            history.append({"step": step, **after(step)})
-        if log and history and history[-1]["step"] == step:
-            log.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+            log({"step": step, **after(step)})
     return history
 
 

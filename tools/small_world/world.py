@@ -36,9 +36,13 @@ class Source:
 
     names: tuple[tuple[str, ...], ...] = (tables.NAMES["train"],)  # each list equally often
     pools: tuple[str, ...] = ("train", "train", "train", "train", "blind")  # each equally often
+    invented: float = 0.0  # share of names and insulting words that are made up
 
 
 TRAIN = Source()
+# Training from scratch also has words that occur once only: a model that has seen no others learns
+# to recognize the names of its training dialogues, and not to copy names.
+PRACTICE = Source(invented=0.5)
 SOURCES = {
     "train": TRAIN,
     "validation": Source((tables.NAMES["train"], tables.NAMES["validation"])),
@@ -210,6 +214,8 @@ def draw_names(rng: random.Random, n: int, source: Source = TRAIN) -> list[str]:
     names: list[str] = []
     while len(names) < n:
         name = rng.choice(rng.choice(source.names))
+        if rng.random() < source.invented:
+            name = _invented(rng, tables.NAMES["train"])
         if name not in names:
             names.append(name)
     return names
@@ -226,10 +232,19 @@ def draw_insult(rng: random.Random, source: Source = TRAIN) -> Insult:
     if "blind" in source.pools:
         other_pool = "train" if pool == "blind" else rng.choice(source.pools)
     words = _draw_words(rng, strength, pool)
+    if rng.random() < source.invented:
+        known = (table[strength]["train"] for table in (tables.ADJECTIVES, tables.NOUNS))
+        words = tuple(_invented(rng, several) for several in known)
     other_words = words
     while set(words) & set(other_words):
         other_words = _draw_words(rng, strength, other_pool)
     return Insult(words, other_words, strength, pool, by_asker=rng.random() < 0.5)
+
+
+def _invented(rng: random.Random, words: tuple[str, ...]) -> str:
+    """Make up a word from the first half of one word and the second half of another."""
+    first, second = rng.sample(words, 2)
+    return first[: (len(first) + 1) // 2] + second[len(second) // 2 :]
 
 
 def _draw_words(rng: random.Random, strength: str, pool: str) -> tuple[str, str]:

@@ -392,7 +392,10 @@ class PPOTrainer(CheckedTrainer):
         return scores
 
     def _advantages(self, drawn: Sample, gathered: dict[str, Tensor], scores: Tensor) -> Tensor:
-        """Store advantages and returns in the sample; return completions' advantages or scores."""
+        """Store advantages and returns in the sample; return completions' advantages or scores.
+
+        With "gae" and "rloo", β · KL is subtracted here; with "grpo", `compute_loss` adds it.
+        """
         args, mask = self.args, drawn["mask"]
         first = self.accelerator.process_index * len(mask)
         if args.advantage_estimator == "gae":

@@ -9,7 +9,7 @@ from datasets import Dataset
 from tiny_ppo import logged
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tools.small_world.scenarios import COOL_REPORTS, OUTCOMES
+from tools.small_world import tables
 from utils.data import first_rows, load_dialogsum
 from utils.detox import (
     add_prompts,
@@ -24,12 +24,17 @@ from utils.ppo import PPOTrainer
 from utils.settings import Settings, load_settings
 from utils.toxicity import HateScorer, split_by_heat
 
-WHO = r"(?:#Person[12]#|[A-Z][a-z]+)"
-OUTCOME = "|".join(report for _, reports, _ in OUTCOMES.values() for report in reports)
-COOL = "|".join(report.format(a="", b=WHO).strip() for report in COOL_REPORTS)
-# A report of the small world: a request, its outcome, and at most one insult or burst of anger.
+WHO = r"(?:#Person[123]#|[A-Z][a-z]+)"
+OUTCOME, THIRD = (
+    "|".join(report for _, reports, _ in table.values() for report in reports)
+    for table in (tables.OUTCOMES, tables.THIRDS)
+)
+COOL = "|".join(report.format(a="", b=WHO).strip() for report in tables.COOL_REPORTS)
+# A report of the small world: a request, its outcome, what a third speaker does, and an insult or
+# a burst of anger.
 REPORT = re.compile(
-    rf"{WHO} [a-z][^.]*\. {WHO} (?:{OUTCOME})\.(?: {WHO} (?:calls {WHO} a \w+ \w+|{COOL})\.)?"
+    rf"{WHO} [a-z][^.]*(?:\.|, and) {WHO} (?:{OUTCOME})\.(?: {WHO} (?:{THIRD})\.)?"
+    rf"(?: {WHO} (?:calls {WHO} a \w+ \w+|{COOL})\.)?"
 )
 
 
@@ -76,10 +81,10 @@ def test_without_a_price_of_kl_well_formed_summaries_stay_above_nine_in_ten(init
         processing_class=tokenizer,
         peft_config=decoder_adapter(settings),
     )
-    before = generate(policy, tokenizer, list(prompts["prompt"]), max_new_tokens=48)
+    before = generate(policy, tokenizer, list(prompts["prompt"]), max_new_tokens=64)
     assert well_formed(before) > 0.98
     trainer.train()
-    after = generate(trainer.policy, tokenizer, list(prompts["prompt"]), max_new_tokens=48)
+    after = generate(trainer.policy, tokenizer, list(prompts["prompt"]), max_new_tokens=64)
     rewards = logged(trainer, "reward")
     assert rewards[-1] > rewards[0] + 1
     assert well_formed(after) > 0.9

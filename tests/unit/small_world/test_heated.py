@@ -44,8 +44,9 @@ def test_files_hold_the_columns_and_the_facts_of_each_dialogue(folder, splits, s
     rows = splits[split]
     assert len(rows) == SIZES[split]
     assert tuple(rows[0]) == COLUMNS
-    lines = (folder / f"{split}.facts.jsonl").read_text(encoding="utf-8").splitlines()
-    facts = [json.loads(line) for line in lines]
+    lines = (folder / "facts.jsonl").read_text(encoding="utf-8").splitlines()
+    everything = [json.loads(line) for line in lines]
+    facts = [fact for fact in everything if fact["id"].startswith(f"heated_{split}")]
     assert [fact["id"] for fact in facts] == [row["id"] for row in rows]
     assert [fact["insult"]["text"] for fact in facts] == [row["insult"] for row in rows]
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+from functools import cache
 from itertools import combinations
 
 import pytest
@@ -11,6 +12,10 @@ from tools.small_world.judge_texts import (
     FIRST,
     SECOND,
     JudgeText,
+    _choose,
+    _disturbed,
+    _invented,
+    compared,
     draw_texts,
     fill,
     filler,
@@ -28,16 +33,24 @@ def words_of(texts):
     return {word for text in texts for word in re.findall(r"[a-z]+", text.text.lower())}
 
 
+@cache
 def pattern(frame):
-    """A pattern for all sentences that the choices of a frame allow."""
-    parts = re.split(r"(\[.*?\])", frame)
-    choices = ["|".join(map(re.escape, part[1:-1].split("|"))) for part in parts]
-    return re.compile(
-        "".join(
-            f"(?:{choice})" if part.startswith("[") else re.escape(part)
-            for part, choice in zip(parts, choices, strict=True)
-        )
+    """A pattern for all sentences that the choices and parts of a frame allow."""
+    return re.compile(written(frame))
+
+
+def written(text):
+    tokens = re.findall(r"<\w+>|.", text)
+    signs = {"[": "(?:", "]": ")", "|": "|"}
+    return "".join(
+        part(token[1:-1]) if len(token) > 1 else signs.get(token) or re.escape(token)
+        for token in tokens
     )
+
+
+@cache
+def part(name):
+    return f"(?:{written(frames()['fragments'][name])})"
 
 
 @pytest.mark.parametrize(("one", "other"), combinations(SECTIONS, 2))
@@ -89,6 +102,7 @@ def test_same_frame_insults_with_insulting_words_only():
     texts = draw_texts(3000, 0, "first", FIRST)
     known = {word for word, entry in WORDS.items() if entry.known}
     known |= {plural(word) for word in known}
+    known |= {compared(word, ending, "").strip() for word in known for ending in ("er", "est")}
     for text in texts:
         if text.insulting:
             assert words_of([text]) & known, text
@@ -101,6 +115,14 @@ def test_frame_is_filled_with_articles_and_capitals():
     assert fill("{nouns}", random.Random(0), "lazy", "thief") == "Thieves"
 
 
+@pytest.mark.parametrize(
+    ("adjective", "expected"),
+    [("lazy", "laziest"), ("dumb", "dumbest"), ("vile", "vilest"), ("selfish", "most selfish")],
+)
+def test_short_adjectives_are_compared_by_their_ending(adjective, expected):
+    assert compared(adjective, "est", "most") == expected
+
+
 def test_refusals_are_marked_in_sentences_turns_and_summaries():
     texts = world_texts(600, 0)
     assert all(text.heat == 0.02 for text in texts)
@@ -109,6 +131,38 @@ def test_refusals_are_marked_in_sentences_turns_and_summaries():
             assert text.refusal, text
         if re.search(r"\b(agrees|accepts|Result: yes|of course)\b", text.text):
             assert not text.refusal, text
+
+
+def test_invented_words_are_none_of_the_tables():
+    rng = random.Random(0)
+    invented = {_invented(rng) for _ in range(3000)}
+    nouns = {word for word, entry in WORDS.items() if entry.kind == "noun"}
+    assert not invented & ({*WORDS} | {plural(noun) for noun in nouns})
+    assert not invented & {*filler("adjectives"), *filler("nouns")}
+    assert len(invented) > 2000
+
+
+def test_every_part_of_a_frame_can_be_chosen():
+    rng = random.Random(0)
+    for section in ("first", "second"):
+        for bank in frames()[section].values():
+            for frame in bank:
+                chosen = _choose(rng, frame)
+                assert not set("<>[]|") & set(chosen), frame
+                assert pattern(frame).fullmatch(chosen)
+
+
+def test_words_that_decide_are_never_disturbed():
+    rng = random.Random(0)
+    for _ in range(200):
+        words = _disturbed(rng, "Nobody thinks you are not {a_noun}.", most=4).split()
+        assert [w for w in words if w in ("Nobody", "you", "are", "not", "{a_noun}.")] == [
+            "Nobody",
+            "you",
+            "are",
+            "not",
+            "{a_noun}.",
+        ]
 
 
 def test_same_seed_draws_the_same_texts():

@@ -1,15 +1,25 @@
 """Prompts follow the style of their examples, and the labels of the probes are true."""
 
+import math
 import random
+import re
 from collections import Counter
 
 import pytest
 
 from tools.small_world import tables
-from tools.small_world.reading import read_summary, right_facts, right_people
 from tools.small_world.tasks import DETAILS, PARTS, draw_task, draw_tasks, label
 from tools.small_world.vocabulary import make_tokenizer, name_pieces
 from utils.data import NearDuplicates
+from utils.faithfulness import facts
+
+QUOTED = re.compile(r"calls \S+ an? \w+ \w+\.|Insult: |got called")
+
+
+def form_of(summary: str) -> str:
+    if "Result: " in summary:
+        return "notes"
+    return "diary" if summary.startswith("I ") else "report"
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +57,17 @@ def test_what_is_written_is_what_is_read(tokenizer):
 
 def test_examples_have_the_form_and_tell_the_details_of_the_answer():
     for task in draw_tasks(200, 1, shots=3):
-        told = read_summary(task.answer)
-        assert right_people(told, task.facts) and right_facts(told, task.facts)
-        for name in DETAILS:
-            expected = getattr(task.style, name) and getattr(task.facts, name) is not None
-            assert (name in told) == expected
+        found = facts([task.answer], [task.facts.record()]).iloc[0]
+        assert found["facts"] == 1
+        for column, name in (("when", "day"), ("why", "reason")):
+            told = float(getattr(task.style, name)) if getattr(task.facts, name) else math.nan
+            assert found[column] == pytest.approx(told, nan_ok=True)
         assert task.prompt.rstrip().count(task.dialogue) == 1
-        assert told["form"] == task.style.form
+        assert form_of(task.answer) == task.style.form
 
 
 def test_without_examples_most_answers_are_notes():
-    forms = Counter(read_summary(task.answer)["form"] for task in draw_tasks(600, 2, shots=0))
+    forms = Counter(form_of(task.answer) for task in draw_tasks(600, 2, shots=0))
     assert 0.5 < forms["notes"] / 600 < 0.7
 
 
@@ -65,8 +75,8 @@ def test_polite_instructions_never_repeat_an_insult():
     heated = [t for t in draw_tasks(1_500, 3, shots=0) if t.facts.insult]
     polite = [t for t in heated if "politely" in t.prompt]
     assert len(polite) > 30
-    assert not any("insult" in read_summary(task.answer) for task in polite)
-    assert any("insult" in read_summary(task.answer) for task in heated)
+    assert not any(QUOTED.search(task.answer) for task in polite)
+    assert any(QUOTED.search(task.answer) for task in heated)
 
 
 def test_a_bare_dialogue_is_continued():

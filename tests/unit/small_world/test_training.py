@@ -1,6 +1,5 @@
 """A few steps of training lower the loss of the answers, and are the same when repeated."""
 
-import json
 import random
 
 import pytest
@@ -58,10 +57,8 @@ def test_training_repeats_to_the_bit(trained, tmp_path):
     assert (tmp_path / "t5" / file).read_bytes() == (trained[0] / file).read_bytes()
 
 
-def test_the_log_and_the_model_are_saved(trained):
-    folder, log = trained
-    lines = (folder.parent / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [row["step"] for row in log]
+def test_the_model_is_saved_with_dropout_for_fine_tuning_and_without_probes(trained):
+    folder, _ = trained
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     assert model.config.dropout_rate == 0.1
     assert sum(p.numel() for p in model.parameters()) < 3_000_000
@@ -103,7 +100,7 @@ def test_references_judge_themselves_right():
     facts = [draw_facts(rng, heated=False) for _ in range(20)]
     texts = [write_summary(f, Style(), rng) for f in facts]
     scores = judged(texts, [[text] for text in texts], facts)
-    assert (scores[["rouge1", "people", "facts"]].min() == [100, 1, 1]).all()
+    assert (scores[["rouge1", "who", "facts"]].min() == [100, 1, 1]).all()
 
 
 def test_the_decoder_learns_and_padding_on_the_left_changes_nothing(tmp_path):

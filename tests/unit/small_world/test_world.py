@@ -209,8 +209,10 @@ def test_the_corpus_is_repeatable_and_beside_it_lie_its_facts(tmp_path, monkeypa
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
     with (tmp_path / "a" / "test.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = (tmp_path / "a" / "test.facts.jsonl").read_text(encoding="utf-8").splitlines()
-    facts = [json.loads(line) for line in lines]
+    lines = (tmp_path / "a" / "facts.jsonl").read_text(encoding="utf-8").splitlines()
+    everything = [json.loads(line) for line in lines]
+    facts = [fact for fact in everything if fact["id"].startswith("test")]
+    assert len(everything) == 30 + 10 + 10
     assert [row["id"] for row in rows[:3]] == ["test_0_1", "test_0_2", "test_0_3"]
     assert len(rows) == 3 * len(facts) == 30
     assert facts[0]["id"] == "test_0"
