@@ -158,7 +158,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo_steps": 40,
         "ppo_batch_size": 32,
         "ppo_learning_rate": 5e-4,
-        "kl_coef": 1.0,
+        "kl_coef": 0.3,
         "grpo_kl_coef": 0.3,
     },
     "cpu": _HUB
