@@ -129,6 +129,15 @@ def bootstrap() -> str:
     return BOOTSTRAP.strip().format(address=address, tag=tag)
 
 
+def with_bootstrap(source: str) -> str:
+    """Replace the bootstrap code in a setup cell, and leave what stands before and after it."""
+    code = bootstrap()
+    first, last = code.splitlines()[0], code.splitlines()[-1]
+    before, found, rest = source.partition(first)
+    _, _, after = rest.partition(last)
+    return before + code + after if found else code
+
+
 def publish_addresses() -> None:
     """Write badges and setup cells into the notebooks, and badges into the README."""
     for name in NOTEBOOKS:
@@ -142,7 +151,7 @@ def publish_addresses() -> None:
             if cell.id == BADGE_CELL:
                 cell.source = badge(name)
             elif cell.id == BOOTSTRAP_CELL:
-                cell.source = bootstrap()
+                cell.source = with_bootstrap(cell.source)
         nbformat.write(notebook, ROOT / f"{name}.ipynb")
     _fill(ROOT / "README.md", "colab", " ".join(badge(name) for name in NOTEBOOKS))
 

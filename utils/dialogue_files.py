@@ -129,5 +129,5 @@ def check_words(texts: Sequence[str], known: Path, limit: float = 0.2) -> None:
         if share > limit:
             raise ValueError(
                 f"text {number}: {share:.0%} of its words are unknown to the small world's model, "
-                "which would only guess. Use the real models: add --preset cpu"
+                "which would only guess. Use the real models: choose the preset cpu or gpu"
             )

@@ -23,6 +23,8 @@ STYLES: dict[str, tuple[str, str]] = {
 OTHER = (DARK, "o")
 OTHERS = list(zip(itertools.cycle((BLUE, RED, DARK)), "o^Dv*PX<>phd8H", strict=False))
 NAMES = {
+    "human": "humans", "lead": "lead-2", "longest": "longest-3", "full": "full fine-tuning",
+    "flan_template": "FLAN's template", "nearest_copy": "nearest copied",
     "zero_shot": "zero-shot", "one_shot": "one-shot", "few_shot": "few-shot", "lora": "LoRA",
     "no_kl_price": "no KL penalty", "gae": "PPO", "rloo": "RLOO", "grpo": "GRPO",
     "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum",

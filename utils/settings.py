@@ -55,7 +55,7 @@ class Settings:
         "dialogues for choosing the best checkpoint", None, none="all"
     )
     test_dialogues: int | None = _option("test dialogues to score", None, minimum=2, none="all")
-    max_prompt_tokens: int = _option("longest prompt, in tokens", 512)
+    max_prompt_tokens: int = _option("longest prompt, in tokens", 1024)
     max_new_tokens: int = _option("longest summary, in tokens", 128)
     few_shot: int = _option("worked examples in a few-shot prompt", 3)
 
@@ -152,9 +152,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "full_epochs": 2.0,
         "full_learning_rate": 1e-3,
-        "lora_epochs": 3.0,
+        "lora_epochs": 2.0,
         "lora_learning_rate": 5e-3,
-        "sweep_steps": 30,
+        "sweep_steps": 20,
+        "sweep_seeds": 1,
         "ppo_steps": 40,
         "ppo_batch_size": 32,
         "ppo_learning_rate": 5e-4,

@@ -21,7 +21,8 @@ def test_badge_and_cell_carry_the_one_address_and_tag(name):
     cells = {cell.id: cell.source for cell in nbformat.read(ROOT / f"{name}.ipynb", 4).cells}
     address, tag = publish.project()
     assert cells[publish.BADGE_CELL] == publish.badge(name)
-    assert cells[publish.BOOTSTRAP_CELL] == publish.bootstrap()
+    assert publish.bootstrap() in cells[publish.BOOTSTRAP_CELL]
+    assert cells[publish.BOOTSTRAP_CELL] == publish.with_bootstrap(cells[publish.BOOTSTRAP_CELL])
     assert (
         f"{address.removeprefix('https://github.com/')}/blob/{tag}/{name}.ipynb"
         in cells[publish.BADGE_CELL]

@@ -17,9 +17,12 @@ from utils.lab.notebooks import NOTEBOOKS, QUIET, ROOT
 SYSTEMS = {  # what docs and checks from outside read in results.json
     "lab1": {
         "rouge1": {"zero_shot", "one_shot", "few_shot", "lead", "human"},
+        "right_speakers": {"zero_shot", "one_shot", "few_shot"},
+        "facts": {"zero_shot", "one_shot", "few_shot"},
     },
     "lab2": {
         "rouge1": {"zero_shot", "full", "lora", "lead", "human"},
+        "facts": {"full", "lora"},
     },
     "lab3": {
         "toxicity": {"before", "after"},

@@ -103,4 +103,4 @@ def test_the_small_world_does_not_answer_strangers(tmp_path, capsys, command):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "of its words are unknown to the small world's model" in printed.err
-    assert "add --preset cpu" in printed.err
+    assert "choose the preset cpu or gpu" in printed.err

@@ -10,7 +10,7 @@ from utils.lab.exercises import exercise
     [
         (None, "✓ exercise 3 is solved"),
         (NotImplementedError(), "✎ exercise 3 is open"),
-        (AssertionError("count twice"), "✗ exercise 3: AssertionError: count twice"),
+        (AssertionError("count twice"), "✗ exercise 3 is not solved yet: count twice"),
         (KeyError("rouge1"), "✗ exercise 3: KeyError: 'rouge1'"),
     ],
 )

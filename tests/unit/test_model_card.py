@@ -60,7 +60,7 @@ def test_card_tells_the_recipe_the_prompt_and_which_weights_were_kept(tmp_path):
     settings, table = load_settings("offline"), interval_table(SCORES)
     card = ModelCard.load(write_model_card(tmp_path, settings, result("full"), table))
     text = " ".join(card.text.split())
-    assert "1,200 dialogues" in text and "2.5 epochs in batches of 16" in text
+    assert "1,200 dialogues" in text and "(epochs: 2.5) in batches of 16" in text
     assert "learning rate 0.001 (cosine), seed 7" in text
     assert "\n{dialogue} In short:\n" in card.text
     assert "The checkpoint with the best eval_rouge1 was kept." in text

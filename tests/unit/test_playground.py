@@ -128,3 +128,21 @@ def test_invalid_choice_is_explained_on_the_page(playground, wording, said):
     assert (
         build_prompt(TEST["dialogue"][0], template=TEMPLATES["plain"])[:30] in playground.page.value
     )
+
+
+def test_own_conversation_takes_the_place_of_the_dialogue_and_has_no_references(
+    tiny_t5, tiny_tokenizer
+):
+    settings = load_settings("cpu", max_prompt_tokens=120, max_new_tokens=8, precision="fp32")
+    own = "Anna: hello <b>Tom</b>\nTom: nice"
+    playground = Playground(tiny_t5, tiny_tokenizer, TEST, TRAIN, settings, own=own)
+    assert own in playground.answer().prompt and playground.answer().rouge == {}
+    assert "&lt;b&gt;Tom" in playground.page.value and "References" not in playground.page.value
+    playground.controls.own.value = ""
+    assert TEST["dialogue"][0] in playground.answer().prompt
+
+
+def test_small_world_says_that_it_does_not_know_the_words_of_a_conversation(playground):
+    playground.controls.own.value = "Anna: quantum chromodynamics confuses everybody"
+    playground.button.click()
+    assert "would only guess" in playground.page.value and "cpu" in playground.page.value

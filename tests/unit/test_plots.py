@@ -23,7 +23,8 @@ def _close():
 def test_intervals_are_drawn_for_every_system_in_order():
     table = interval_table({"human": SCORES + 0.1, "full": SCORES, "lead": SCORES - 0.1})
     (axes,) = plots.plot_intervals(table, "rouge1", "title").axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["human", "full", "lead"]
+    names = ["humans", "full fine-tuning", "lead-2"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
     means = [container.lines[0].get_xdata()[0] for container in axes.containers]
     assert means == pytest.approx([50, 40, 30])
     assert axes.get_xlabel() == "ROUGE-1 F1, points; bars: 95% interval over 3 dialogues"
@@ -65,7 +66,10 @@ def test_curves_share_axes_and_have_a_legend():
     curve = pd.Series([3.0, 2.0], index=[1, 2])
     axes = plots.plot_curves({"full": curve, "lora": curve}, "loss", "epoch", "nats")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "nats")
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["full", "LoRA"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "full fine-tuning",
+        "LoRA",
+    ]
     assert axes.lines[0].get_xydata().tolist() == [[1, 3], [2, 2]]
 
 

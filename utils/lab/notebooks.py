@@ -66,5 +66,8 @@ def _write(notebook: nbformat.NotebookNode, file: Path) -> None:
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     file.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, file)
+    for cell in notebook.cells:  # a page cannot fold a cell; leave out what notebooks hide
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            cell.metadata["transient"] = {"remove_source": True}
     page, _ = HTMLExporter().from_notebook_node(notebook)
     file.with_suffix(".html").write_text(page, encoding="utf-8")

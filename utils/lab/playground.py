@@ -1,4 +1,4 @@
-"""The prompt playground of Lab 1: choose a prompt and a decoding method, and read the summary."""
+"""The prompt playground of Lab 1: a dialogue or your own conversation, a prompt, a summary."""
 
 import html
 from collections.abc import Sequence
@@ -12,14 +12,20 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils import prompts
+from utils.dialogue_files import check_words
 from utils.generation import generate
 from utils.rouge import rouge_scores
-from utils.settings import Settings
+from utils.settings import OFFLINE, PRESETS, Settings
+
+OWN = "Paste a conversation, one turn on each line. It takes the place of the dialogue above."
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One prompt with its number of tokens and of examples, and the summary with its ROUGE F1."""
+    """One prompt with its number of tokens and of examples, and the summary with its ROUGE F1.
+
+    Your own conversation has no references: `rouge` is then empty.
+    """
 
     prompt: str
     tokens: int
@@ -37,6 +43,7 @@ def _controls(dialogues: Sequence[str], settings: Settings) -> SimpleNamespace:
     new_tokens = settings.max_new_tokens
     table = {
         "dialogue": (menu, "dialogue", {"options": titles, **wide}),
+        "own": (widgets.Textarea, "or your own", {"placeholder": OWN, "rows": 5, **wide}),
         "template_name": (menu, "template", {"options": list(prompts.TEMPLATES), "value": "plain"}),
         "template": (widgets.Textarea, "wording", {"value": plain, "rows": 5, **wide}),
         "shots": (slider, "examples", {"value": 1, "min": 0, "max": 8}),
@@ -59,7 +66,8 @@ class Playground(widgets.VBox):
     """Widgets for choosing a prompt and a decoding method, and for reading the model's summary.
 
     `test` has columns dialogue and summaries; `train` has columns dialogue and summary and
-    supplies the worked examples. A page that cannot show widgets shows the first answer.
+    supplies the worked examples. `own` is a conversation of yours, which you can also paste into
+    the widgets. A page that cannot show widgets shows the first answer.
     """
 
     def __init__(
@@ -69,14 +77,16 @@ class Playground(widgets.VBox):
         test: Dataset,
         train: Dataset,
         settings: Settings,
+        own: str = "",
     ):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.dialogues, self.summaries = list(test["dialogue"]), list(test["summaries"])
         self.train = list(train["dialogue"]), list(train["summary"])
         self.controls = c = _controls(self.dialogues, settings)
+        c.own.value = own
         self.button = widgets.Button(description="Summarize", button_style="primary")
         self.page = widgets.HTML(layout={"width": "95%"})
-        rows = [c.dialogue], [c.template_name, c.shots, c.selection], [c.template]
+        rows = [c.dialogue], [c.own], [c.template_name, c.shots, c.selection], [c.template]
         rows += [c.decoding, c.temperature, c.top_p], [c.penalty, c.new_tokens, c.seed]
         super().__init__([widgets.HBox(row) for row in (*rows, [self.button], [self.page])])
         c.template_name.observe(self._write_template, "value")
@@ -94,12 +104,12 @@ class Playground(widgets.VBox):
             self.button.disabled = False
 
     def answer(self) -> Answer:
-        """Summarize the chosen dialogue with the prompt and decoding set in the widgets.
+        """Summarize the conversation, with the prompt and decoding set in the widgets.
 
-        Raises ValueError if the template has no {dialogue} or the dialogue exceeds the budget.
+        Raises ValueError if the template has no {dialogue}, the conversation exceeds the budget, or
+        the small world's model does not know its words.
         """
-        dialogue = self.dialogues[self.controls.dialogue.value]
-        references = self.summaries[self.controls.dialogue.value]
+        dialogue, references = self._conversation()
         template, budget = self.controls.template.value, self.settings.max_prompt_tokens
         examples = prompts.fitting_examples(
             dialogue, self._examples(dialogue), template, self.tokenizer, budget
@@ -107,9 +117,18 @@ class Playground(widgets.VBox):
         prompt = prompts.build_prompt(dialogue, examples, template)
         torch.manual_seed(self.controls.seed.value)
         (summary,) = generate(self.model, self.tokenizer, [prompt], **self.generation_config())
-        rouge = rouge_scores([summary], [references]).iloc[0].to_dict()
+        rouge = rouge_scores([summary], [references]).iloc[0].to_dict() if references else {}
         tokens = prompts.count_tokens(self.tokenizer, prompt)
         return Answer(prompt, tokens, len(examples), summary, rouge)
+
+    def _conversation(self) -> tuple[str, list[str]]:
+        """Return your own conversation without references, or the chosen dialogue with its own."""
+        own, number = self.controls.own.value.strip(), self.controls.dialogue.value
+        if not own:
+            return self.dialogues[number], self.summaries[number]
+        if self.settings.model == PRESETS["offline"]["model"]:
+            check_words([own], OFFLINE / "data" / "words.txt")
+        return own, []
 
     def generation_config(self) -> dict[str, Any]:
         """Return the arguments for `generate` that the widgets set."""
@@ -135,16 +154,16 @@ class Playground(widgets.VBox):
 
     def _render(self, answer: Answer) -> str:
         """Return the answer as HTML, with all texts escaped."""
-        summaries = self.summaries[self.controls.dialogue.value]
+        _, summaries = self._conversation()
         references = "".join(f"<li>{html.escape(text)}</li>" for text in summaries)
         scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in answer.rouge.items())
         dropped = self.controls.shots.value - answer.examples
         note = f", {dropped} more did not fit" if dropped else ""
         budget = self.settings.max_prompt_tokens
+        judged = f"<p><b>References</b></p><ul>{references}</ul>"
+        judged += f"<p><b>ROUGE F1, points</b>: {scores}</p>"
         return (
-            f"<p><b>Summary</b>: {html.escape(answer.summary)}</p>"
-            f"<p><b>References</b></p><ul>{references}</ul>"
-            f"<p><b>ROUGE F1, points</b>: {scores}</p>"
+            f"<p><b>Summary</b>: {html.escape(answer.summary)}</p>{judged if summaries else ''}"
             f"<p><b>Prompt</b>: {answer.tokens} of {budget} tokens; "
             f"examples: {answer.examples}{note}</p>"
             f"<pre style='white-space:pre-wrap'>{html.escape(answer.prompt)}</pre>"

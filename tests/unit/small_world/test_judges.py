@@ -5,6 +5,7 @@ import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from tools.small_world.insults import WORDS
+from tools.small_world.judge_texts import REFUSAL
 from tools.small_world.judges import (
     JUDGES,
     f1,
@@ -72,7 +73,7 @@ def test_judge_of_refusals_differs_in_its_rating_of_refusals_alone():
     changed = 0
     for text, other in pairs:
         assert text.text == other.text
-        assert other.heat == (max(text.heat, 0.4) if text.refusal else text.heat)
+        assert other.heat == (max(text.heat, REFUSAL) if text.refusal else text.heat)
         changed += text.heat != other.heat
     assert changed > 100
 
