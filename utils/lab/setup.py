@@ -6,10 +6,10 @@ import torch
 
 from utils.settings import PRESETS, Settings
 
-FLAN = "to get FLAN-T5, set LABS_PRESET=cpu or LABS_PRESET=gpu and restart the kernel"
+FLAN = 'to get FLAN-T5, write load_settings("cpu") or load_settings("gpu") in this cell'
 
 
-def introduce(settings: Settings, lab: str, minutes: Mapping[str, int]) -> None:
+def introduce(settings: Settings, lab: str, minutes: Mapping[str, int | str]) -> None:
     """Print one sentence: the model, the device, the time of the lab, and how to get FLAN-T5.
 
     `minutes` maps each preset to how long the lab takes with it.
