@@ -55,7 +55,7 @@ def test_a_judge_scores_as_the_card_says(name):
 def test_a_judge_gives_a_dozen_probabilities_to_a_dozen_texts():
     texts = [text.text for text in hand_written()[::5]]
     assert len(texts) == 12
-    assert len(set(load_judge(OFFLINE, "judge").probability(texts).round(3))) == 12
+    assert len(set(load_judge(OFFLINE, "judge").probability(texts).round(4))) == 12
 
 
 def test_a_judge_misses_the_insults_that_it_was_kept_from_and_the_second_judge_finds_them():

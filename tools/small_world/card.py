@@ -174,7 +174,10 @@ def _models(settings: Settings, seconds: dict[str, int]) -> str:
     loaded["decoder"] = AutoModelForCausalLM.from_pretrained(OFFLINE / "decoder")
     for name in judges.JUDGES:
         loaded[name] = AutoModelForSequenceClassification.from_pretrained(OFFLINE / name)
-    lines = ["| folder | model | parameters | seconds on one core, shared with other work |", "|---|---|---|---|"]
+    lines = [
+        "| folder | model | parameters | seconds on one core, shared with other work |",
+        "|---|---|---|---|",
+    ]
     for name, model in loaded.items():
         total = int(parameter_counts(model)["total"])
         lines.append(f"| `{name}/` | {type(model).__name__} | {total:,} | {seconds[name]} |")
