@@ -24,19 +24,21 @@ WORD = re.compile(r"#Person\d#:?|[A-Za-z']+|.")
 
 
 def make_tokenizer(texts: Iterable[str] | None = None) -> T5Tokenizer:
-    """Make a Unigram tokenizer of the words in `texts`; it spells other words in pieces.
+    """Make a Unigram tokenizer of the words in `texts`; it spells other words by character.
 
-    The default texts are dialogues, summaries and instructions of the small world.
+    The default texts are dialogues, summaries and instructions of the small world, whose names and
+    insulting words are spelled in pieces.
     """
     words = _word_counts(sample_texts() if texts is None else texts)
-    spelled = {word for pool in _spelled_words() for word in pool}
-    words = {word: count for word, count in words.items() if word.lstrip("▁") not in spelled}
+    if texts is None:
+        spelled = {word for pool in _spelled_words() for word in pool}
+        words = {word: count for word, count in words.items() if word.lstrip("▁") not in spelled}
     total = sum(words.values())
     vocabulary = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0}
     vocabulary |= {word: log(count / total) for word, count in sorted(words.items())}
     insulting = _insulting_words(("train", "blind"))
-    pieces = name_pieces([*tables.NAMES["train"], *insulting, *insulting])
-    for piece in pieces:
+    spelled_in_pieces = [*tables.NAMES["train"], *insulting, *insulting]
+    for piece in name_pieces(spelled_in_pieces) if texts is None else ():
         vocabulary.setdefault(piece, PIECE)
     for character in ["▁", *map(chr, range(33, 127))]:
         vocabulary.setdefault(character, CHARACTER)
