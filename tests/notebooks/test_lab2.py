@@ -96,7 +96,6 @@ RESULTS = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"
 
 def test_stored_run_is_that_of_the_small_world():
     assert RESULTS["run"]["embedded_default"] and RESULTS["run"]["seed"] == 42
-    assert RESULTS["run"]["seconds"] <= 240
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
