@@ -6,6 +6,8 @@ import json
 import pytest
 
 from tools.small_world.card import prompting_scores
+from tools.small_world.corpus import write_corpus
+from tools.small_world.heated import write_heated
 from tools.small_world.judges import JUDGES, f1, hand_written, load_judge, probes
 from utils.rouge import compare
 from utils.settings import OFFLINE, load_settings
@@ -19,6 +21,14 @@ def test_every_file_is_the_one_that_was_measured():
         for name in MANIFEST["sha256"]
     }
     assert hashes == MANIFEST["sha256"]
+
+
+def test_the_generator_writes_the_dialogues_that_ship(tmp_path):
+    write_corpus(tmp_path / "data")
+    write_heated(tmp_path / "heated")
+    for file in sorted(tmp_path.glob("*/*")):
+        name = file.relative_to(tmp_path)
+        assert file.read_bytes() == (OFFLINE / name).read_bytes(), name
 
 
 def test_it_is_at_most_25_megabytes():

@@ -60,7 +60,8 @@ def test_whole_run_repeats_the_compared_outputs_and_learns_what_the_card_says(na
     )
     assert run.returncode == 0, run.stdout[-6000:]
     results = read(tmp_path)
-    assert_results_are_whole(name, results, least=70)  # heated test dialogues are 72
+    least = 72 if name == NOTEBOOKS[2] else 100  # the judge finds 72 heated test dialogues
+    assert_results_are_whole(name, results, least)
     LEARNED[name](results[name.split("_")[0]])
 
 
@@ -98,7 +99,7 @@ def assert_results_are_whole(name: str, results: dict, least: int) -> None:
     assert all(0 <= s["low"] <= s["mean"] <= s["high"] <= 1 and s["n"] >= least for s in scores)
     run = results[lab]["run"]
     assert run["preset"] == "offline" and {"seed", "seconds", "versions"} <= set(run)
-    assert run["embedded_default"] == (least >= 70)
+    assert run["embedded_default"] == (least >= 72)
     if lab == "lab2":
         assert results[lab]["trainable_percent"]["full"] == 100
         assert 0 < results[lab]["trainable_percent"]["lora"] < 20

@@ -137,10 +137,10 @@ def _request_words() -> dict[str, list[str]]:
 
 def known_words() -> list[str]:
     """Return all words that the models meet in training, in lower case and in order."""
-    banks = [*(frames()[name] for name in ("first", "second")), frames()["fillers"]]
+    banks = [frames()[name] for name in ("first", "second", "fillers", "fragments")]
     listed = [text for bank in banks for text in bank.values() if not isinstance(text, dict)]
     lines = [line for text in listed for line in ([text] if isinstance(text, str) else text)]
-    judged = [re.sub(r"{.*?}|@", " ", line) for line in lines]
+    judged = [re.sub(r"{.*?}|<.*?>|@", " ", line) for line in lines]
     names = [name for names in tables.NAMES.values() for name in names]
     insults = [*WORDS, *(plural(word.word) for word in WORDS.values() if word.kind == "noun")]
     everything = " ".join([*sample_texts(), *judged, *names, *insults])

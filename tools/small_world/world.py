@@ -214,7 +214,7 @@ def draw_names(rng: random.Random, n: int, source: Source = TRAIN) -> list[str]:
     names: list[str] = []
     while len(names) < n:
         name = rng.choice(rng.choice(source.names))
-        if rng.random() < source.invented:
+        if source.invented and rng.random() < source.invented:
             name = _invented(rng, tables.NAMES["train"])
         if name not in names:
             names.append(name)
@@ -232,7 +232,7 @@ def draw_insult(rng: random.Random, source: Source = TRAIN) -> Insult:
     if "blind" in source.pools:
         other_pool = "train" if pool == "blind" else rng.choice(source.pools)
     words = _draw_words(rng, strength, pool)
-    if rng.random() < source.invented:
+    if source.invented and rng.random() < source.invented:
         known = (table[strength]["train"] for table in (tables.ADJECTIVES, tables.NOUNS))
         words = tuple(_invented(rng, several) for several in known)
     other_words = words
