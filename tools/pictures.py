@@ -127,22 +127,15 @@ def task() -> Figure:
 def encoder_decoder() -> Figure:
     """Draw an encoder, a decoder, attention between them, and teacher forcing."""
     figure, axes = card(4.8)
-    box(axes, (3, 24), (44, 17), color=BLUE, edge=STRONG_BLUE)
-    write(axes, (25, 37.5), "encoder", fontsize=14, fontweight="bold")
-    write(
-        axes,
-        (25, 30),
-        "reads the whole prompt at once;\nevery token looks at every other",
-        fontsize=11,
-    )
-    box(axes, (53, 24), (44, 17), color=ORANGE, edge=STRONG_ORANGE)
-    write(axes, (75, 37.5), "decoder", fontsize=14, fontweight="bold")
-    write(
-        axes,
-        (75, 30),
-        "writes one token at a time; looks\nat the prompt and at what it wrote",
-        fontsize=11,
-    )
+    does = {
+        "encoder": "reads the whole prompt at once;\nevery token looks at every other",
+        "decoder": "writes one token at a time; looks\nat the prompt and at what it wrote",
+    }
+    colors = (BLUE, STRONG_BLUE), (ORANGE, STRONG_ORANGE)
+    for x, (part, text), (color, edge) in zip((3, 53), does.items(), colors, strict=True):
+        box(axes, (x, 24), (44, 17), color=color, edge=edge)
+        write(axes, (x + 22, 37.5), part, fontsize=14, fontweight="bold")
+        write(axes, (x + 22, 30), text, fontsize=11)
     arrow(axes, (47.3, 32.5), (52.7, 32.5), STRONG_BLUE, width=3)
     for position, token in enumerate(("Could", "Anna", "lend", "it?")):
         x = 4.5 + 10.6 * position

@@ -13,7 +13,11 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import DatasetDict
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from tools.small_world import judges, tables
 from tools.small_world.build import SEED
@@ -168,8 +172,6 @@ def write_card(settings: Settings) -> None:
 
 def _models(settings: Settings, seconds: dict[str, int]) -> str:
     """Return a table of the models: what they are, their parameters and training time."""
-    from transformers import AutoModelForSequenceClassification
-
     loaded = {"t5": load_model(settings.model)[0]}
     loaded["decoder"] = AutoModelForCausalLM.from_pretrained(OFFLINE / "decoder")
     for name in judges.JUDGES:

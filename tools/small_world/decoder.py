@@ -56,6 +56,7 @@ def reports(held_out: NearDuplicates | None = None) -> Draw:
     """Return a function that draws a prompt without examples, answered as the data's are."""
 
     def draw(rng: random.Random, shots: int) -> Task:
+        """Draw one prompt and its report; `shots` is always 0."""
         polite = rng.random() < POLITE_SHARE
         template = TEMPLATES["polite"] if polite else rng.choice((PLAIN, PLAIN, *FLAN_TEMPLATES))
         while True:
@@ -74,6 +75,7 @@ def decoder_losses(model: LlamaForCausalLM) -> Callable[[list[Item]], dict[str, 
     """Return a function that computes the loss of the answers, and a tenth of the prompts'."""
 
     def losses(items: list[Item]) -> dict[str, torch.Tensor]:
+        """Return the weighted losses of a batch."""
         ids = padded([item.prompt + item.answer for item in items], 0)
         answers = [[IGNORED] * len(item.prompt) + item.answer for item in items]
         prompts = [item.prompt + [IGNORED] * len(item.answer) for item in items]
@@ -97,6 +99,7 @@ def train_decoder(folder: Path, recipe: Recipe = RECIPE, judged: int = 60) -> li
     tokenizer.save_pretrained(folder)
 
     def save_and_judge(step: int) -> dict[str, Any]:
+        """Save the model, and return its mean scores on validation dialogues."""
         model.save_pretrained(folder)
         means = measure_decoder(model, tokenizer, n=judged).mean(numeric_only=True)
         model.train()

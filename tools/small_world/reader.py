@@ -82,6 +82,7 @@ def reader_losses(
     """Return a function that computes the weighted losses of a batch: answer, and each probe's."""
 
     def losses(items: list[Item]) -> dict[str, torch.Tensor]:
+        """Return the weighted losses of a batch."""
         ids = padded([item.prompt for item in items], 0)
         labels = padded([item.answer for item in items], IGNORED)
         output = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels)
@@ -111,6 +112,7 @@ def train_reader(
     tokenizer.save_pretrained(folder)
 
     def save_and_judge(step: int) -> dict[str, Any]:
+        """Save the model, and return its mean scores for each number of examples."""
         model.config.dropout_rate = 0.1
         model.save_pretrained(folder)
         scores = measure(model, tokenizer, "validation", judged).groupby("shots")

@@ -63,6 +63,7 @@ def mixture(recipe: Recipe, held_out: NearDuplicates | None = None) -> Draw:
     """Return a function that draws a task with a given number of examples."""
 
     def draw(rng: random.Random, shots: int) -> Task:
+        """Draw one task with `shots` worked examples."""
         return draw_task(rng, shots, 0.0 if shots else recipe.bare_share, held_out)
 
     return draw
@@ -150,6 +151,7 @@ def train(
     history, sums, start = [], {}, time.perf_counter()
 
     def log(row: dict[str, Any]) -> None:
+        """Keep a row, and print it."""
         history.append(row)
         print(json.dumps(row), flush=True)
 
