@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -103,23 +102,6 @@ def plot_interval_width(table: pd.DataFrame, title: str, xlabel: str = "dialogue
     axes.set_xticks(table.index, [str(n) for n in table.index])
     axes.minorticks_off()
     _label(axes, title, xlabel, "ROUGE-1 F1, points")
-    return figure
-
-
-def plot_lengths(lengths: Mapping[str, Sequence[int]], limit: int) -> Figure:
-    """Plot a histogram of token counts for each kind of text on a log axis, and mark a limit."""
-    figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
-    shortest, longest = min(map(min, lengths.values())), max(limit, *map(max, lengths.values()))
-    edges = np.unique(np.geomspace(max(1, shortest), 1.1 * longest, 50).round()) - 0.5
-    looks = itertools.cycle(((BLACK, "-"), (BLUE, "--"), (GRAY, ":")))
-    for (name, values), (color, line) in zip(lengths.items(), looks, strict=False):
-        density, _ = np.histogram(values, edges, density=True)
-        axes.stairs(100 * density, edges, color=color, linestyle=line, label=name, linewidth=1.4)
-    axes.axvline(limit, color=RED, linewidth=1)
-    axes.text(limit, 0.9, f"limit {limit} ", ha="right", transform=axes.get_xaxis_transform())
-    axes.set_xscale("log")
-    axes.set(xlabel="length, tokens", ylabel="share of texts, % per token")
-    axes.legend(frameon=False)
     return figure
 
 

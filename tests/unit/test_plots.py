@@ -99,17 +99,6 @@ def test_lead_and_human_are_drawn_as_lines_across_all_systems():
     assert sorted(lines) == pytest.approx([30, 50])
 
 
-def test_histograms_of_lengths_show_shares_of_texts_and_the_token_limit():
-    (axes,) = plots.plot_lengths({"dialogues": [50, 60, 700], "summaries": [10]}, limit=512).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dialogues", "summaries"]
-    assert axes.lines[0].get_xdata()[0] == 512
-    assert axes.get_xlim()[1] > 700
-    assert "tokens" in axes.get_xlabel() and "%" in axes.get_ylabel()
-    for shares in axes.patches:  # all texts of a kind add up to 100 %
-        values, edges, _ = shares.get_data()
-        assert (values * (edges[1:] - edges[:-1])).sum() == pytest.approx(100)
-
-
 def test_points_of_a_tradeoff_differ_in_color_or_marker_and_have_intervals():
     points = pd.DataFrame(
         {"words": [10, 20], "mean": [30, 40], "low": [28, 37], "high": [33, 44]},
