@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -144,6 +144,20 @@ def group_references(dataset: Dataset) -> Dataset:
 def turns(dialogue: str) -> list[str]:
     """Split a dialogue into its turns, speaker tags included."""
     return [turn for turn in dialogue.splitlines() if turn.strip()]
+
+
+def shortest(dialogues: Sequence[str], pattern: str | re.Pattern, least: int = 9) -> int:
+    """Return the position of the shortest dialogue with a text that the pattern finds.
+
+    It has at least `least` turns of two people. If no dialogue fits, it is the shortest of all.
+    """
+
+    def order(position: int) -> tuple[bool, int]:
+        text = dialogues[position]
+        fits = re.search(pattern, text) and len(turns(text)) >= least and "#Person3#" not in text
+        return not fits, len(text)
+
+    return min(range(len(dialogues)), key=order)
 
 
 class NearDuplicates:

@@ -35,7 +35,7 @@ def judge(
 
     `references` add ROUGE, words and right_speakers; `dialogues` add faithful_names; `scorer` adds
     toxicity (p(hate) of the summary alone) and insulting_word; `records`, the dialogues' facts, add
-    facts (see `utils.faithfulness.facts`).
+    told and facts (see `utils.faithfulness.facts`).
 
     Raises ValueError if lengths differ, or all of them are None.
     """
@@ -50,7 +50,7 @@ def judge(
         scores["toxicity"] = scorer.probability(predictions)
         scores["insulting_word"] = has_insulting_word(predictions)
     if records is not None:
-        scores["facts"] = facts(predictions, records)["facts"]
+        scores[["told", "facts"]] = facts(predictions, records)[["told", "facts"]]
     if scores.columns.empty:
         raise ValueError("nothing to judge by: pass references, dialogues, a scorer or records")
     return scores

@@ -13,6 +13,7 @@ SECOND_VIEW = {  # measures beside ROUGE: title and scale in tables
     "words": ("words", 1),
     "right_speakers": ("right speakers, %", 100),
     "faithful_names": ("faithful names, %", 100),
+    "told": ("facts told, %", 100),
     "facts": ("facts right, %", 100),
 }
 TOO_WIDE = 6  # points: an interval this wide that holds 0 says little
@@ -22,7 +23,7 @@ def overview(scores: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
     """Tabulate systems for reading, from one row per dialogue: one row per system, cells of text.
 
     Shows ROUGE-1 with its 95% interval and, where the scores have them, the mean number of words
-    and the shares of right speakers, faithful names and right facts.
+    and the shares of right speakers, faithful names, and facts that are told and right.
     """
     rows: dict[str, dict[str, str]] = {}
     for name, table in scores.items():
