@@ -6,48 +6,33 @@ from statistics import median
 
 import nbformat
 import pytest
+from course import code, core, lines, long, words
 
 from utils.lab.notebooks import ROOT
 
 LAB1 = nbformat.read(ROOT / "lab1_prompt_engineering.ipynb", 4)
-RECAP = next(i for i, cell in enumerate(LAB1.cells) if cell.source.startswith("## Recap"))
-CORE, FURTHER = LAB1.cells[:RECAP], LAB1.cells[RECAP:]
-CODE = [c for c in LAB1.cells if c.cell_type == "code" and c.id != "colab-bootstrap"]
+CORE = core(LAB1)
 TEXT = "\n\n".join(cell.source for cell in CORE if cell.cell_type == "markdown")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(attachment:([^)]+)\)")
 
 
-def lines(cell: nbformat.NotebookNode) -> int:
-    return sum(bool(line.strip()) for line in cell.source.splitlines())
-
-
-def words(text: str) -> int:
-    """Count what a learner reads: no solutions, formulas, alt texts or addresses."""
-    for passage in (r"<details>.*?</details>", r"\$\$.*?\$\$", r"!\[.*?\]\(.*?\)"):
-        text = re.sub(passage, "", text, flags=re.DOTALL)
-    return len(re.findall(r"\w[\w’'.,-]*", re.sub(r"\]\([^)]*\)", "]", text)))
-
-
 def test_core_has_at_most_60_cells_and_1800_words():
     assert len(CORE) <= 60
-    assert words(TEXT) <= 1_800
+    assert words(CORE) <= 1_800
 
 
 def test_code_cells_have_8_lines_in_the_median_and_20_at_most():
-    assert median(map(lines, CODE)) <= 8
-    assert [cell.id for cell in CODE if lines(cell) > 20 and not taught(cell)] == []
-
-
-def taught(cell: nbformat.NotebookNode) -> bool:
-    """Whether the cell defines what is being taught, and may be longer."""
-    return "taught" in cell.metadata.get("tags", [])
+    assert median(map(lines, code(CORE))) <= 8
+    assert long(LAB1.cells) == []
 
 
 def test_one_set_up_cell_is_folded_and_holds_all_imports():
     (setup,) = (cell for cell in LAB1.cells if cell.id == "colab-bootstrap")
     assert setup.source.startswith("# @title Set up\n")
     assert setup.metadata.cellView == "form" and setup.metadata.jupyter.source_hidden
-    assert not [c.id for c in CODE if re.search(r"^(import|from) ", c.source, re.MULTILINE)]
+    assert not [
+        c.id for c in code(LAB1.cells) if re.search(r"^(import|from) ", c.source, re.MULTILINE)
+    ]
 
 
 def test_learner_predicts_at_least_six_times_before_the_result():

@@ -6,39 +6,24 @@ from statistics import median
 
 import nbformat
 import pytest
+from course import code, core, lines, long, words
 
 from utils.lab.notebooks import ROOT
 from utils.settings import load_settings
 
 LAB2 = nbformat.read(ROOT / "lab2_fine_tuning.ipynb", 4)
-RECAP = next(i for i, cell in enumerate(LAB2.cells) if cell.source.startswith("## Recap"))
-CORE = LAB2.cells[:RECAP]
+CORE = core(LAB2)
 TEXTS = [cell for cell in LAB2.cells if cell.cell_type == "markdown"]
-CODE = [c for c in LAB2.cells if c.cell_type == "code" and c.id != "colab-bootstrap"]
-DEFINES_WHAT_IS_TAUGHT: set[str] = set()  # ids of cells that may be longer than 20 lines
-
-
-def words(cell: nbformat.NotebookNode) -> int:
-    """Count what a learner reads: no solutions, formulas, alt texts or addresses."""
-    text = cell.source
-    for passage in (r"<details>.*?</details>", r"\$\$.*?\$\$", r"!\[.*?\]\(.*?\)"):
-        text = re.sub(passage, "", text, flags=re.DOTALL)
-    return len(re.findall(r"\w[\w’'.,-]*", re.sub(r"\]\([^)]*\)", "]", text)))
-
-
-def lines(cell: nbformat.NotebookNode) -> int:
-    return len([line for line in cell.source.splitlines() if line.strip()])
 
 
 def test_core_has_at_most_60_cells_and_1800_words():
     assert len(CORE) <= 60
-    assert sum(words(cell) for cell in CORE if cell.cell_type == "markdown") <= 1_800
+    assert words(CORE) <= 1_800
 
 
-def test_code_cells_are_short():
-    assert median(map(lines, CODE)) <= 8
-    long = {cell.id for cell in CODE if lines(cell) > 20}
-    assert long <= DEFINES_WHAT_IS_TAUGHT
+def test_code_cells_have_8_lines_in_the_median_and_20_at_most():
+    assert median(map(lines, code(CORE))) <= 8
+    assert long(LAB2.cells) == []
 
 
 def test_one_folded_cell_sets_everything_up():
@@ -46,7 +31,9 @@ def test_one_folded_cell_sets_everything_up():
     assert cell.source.startswith("# @title Set up")
     assert cell.metadata["cellView"] == "form"
     assert cell.metadata["jupyter"]["source_hidden"] is True
-    imports = [c.id for c in CODE if re.search(r"^(import|from) ", c.source, re.MULTILINE)]
+    imports = [
+        c.id for c in code(LAB2.cells) if re.search(r"^(import|from) ", c.source, re.MULTILINE)
+    ]
     assert imports in ([], ["save-reload"])  # the latter writes another process's script
 
 
