@@ -17,6 +17,7 @@ from utils.generation import generate
 from utils.prompts import build_prompt
 from utils.rouge import confidence_interval, rouge_scores
 from utils.settings import Settings
+from utils.statistics import proportion_interval
 from utils.toxicity import HateScorer, has_insulting_word
 
 SCORES = ("mean", "low", "high", "difference", "lowest_seed", "highest_seed")  # columns of tables
@@ -83,12 +84,17 @@ def versions() -> dict[str, str]:
 def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
     """Compute the mean and 95% interval of every measure, from one row per dialogue and system.
 
+    A share, which is a column of zeros and ones, gets its exact interval, which has a width even at
+    0 and 1; all others get a bootstrap interval.
     Returns one row per system and measure, with columns mean, low, high and n (dialogues).
     """
-    tables = {
-        name: confidence_interval(scores, seed=seed).assign(n=len(scores))
-        for name, scores in systems.items()
-    }
+    tables = {}
+    for name, scores in systems.items():
+        table = confidence_interval(scores, seed=seed).assign(n=len(scores))
+        for measure in (column for column in scores if scores[column].isin((0, 1)).all()):
+            interval = proportion_interval(int(scores[measure].sum()), len(scores))
+            table.loc[measure, ["low", "high"]] = interval
+        tables[name] = table
     return pd.concat(tables, names=["system", "measure"])
 
 

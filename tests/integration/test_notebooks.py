@@ -25,8 +25,8 @@ SYSTEMS = {  # what docs and checks from outside read in results.json
         "facts": {"full", "lora"},
     },
     "lab3": {
-        "toxicity": {"before", "after"},
-        "rouge1": {"before", "after"},
+        name: {"before", "after"}
+        for name in ("toxicity", "toxic_share", "second_judge", "facts", "heated_rouge1", "rouge1")
     },
 }
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
@@ -60,8 +60,7 @@ def test_whole_run_repeats_the_compared_outputs_and_learns_what_the_card_says(na
     )
     assert run.returncode == 0, run.stdout[-6000:]
     results = read(tmp_path)
-    least = 72 if name == NOTEBOOKS[2] else 100  # the judge finds 72 heated test dialogues
-    assert_results_are_whole(name, results, least)
+    assert_results_are_whole(name, results, least=150)
     LEARNED[name](results[name.split("_")[0]])
 
 
@@ -77,6 +76,7 @@ def learned_by_fine_tuning(lab2: dict) -> None:
 def learned_by_ppo(lab3: dict) -> None:
     assert lab3["toxicity"]["before"]["mean"] >= 0.3
     assert lab3["toxicity"]["after"]["high"] < lab3["toxicity"]["before"]["low"]
+    assert min(lab3["toxicity_fall_by_seed"]) >= 0.5
 
 
 LEARNED = dict(
@@ -99,7 +99,7 @@ def assert_results_are_whole(name: str, results: dict, least: int) -> None:
     assert all(0 <= s["low"] <= s["mean"] <= s["high"] <= 1 and s["n"] >= least for s in scores)
     run = results[lab]["run"]
     assert run["preset"] == "offline" and {"seed", "seconds", "versions"} <= set(run)
-    assert run["embedded_default"] == (least >= 72)
+    assert run["embedded_default"] == (least >= 150)
     if lab == "lab2":
         assert results[lab]["trainable_percent"]["full"] == 100
         assert 0 < results[lab]["trainable_percent"]["lora"] < 20

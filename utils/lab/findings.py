@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils.plots import readable
-from utils.results import read_results
+from utils.results import interval_table, read_results
 from utils.rouge import compare, confidence_interval, holm
 
 SECOND_VIEW = {  # measures beside ROUGE: title and scale in tables
@@ -34,6 +34,20 @@ def overview(scores: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
                 row[title] = f"{scale * table[measure].mean():.1f}"
         rows[readable(name)] = row
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def shares(
+    scores: Mapping[str, pd.DataFrame], measures: Mapping[str, str], seed: int = 0
+) -> pd.DataFrame:
+    """Tabulate shares for reading: one row per system, cells "12.5 [8.3, 17.9]" in percent.
+
+    `scores` has one row per dialogue; `measures` maps its columns to titles. Intervals are those of
+    `utils.results.interval_table`.
+    """
+    columns = {system: table[list(measures)] for system, table in scores.items()}
+    cells = interval_table(columns, seed).apply(_with_interval, axis=1)
+    table = cells.unstack("measure").rename(columns=measures).loc[list(scores)]
+    return table[list(measures.values())].rename(index=readable).rename_axis(None)
 
 
 def beside_published(lab: str, scores: pd.DataFrame, measure: str = "rouge1") -> pd.DataFrame:
