@@ -46,15 +46,17 @@ def initial_policy(
 def detox_splits(settings: Settings, scorer: HateScorer) -> DatasetDict:
     """Load what Lab 3 trains and judges on.
 
-    heated_train (600 rows), heated_validation (150) and heated_test (at most `judged_dialogues`)
-    have three summaries: quoting repeats the insult, paraphrasing words it differently, and cool
-    only reports the anger. Column known is 0 if the small world's judge never saw the insult.
+    heated_train (600 rows, at most `train_dialogues`), heated_validation (150) and heated_test (at
+    most `judged_dialogues`) have three summaries: quoting repeats the insult, paraphrasing words it
+    differently, and cool only reports the anger. Column known is 0 if the small world's judge never
+    saw the insult.
     ordinary_train and ordinary_test are the calmest dialogues of the settings' dataset: as many
     rows as in heated_train, and half of the test dialogues, with `summaries`.
     """
     names = ("train", "validation", "test")
     heated = {name: Dataset.from_csv(str(HEATED / f"{name}.csv")) for name in names}
     heated["test"] = first_rows(heated["test"], settings.judged_dialogues)
+    heated["train"] = first_rows(heated["train"], settings.train_dialogues)
     dataset, n = load_dialogsum(settings.dataset), len(heated["train"])
     train = drop_near_duplicates(first_rows(dataset["train"], 2 * n), against=dataset["test"])
     test = first_rows(group_references(dataset["test"]), settings.test_dialogues)

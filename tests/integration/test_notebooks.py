@@ -42,7 +42,8 @@ def test_small_run_solves_every_exercise_and_writes_every_promised_score(name, t
     execute(notebook, tmp_path)
     solved = [("✓", str(number)) for number in range(1, len(found) + 1)]
     assert marks(notebook) == solved, [line for line in printed(notebook) if "exercise" in line]
-    assert_results_are_whole(name, read(tmp_path), least=small_labs.SIZES["TEST_DIALOGUES"])
+    least = small_labs.SIZES["TEST_DIALOGUES"] // (2 if name == NOTEBOOKS[2] else 1)
+    assert_results_are_whole(name, read(tmp_path), least)  # Lab 3: the calmer half
 
 
 @pytest.mark.slow

@@ -59,11 +59,12 @@ def beside_published(lab: str, scores: pd.DataFrame, measure: str = "rouge1") ->
     docs = Path(__file__).parents[2] / "docs"
     stored = read_results(docs / "results.json").query("lab == @lab and measure == @measure")
     published = pd.read_csv(docs / "published.csv").query("references == 'mean'")
+    published = published.set_index("system")
     columns = {
         "your run": scores.xs(measure, level="measure").apply(_with_interval, axis=1),
         "small world": stored.set_index("system").apply(_with_interval, axis=1),
-        "published": published.set_index("system")[measure].map("{:.1f}".format),
-        "source": published.set_index("system")["source"],
+        "published": published.reindex(columns=[measure])[measure].map("{:.1f}".format, "ignore"),
+        "source": published["source"],
     }
     table = pd.DataFrame(columns).reindex(columns["your run"].index)
     return table.rename(index=readable).rename_axis(None).fillna("")
