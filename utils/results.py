@@ -20,8 +20,7 @@ from utils.settings import Settings
 from utils.toxicity import HateScorer, has_insulting_word
 
 SCORES = ("mean", "low", "high", "difference", "lowest_seed", "highest_seed")  # columns of tables
-LIBRARIES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "rouge_score")
-LIBRARIES += ("numpy", "pandas")
+LIBRARIES = "torch transformers datasets peft accelerate evaluate rouge_score numpy pandas".split()
 
 
 def judge(
