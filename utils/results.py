@@ -20,7 +20,8 @@ from utils.settings import Settings
 from utils.toxicity import HateScorer, has_insulting_word
 
 SCORES = ("mean", "low", "high", "difference", "lowest_seed", "highest_seed")  # columns of tables
-LIBRARIES = "torch transformers datasets peft accelerate evaluate rouge_score numpy pandas".split()
+LIBRARIES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "rouge_score")
+LIBRARIES += ("numpy", "pandas")
 
 
 def judge(
