@@ -151,13 +151,11 @@ def shortest(dialogues: Sequence[str], pattern: str | re.Pattern, least: int = 9
 
     It has at least `least` turns of two people. If no dialogue fits, it is the shortest of all.
     """
-
-    def order(position: int) -> tuple[bool, int]:
-        text = dialogues[position]
-        fits = re.search(pattern, text) and len(turns(text)) >= least and "#Person3#" not in text
-        return not fits, len(text)
-
-    return min(range(len(dialogues)), key=order)
+    fits = [
+        re.search(pattern, text) and len(turns(text)) >= least and "#Person3#" not in text
+        for text in dialogues
+    ]
+    return min(range(len(dialogues)), key=lambda i: (not fits[i], len(dialogues[i])))
 
 
 class NearDuplicates:

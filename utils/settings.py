@@ -153,7 +153,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "full_learning_rate": 3e-4,
         "lora_epochs": 2.0,
         "lora_learning_rate": 3e-3,
-        "sweep_steps": 10,
+        "sweep_steps": 40,
         "sweep_seeds": 1,
         "ppo_steps": 18,
         "ppo_batch_size": 32,

@@ -98,21 +98,30 @@ def test_paired_intervals_against_zero_shot_lie_above_zero(pair):
     assert row["low"] > 0 and row["p_holm"] < 0.05
 
 
-def test_lead_2_is_the_floor_and_fine_tuning_comes_within_two_points_of_humans():
+def test_lead_2_is_the_floor_and_full_fine_tuning_comes_within_two_points_of_humans():
     means = {name: score["mean"] for name, score in RESULTS["rouge1"].items()}
-    assert means["lead"] == min(means.values())
-    assert all(abs(means["human"] - means[method]) < 0.02 for method in ("full", "lora"))
+    assert means["lead"] == min(means.values()) and means["human"] == max(means.values())
+    assert means["human"] - means["full"] < 0.02
 
 
-def test_nothing_tells_full_fine_tuning_from_lora():
+def test_full_fine_tuning_beats_lora_by_more_than_two_seeds_differ():
     row = RESULTS["compared"]["full fine-tuning − LoRA"]
-    assert row["low"] <= 0 <= row["high"] or row["p_holm"] >= 0.05
+    assert row["low"] > 0 and row["p_holm"] < 0.05
+    scores = [list(own.values()) for own in RESULTS["rouge1_by_seed"].values()]
+    assert row["difference"] > 100 * max(max(own) - min(own) for own in scores)
 
 
-def test_rouge_doubles_while_the_share_of_right_facts_stays():
-    rouge1, facts = RESULTS["rouge1"], RESULTS["facts"]
+def test_lora_leaves_something_to_learn():
+    assert RESULTS["rouge1"]["lora"]["high"] < RESULTS["rouge1"]["human"]["low"]
+
+
+def test_rouge_doubles_and_more_facts_are_told_while_the_share_of_right_texts_stays():
+    """The callout of section 6."""
+    rouge1, told, facts = (RESULTS[measure] for measure in ("rouge1", "told", "facts"))
+    assert told["zero_shot"]["mean"] < 0.7
     for method in ("full", "lora"):
         assert rouge1[method]["mean"] > 2 * rouge1["zero_shot"]["mean"]
+        assert abs(told[method]["mean"] - 0.9) < 0.04
         assert abs(facts[method]["mean"] - facts["zero_shot"]["mean"]) < 0.05
 
 

@@ -60,11 +60,12 @@ def test_every_finding_names_its_measure(capsys):
 
 
 def test_no_p_value_is_shown_as_zero():
-    row = {"difference": 1.26, "low": 0.04, "high": 2.0}
+    row = {"difference": 1.26, "low": -0.04, "high": 2.0}
     table = pd.DataFrame([row | {"p_holm": p} for p in (0.0001, 0.00099, 0.001, 0.04, 1.0)])
     shown = comparison_table(table)
     assert shown["p_holm"].tolist() == ["< 0.001", "< 0.001", "0.001", "0.040", "1.000"]
     assert shown.loc[0, ["difference", "low"]].tolist() == [1.3, 0.0]
+    assert "-0.0" not in shown.to_string()
 
 
 def test_finding_about_words_and_about_humans(capsys):

@@ -248,7 +248,7 @@ def test_learning_rates_of_fine_tuning_are_fine_tunes_own_unless_a_preset_has_on
     settings = load_settings(preset)
     assert settings.full_learning_rate is None and settings.lora_learning_rate is None
     assert settings.table().loc["full_learning_rate", "value"] == "default"
-    assert load_settings("offline").lora_learning_rate == PRESETS["offline"]["lora_learning_rate"]
+    assert load_settings("offline").lora_learning_rate == 3e-3
 
 
 FOLDERS = {"model", "reward_model", "second_judge", "dataset"}

@@ -103,7 +103,7 @@ def compare_systems(
 def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
     """Round the rows of `compare_systems` for reading; a tiny `p_holm` becomes "< 0.001"."""
     p_values = [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in comparison["p_holm"]]
-    return comparison.round(1).assign(p_holm=p_values)
+    return (comparison.round(1) + 0.0).assign(p_holm=p_values)  # no −0.0
 
 
 def finding(comparison: pd.Series | pd.DataFrame, unit: str = "points of ROUGE-1") -> None:
