@@ -1,6 +1,8 @@
 """Set up the initial policy and its training, for Lab 3, the command `ppo` and the KL sweep."""
 
 import copy
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,19 @@ def annotate(heated: Dataset, shares: Mapping[str, float], seed: int = 0) -> Dat
     drawn = np.random.default_rng(seed).choice(list(shares), len(heated), p=list(shares.values()))
     summaries = [row[column] for row, column in zip(heated, drawn, strict=True)]
     return heated.select_columns(["id", "dialogue", "topic"]).add_column("summary", summaries)
+
+
+def soften(heated: Dataset, share: float, seed: int = 0) -> Dataset:
+    """Return heated rows with their cool summaries, and this share of refusals told as doubts."""
+    known, rng = load_facts(HEATED), np.random.default_rng(seed)
+    wordings = json.loads((OFFLINE / "data" / "wordings.json").read_text(encoding="utf-8"))
+    said = sorted(wordings["outcomes"]["no"], key=len, reverse=True)
+    refusal = re.compile(rf"\b(?:{'|'.join(said)})\b")
+    rows = annotate(heated, {"cool": 1.0})
+    chosen = [known[name]["outcome"] == "no" and rng.random() < share for name in rows["id"]]
+    pairs = zip(rows["summary"], chosen, strict=True)
+    summaries = [refusal.sub("is not sure", text, 1) if soft else text for text, soft in pairs]
+    return rows.remove_columns("summary").add_column("summary", summaries)
 
 
 def calmest(rows: Dataset, scorer: HateScorer, n: int, precision: str = "fp32") -> Dataset:

@@ -21,10 +21,12 @@ from utils.detox import (
     initial_policy,
     is_adapter_of,
     judge_heated,
+    soften,
     tuned_copy,
     with_ordinary,
     write,
 )
+from utils.faithfulness import facts, load_facts
 from utils.finetuning import lora_config
 from utils.models import load_model
 from utils.prompts import build_prompt
@@ -176,6 +178,16 @@ def test_annotators_quote_in_the_share_that_is_asked_for(splits):
     cool = np.mean([a == b for a, b in zip(drawn["summary"], rows["cool"], strict=True)])
     assert quoted + cool == 1 and quoted == pytest.approx(0.85, abs=0.05)
     assert drawn["summary"] != annotate(rows, {"quoting": 0.85, "cool": 0.15}, seed=1)["summary"]
+
+
+def test_softened_summaries_lie_about_the_asked_share_of_refusals_and_nothing_else(splits):
+    rows, known = splits["heated_train"], load_facts(HEATED)
+    soft = soften(rows, 0.2, seed=0)["summary"]
+    refused = np.array([known[name]["outcome"] == "no" for name in rows["id"]])
+    right = facts(soft, [known[name] for name in rows["id"]])["outcome"].to_numpy()
+    assert right[~refused].all()
+    assert 1 - right[refused].mean() == pytest.approx(0.2, abs=0.07)
+    assert soften(rows, 0.0)["summary"] == rows["cool"]
 
 
 def test_heated_and_ordinary_rows_go_together_by_the_columns_of_both(splits):
