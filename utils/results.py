@@ -106,16 +106,6 @@ def percent(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
     return table.assign(**{name: (scale * table[name]).round(decimals) for name in scores})
 
 
-def claim(text: str, holds: bool, settings: Settings) -> None:
-    """Print whether a statement about the results holds in this run.
-
-    Raises AssertionError if it does not hold with the embedded default settings.
-    """
-    if not holds and settings.is_embedded_default:
-        raise AssertionError(f"this does not hold: {text}")
-    print(f"{'✓' if holds else '✗ not in this run:'} {text}")
-
-
 def record(
     lab: str,
     scores: pd.DataFrame,

@@ -11,7 +11,6 @@ from pandas.testing import assert_frame_equal
 from utils.generation import generate
 from utils.prompts import build_prompt
 from utils.results import (
-    claim,
     interval_table,
     judge,
     judge_model,
@@ -87,15 +86,12 @@ def test_percent_leaves_counts_and_p_values_alone():
     assert table.iloc[0].tolist() == [12.35, 500, 0.04]
 
 
-def test_a_claim_that_fails_is_an_error_on_the_embedded_default(settings):
-    claim("two is more than one", True, settings)
-    with pytest.raises(AssertionError, match="one is more than two"):
-        claim("one is more than two", False, settings)
-
-
-def test_a_claim_that_fails_elsewhere_is_said(capsys):
-    claim("one is more than two", False, load_settings("offline", few_shot=2))
-    assert capsys.readouterr().out == "✗ not in this run: one is more than two\n"
+def test_share_without_any_case_gets_the_exact_interval_and_a_mean_a_bootstrap_one():
+    shares = pd.DataFrame({"toxic": [0.0] * 107, "score": [0.0, 0.5] * 53 + [0.0]})
+    table = interval_table({"after": shares})
+    assert table.loc[("after", "toxic"), "low"] == 0
+    assert table.loc[("after", "toxic"), "high"] == pytest.approx(0.0339, abs=1e-4)
+    assert 0.2 < table.loc[("after", "score"), "low"] < table.loc[("after", "score"), "high"] < 0.3
 
 
 def test_record_keeps_the_other_labs_and_full_precision(settings):
