@@ -280,7 +280,7 @@ class PPOTrainer(CheckedTrainer):
             self.batches = self._split(self.sample)
             self.model.train()  # sampling left it in eval mode
         rows, normalizer = self.batches.pop(0)
-        return _rows(self.sample, rows) | {"normalizer": normalizer}
+        return _rows(self.sample, rows.to(self.args.device)) | {"normalizer": normalizer}
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Sample:
         """Sample a completion for each row, reward it, and estimate its advantages."""
