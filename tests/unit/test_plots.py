@@ -39,12 +39,13 @@ def test_intervals_are_drawn_for_every_system_in_order():
         "human oracle few_shot one_shot zero_shot no_instruction longest lead",
         "human chosen few_shot one_shot zero_shot no_instruction oracle nearest_copy longest lead",
         "human full lora zero_shot lead",
-        "human before after polite_prompt best_of_8 no_kl_price lead",
-        "gae rloo grpo",
+        "before_polite prompt_filter_best of 8_supervised, 1_supervised, 8_supervised, 32"
+        "_supervised, 128_gae_rloo_grpo",
     ],
 )
 def test_systems_in_one_figure_differ_in_color_or_marker(systems):
-    styles = [plots.STYLES[name] for name in systems.split()]
+    names = systems.split("_" if "," in systems else None)
+    styles = [plots.STYLES[name] for name in names]
     assert len(set(styles)) == len(styles)
 
 
