@@ -1,0 +1,143 @@
+"""Read turns from plain text: one turn on each line, with the speaker's name in front."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from .turns import Conversation, Turn, clean
+
+TIME = r"\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,3})?(?:\s?[ap]\.?\s?m\b\.?)?"
+STAMP = rf"[\[(]?(?:\d{{1,4}}[-./]\d{{1,2}}[-./]\d{{1,4}}[,T\s]\s*)?{TIME}[\])]?"
+BEFORE = rf"(?:[-*•–—]\s+|>+\s*|\d+[.)]\s+)?(?:{STAMP}[\s,|–-]*)?"  # a bullet, a time
+NAME = r"(?=[^:：]*[^\W\d_]|\+?\d[\d ()-]{6})[^:：\n\t?!;\"“”„«»<>|]{1,60}?"
+COLON = r"(?::(?!(?<=\d:)\d|//|\\|[)(DPp|/]+(?:\s|$))|：)"  # no time, address, path, emoticon
+LABEL = re.compile(
+    rf"{BEFORE}(?:<(?P<nick>[^<>\s]{{1,40}})>\s+"
+    rf"|[*_\[]*(?P<name>{NAME})[*_\]]*\s*(?:{STAMP})?{COLON}[*_]*)\s*(?P<text>.*)",
+    re.IGNORECASE,
+)
+PARTICLE = re.compile(r"al|and|bin|d[aeiu]|de[lnr]|[ey]|l[ae]|of|the|v[ao]n")
+NO_NAME = re.compile(  # unless it recurs
+    r"agenda|also|attendees|but|date|edit|example|fyi|important|location|no|note|ok(ay)?|p\.?s"
+    r"|participants|please|problem|re|remember|result|so|subject|summary|time|tip|title|topic|update"
+    r"|warning|well|yes"
+)
+
+
+class Line(NamedTuple):
+    """A line: where it stands, what it says, and who says it where the format tells."""
+
+    place: str
+    text: str
+    speaker: str = ""
+
+
+def read(
+    text: str,
+    place: str,
+    speakers: Sequence[str] = (),
+    named: bool = True,
+    whole: bool | None = None,
+) -> list[Conversation]:
+    """Read the conversations of a text, which blank lines separate, or the one of a `whole` text.
+
+    `speakers` are all names, for a text that does not tell them. Unless `named`, each line is a
+    turn of nobody. Raises ValueError if a line's speaker cannot be told, or if it is not said
+    (`whole` is None) what the blank lines between single turns separate.
+    """
+    paragraphs: list[list[Line]] = [[]]
+    for number, line in enumerate(text.split("\n"), start=1):
+        if clean(line):
+            paragraphs[-1].append(Line(f"{place}, line {number}", clean(line)))
+        elif paragraphs[-1] and not whole:
+            paragraphs.append([])
+    paragraphs = [paragraph for paragraph in paragraphs if paragraph]
+    if not named:
+        return [Conversation(p[0].place, [Turn("", line.text) for line in p]) for p in paragraphs]
+    names = speaker_names(list(chain(*paragraphs)), speakers)
+    found = [Conversation(p[0].place, assign(p, names)) for p in paragraphs]
+    if whole is None and len(found) > 1 and all(len(one.turns) == 1 for one in found):
+        raise ValueError(
+            f"{place}: every turn stands between blank lines. If the file is one conversation, "
+            "give --format transcript; if each turn is a dialogue of its own, --format text"
+        )
+    return [conversation for conversation in found if conversation.turns]
+
+
+def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[str, str]:
+    """Map each name in front of lines, in lower case, to the speaker's name.
+
+    A name recurs, or it has capitals, or every line has one; with `speakers`, these are all names.
+
+    Raises ValueError if something can be a name or not, or if one of `speakers` says nothing.
+    """
+    told = [(line.place, match_name(line.text)) for line in lines if not line.speaker]
+    found = [(place, name) for place, name in told if name]
+    counts = Counter(name.casefold() for _, name in found)
+    if speakers:
+        for name in speakers:
+            if name.casefold() not in counts:
+                place = lines[0].place.partition(",")[0] if lines else "the file"
+                raise ValueError(f"{place}: no line begins with {name!r} and a colon: --speakers")
+        return {name.casefold(): name for name in speakers}
+    names: dict[str, str] = {}
+    doubts: list[str] = []
+    every = len(found) == len(told)
+    capitals = any(not name[0].islower() for _, name in found)
+    for place, name in found:
+        folded, words = name.casefold(), name.split()
+        usual = every and (len(words) == 1 or not (name[0].islower() and capitals))
+        doubtful = NO_NAME.fullmatch(folded.rstrip(".")) or not (usual or _capitals(name))
+        if len(words) > 4 and not _capitals(name):
+            continue  # a sentence with a colon
+        if counts[folded] > 1 or not doubtful:
+            names.setdefault(folded, name)
+        else:
+            doubts.append(f'{place}: is "{name}" a speaker, or a part of the text?')
+    if doubts:
+        known = " ".join(f'"{name}"' for name in names.values())
+        raise ValueError(
+            f"{doubts[0]} Write the line in another way, or name all speakers: --speakers {known}"
+        )
+    bare = {folded: re.sub(r"\s*\([^()]*\)$", "", folded) for folded in names}  # Anna (laughing)
+    return {folded: names.get(bare[folded], name) for folded, name in names.items()}
+
+
+def assign(lines: Sequence[Line], names: dict[str, str], named: bool = True) -> list[Turn]:
+    """Give each line to its speaker; a line without a name continues the turn before it.
+
+    Raises ValueError if nobody has spoken before a line without a name, unless not `named`.
+    """
+    turns: list[tuple[str, list[str]]] = []
+    for line in lines:
+        name, text = line.speaker, line.text
+        if not name and (name := names.get(match_name(text).casefold(), "")):
+            text = LABEL.match(text)["text"]
+        if name or not (named or (turns and turns[-1][0])):
+            turns.append((name, [text]))
+        elif turns:
+            turns[-1][1].append(text)
+        else:
+            raise ValueError(
+                f"{line.place} has no speaker: {text[:60]!r}. Write the name and a colon in front "
+                'of each turn, as in "Anna: Hello.", and remove what nobody says'
+            )
+    said = [Turn(name, " ".join(filter(None, texts))) for name, texts in turns]
+    return [turn for turn in said if turn.text]
+
+
+def match_name(text: str) -> str:
+    """Return what may be a speaker's name in front of a line, or nothing."""
+    match = LABEL.match(text)
+    name = (match["nick"] or match["name"]).strip(" *_[]-–") if match else ""
+    numbered = re.fullmatch(r"#Person(\d+)#?", name, re.IGNORECASE)  # DialogSum misspells some
+    return f"#Person{numbered[1]}#" if numbered else name
+
+
+def _capitals(name: str) -> bool:
+    words = [word for word in name.split() if not PARTICLE.fullmatch(word)]
+    return bool(words) and not any(word[0].islower() for word in words)
