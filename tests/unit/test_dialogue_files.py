@@ -46,7 +46,7 @@ def test_where_no_speaker_is_needed_each_line_is_a_text_and_blank_ones_are_skipp
 
 def test_a_text_of_blank_lines_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text(" \n\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"a\.txt holds no text: write one"):
+    with pytest.raises(ValueError, match=r"a\.txt holds no text: write at"):
         read_conversations(str(tmp_path / "a.txt"), named=False)
 
 

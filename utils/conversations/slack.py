@@ -16,7 +16,8 @@ REFERENCE = re.compile(r"<(?P<kind>[@#!]?)(?P<target>[^<>|]*)(?:\|(?P<label>[^<>
 def is_export(value: Any) -> bool:
     """Return whether a JSON value is a channel's list of messages."""
     return isinstance(value, list) and any(
-        isinstance(row, dict) and "ts" in row and row.get("type") == "message" for row in value
+        isinstance(row, dict) and "ts" in row and {"user", "subtype", "bot_id"} & row.keys()
+        for row in value
     )
 
 
@@ -55,9 +56,13 @@ def read(
     for message in messages:
         if profile := message.get("user_profile"):
             names[message.get("user")] = _name({"profile": profile}) or message.get("user")
-    ordered = sorted(messages, key=lambda m: (float(m.get("thread_ts", m["ts"])), float(m["ts"])))
+    try:
+        threads = [(float(m.get("thread_ts") or m["ts"]), float(m["ts"]), m) for m in messages]
+        messages = [message for *_, message in sorted(threads, key=lambda thread: thread[:2])]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f'{place}: a message has no time under "ts": export it again') from None
     turns = []
-    for message in ordered:
+    for message in messages:
         user, bot = message.get("user"), message.get("bot_profile") or {}
         speaker = names.get(user) or message.get("username") or bot.get("name") or user or ""
         text = REFERENCE.sub(lambda match: _shown(match, names), message.get("text") or "")

@@ -14,7 +14,7 @@ from webvtt.errors import MalformedCaptionError, MalformedFileError
 from .text import Line, assign, match_name, speaker_names
 from .turns import Conversation, Turn, clean
 
-VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
+VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s+([^<>]+)>")
 TAG = re.compile(r"</?[a-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}", re.IGNORECASE)
 SOUND = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|[♪♫].*[♪♫]|[♪♫]+")
 

@@ -16,7 +16,7 @@ DIALOGUE += ("messages", "utterances", "segments")
 SPEAKER = ("speaker", "name", "author", "user", "username", "sender", "from", "role")
 TEXT = ("text", "message", "content", "utterance", "body", "value")
 GROUP = ("dialogue_id", "dialog_id", "conversation_id", "chat_id", "dialogue", "conversation")
-SHAPES = 'rows with "dialogue", or with "speaker" and "text"'
+SHAPES = 'write rows with "dialogue", or with "speaker" and "text"'
 Row = tuple[str, Any]  # where it stands, and the value
 
 
@@ -89,20 +89,22 @@ def read(
     if slack.is_export([row for _, row in rows]):
         return [slack.read([row for _, row in rows], place, users or {})]
     rows = [(where, _lower(row)) for where, row in rows]
-    dialogues = [(where, _dialogue(row)) for where, row in rows]
-    if rows and all(dialogue is None for _, dialogue in dialogues):
+    if rows and _is_turn(rows[0][1]):
         return _turns(rows, place, named)
     found = []
-    for where, dialogue in dialogues:
-        if isinstance(dialogue, list) and any(isinstance(line, str) for line in dialogue):
-            dialogue = "\n".join(map(str, dialogue))
-        if isinstance(dialogue, str):
-            own = text.read(dialogue, where, speakers, named, whole=True)
-        elif isinstance(dialogue, list):
-            inner = [(f"{where}, turn {i}", turn) for i, turn in enumerate(dialogue, start=1)]
-            own = read(inner, where, speakers, named, users)
+    for where, row in rows:
+        own = row
+        if isinstance(row, dict):
+            own = next((row[key] for key in DIALOGUE if key in row), None)
+        if isinstance(own, list) and own and all(isinstance(line, str) for line in own):
+            own = "\n".join(own)
+        if isinstance(own, str) and own is not row:
+            own = text.read(own, where, speakers, named, whole=True)
+        elif isinstance(own, list):
+            turns = [(f"{where}, turn {i}", turn) for i, turn in enumerate(own, start=1)]
+            own = read(turns, where, speakers, named, users)
         else:
-            raise ValueError(f'{where} has no text under "dialogue": write {SHAPES}')
+            raise ValueError(f"{where} is {repr(row)[:60]}: {SHAPES}")
         if not own:
             raise ValueError(f"{where} is empty: fill it in, or remove it")
         found += own
@@ -116,35 +118,36 @@ def _lower(row: Any) -> Any:
     return {str(key).strip().lower(): value for key, value in row.items()}
 
 
-def _dialogue(row: Any) -> Any:
-    """Return the dialogue of a row, or None if the row is a turn."""
-    if not isinstance(row, dict):
-        return row if isinstance(row, list) else 0
-    values = [row[key] for key in DIALOGUE if key in row]
-    is_turn = any(key in row for key in TEXT) and any(key in row for key in SPEAKER)
-    values = [v for v in values if isinstance(v, list) or not is_turn or "\n" in str(v)]
-    return values[0] if values else None
+def _is_turn(row: Any) -> bool:
+    """Return whether a row is a turn rather than a dialogue, whose id may be under "dialogue"."""
+    if not isinstance(row, dict) or not any(key in row for key in TEXT):
+        return False
+    inner = [row[key] for key in DIALOGUE if key in row]
+    named = any(key in row for key in SPEAKER)
+    return not any(isinstance(value, list) or not named or "\n" in str(value) for value in inner)
 
 
 def _turns(rows: Sequence[Row], place: str, named: bool) -> list[Conversation]:
     """Read the turns of rows; rows with the same id of a dialogue belong together."""
     found: dict[str, Conversation] = {}
     for where, row in rows:
+        if not _is_turn(row):
+            raise ValueError(f"{where} is {repr(row)[:60]}, unlike the first: {SHAPES}")
         group = str(next((row[key] for key in GROUP if key in row), ""))
         own = found.setdefault(group, Conversation(f"{place}, {group}" if group else place, []))
         said, name = _value(row, TEXT, where), _value(row, SPEAKER, where)
         if isinstance(said, list):  # Telegram's formatted text
             said = "".join(part if isinstance(part, str) else part["text"] for part in said)
-        if not isinstance(said, str):
-            raise ValueError(f'{where} has no text under "text": write {SHAPES}')
         name = clean(str(name)) if isinstance(name, str | int) else ""
-        if not clean(said):
-            own.dropped += 1
-        elif not name and named:
-            raise ValueError(f'{where} has no "speaker": write {SHAPES}')
-        else:
-            own.turns.append(Turn(name, clean(said)))
-    return [conversation for conversation in found.values() if conversation.turns]
+        if not isinstance(said, str) or (clean(said) and named and not name):
+            missing = "speaker" if isinstance(said, str) else "text"
+            raise ValueError(f'{where} has no "{missing}": {SHAPES}')
+        own.turns += [Turn(name, clean(said))] if clean(said) else []
+        own.dropped += not clean(said)
+    ids = [str(row["id"]) for _, row in rows if "id" in row]
+    if len(found) == 1 < len(set(ids)) < len(ids):
+        raise ValueError(f'{place}: rows share an "id": call it dialogue_id, or leave it out')
+    return list(found.values())
 
 
 def _value(row: Mapping[str, Any], keys: Sequence[str], place: str) -> Any:

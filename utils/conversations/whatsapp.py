@@ -10,15 +10,15 @@ DATE = r"\d{1,4}\s?[-./年년]\s?\d{1,2}\s?[-./月월]\s?\d{1,4}(?:[.日일]|\s�
 WORD = r"[^\W\d_][^\d\n\[\]:–—-]{0,9}"  # am, pm, at, in any language
 TIME = r"\d{1,2}[:.]\d{2}(?:[:.]\d{2})?"
 STAMP = rf"(?:{DATE}[,،\s]*(?:{WORD})?\s?{TIME}(?:\s?{WORD})?|{TIME}(?:\s?{WORD})?[,،\s]+{DATE})"
-HEADER = re.compile(rf"(?:\[{STAMP}\]\s*|{STAMP}\s[-–—]\s)(?P<rest>.*)")
+HEADER = re.compile(rf"(?:\[{STAMP}\]\s*|{STAMP}(?:\s[-–—]|:)\s)(?P<rest>.*)")
 MESSAGE = re.compile(r"(?P<name>[^:\"“”„«»]{1,80}):(?:\s(?P<text>.*)|$)")
-# iOS puts a left-to-right mark in front of what no person wrote, in every language.
-BY_IOS = re.compile(r"[^\]]*\][^:]*:\s?\u200e")
-EDITED = re.compile(r"\s*<[^<>]*\s[^<>]*>$")
+# iOS marks what no person wrote in every language: "\u200eBild weggelassen", "Hi \u200e<edited>".
+MARK, APP = "\u200e", "\x01"
+BY_APP = re.compile(rf"^{APP}.*|\s?{APP}(<.*>|\S+(\s\S+){{0,2}})$|\s<[^<>]*\s[^<>]*>$")
 NO_WORDS = re.compile(
     r"<[^<>]+>|\S[^()]*\.\w{2,4} \([^()]+\)|(image|video|audio|GIF|sticker|document) omitted"
     r"|null|(This message was|You) deleted( this message)?\.?|Missed (voice|video) call"
-    r"|Messages and calls are end-to-end encrypted.*"
+    r"|Messages .*end-to-end encr.*"
 )
 
 
@@ -35,23 +35,22 @@ def read(text: str, place: str) -> Conversation:
     """
     entries: list[tuple[str, list[str]]] = []  # a message of the app has no name
     for number, line in enumerate(text.split("\n"), start=1):
-        header = HEADER.match(clean(line))
-        message = header and MESSAGE.match(header["rest"])
-        if message and not BY_IOS.match(line):
-            said = clean(message["text"] or "")
-            entries.append((clean(message["name"]).lstrip("~ "), [EDITED.sub("", said)]))
+        header, marked = HEADER.match(clean(line)), clean(line.lstrip(MARK).replace(MARK, APP))
+        said = marked.partition("]")[2].lstrip() if marked.startswith("[") else None
+        message = header and MESSAGE.match(said or header["rest"])
+        if message:
+            said = BY_APP.sub("", message["text"] or "")
+            said = "" if NO_WORDS.fullmatch(said) else said
+            entries.append((message["name"].lstrip("~ "), [said]))
         elif header:
             entries.append(("", []))
         elif entries:
-            entries[-1][1].append(clean(line))
-        elif clean(line):
+            entries[-1][1].append(BY_APP.sub("", marked))
+        elif marked:
             raise ValueError(
-                f"{place}, line {number} belongs to no message: {clean(line)[:60]!r}. Remove what "
+                f"{place}, line {number} belongs to no message: {marked[:60]!r}. Remove what "
                 "stands before the first message, or give --format text"
             )
-    turns = []
-    for name, lines in entries:
-        said = " ".join(line for line in lines if line and not NO_WORDS.fullmatch(line))
-        if name and said:
-            turns.append(Turn(name, said))
+    said = [Turn(name, clean(" ".join(lines).replace(APP, ""))) for name, lines in entries]
+    turns = [turn for turn in said if turn.speaker and turn.text]
     return Conversation(place, turns, len(entries) - len(turns))

@@ -105,7 +105,7 @@ class Playground(widgets.VBox):
         rows += [c.decoding, c.temperature, c.top_p], [c.penalty, c.new_tokens, c.seed]
         super().__init__([widgets.HBox(row) for row in (*rows, [self.button], [self.page])])
         c.template_name.observe(self._write_template, "value")
-        self.upload.observe(self._read_upload, "value")
+        self.upload.observe(lambda change: self.read_upload(change["new"]), "value")
         self.button.on_click(lambda _: self.show())
         self.show()
 
@@ -150,9 +150,8 @@ class Playground(widgets.VBox):
         check_words([" ".join(turn.text for turn in turns)], self.settings.model)
         return "\n".join(map(str, turns)), [], names
 
-    def _read_upload(self, change: dict[str, Any]) -> None:
-        """Show the turns of an uploaded file for you to check and change."""
-        files = change["new"]
+    def read_upload(self, files: Any) -> None:
+        """Show an uploaded conversation, for you to check and change, or why it cannot be read."""
         for file in files.values() if isinstance(files, dict) else files:  # ipywidgets 7 or 8
             name = file.get("name") or file["metadata"]["name"]
             try:

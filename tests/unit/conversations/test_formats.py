@@ -197,7 +197,7 @@ def test_turns_and_speakers_of_several_conversations(tmp_path, name, content):
 
 # (what is wrong, file, content, what is said)
 ASKED = [
-    ("nothing", "a.txt", " \n\n", "a.txt holds no dialogue: write one turn on each line"),
+    ("nothing", "a.txt", " \n\n", "a.txt holds no dialogue: write at least one turn"),
     ("no speakers", "a.txt", "Hello.\nHi.", "line 1 has no speaker: 'Hello.'. Write the name"),
     ("a heading", "a.txt", "Minutes\n\n" + TALK, "line 1 has no speaker: 'Minutes'"),
     ("a line of the head", "a.txt", "Date: May 3\n" + TALK, 'line 1: is "Date" a speaker, or'),
@@ -207,17 +207,20 @@ ASKED = [
      "give --format transcript; if each turn is a dialogue of its own, --format text"),
     ("Latin-1", "a.txt", "caf\u00e9".encode("latin-1"), "a.txt is not UTF-8 .*save it with"),
     ("half of UTF-16", "a.txt", TALK.encode("utf-16")[:-1], "a.txt is not UTF-16"),
-    ("UTF-16 without its mark", "a.txt", TALK.encode("utf-16-le"), "holds zero bytes.: save it as"),
-    ("a program's format", "a.docx", b"PK", ".docx cannot be read: save it as text, or give"),
+    ("UTF-16 without its mark", "a.txt", TALK.encode("utf-16-le"), "it holds zero bytes.: save"),
+    ("a program's format", "a.docx", b"PK\x03\x04\0", "a.docx is not UTF-8 .*save it .* as text"),
     ("JSON without the extension", "a.txt", json.dumps(ROWS), "looks like JSON: give --format"),
     ("JSON cut off", "a.json", '[{"dialogue": "An', "a.json is not JSON .*correct it, or"),
     ("JSONL as JSON", "a.json", '{"dialogue": "A: B"}\n{"dialogue": "A: B"}', "give --format j"),
     ("no JSON in a line", "a.jsonl", '{"dialogue": "A: B"}\nhello\n', "line 2 is not JSON"),
     ("deep JSON", "a.json", "[" * 100_000, "a.json is not JSON"),
-    ("JSON of texts", "a.json", '["Anna: Hi", "Tom: Hi"]', "entry 1 has no text under .dialogue."),
+    ("JSON of texts", "a.json", '["Anna: Hi", "Tom: Hi"]', "entry 1 is 'Anna: Hi': write rows"),
     ("JSON of something", "a.json", '{"data": [1, 2]}', 'write rows with "dialogue", or with "sp'),
-    ("a number as a dialogue", "a.jsonl", '{"dialogue": 3}', 'line 1 has no text under "dialogue"'),
-    ("a number as a text", "a.json", '[{"speaker": "A", "text": 3}]', 'entry 1 has no text under '),
+    ("a number as a dialogue", "a.jsonl", '{"dialogue": 3}', "line 1 is {'dialogue': 3}: write"),
+    ("a number as a text", "a.json", '[{"speaker": "A", "text": 3}]', 'entry 1 has no "text"'),
+    ("rows of two kinds", "a.json", json.dumps([ROWS[0], {"a": 1}]), "entry 2 is .* unlike"),
+    ("an id that means what?", "a.csv", "id,speaker,text\n1,A,b\n1,B,c\n2,C,d\n", 'share an "id"'),
+    ("messages of Slack without a time", "a.json", '[{"user": "U1", "ts": "x"}]', "no time under"),
     ("a turn of nobody", "a.json", json.dumps([*ROWS, {"text": "Hi"}]), 'entry 3 has no "spe'),
     ("two kinds of names", "a.json", '[{"user": "A", "role": "B", "text": "C"}]',
      'has user and role: call one of them "speaker"'),
@@ -322,6 +325,13 @@ def test_names_in_small_letters_are_speakers_where_they_recur_or_every_line_has_
         assert len(one.turns) == number and one.turns[0][0] == "hotel clerk"
 
 
+def test_stage_directions_and_other_capitals_do_not_make_another_speaker(tmp_path):
+    lines = ["Anna: Hi", "Tom (host): Hi", "ANNA (laughing): Oh", "Tom (host): Bye"]
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    (one,) = read_conversations(str(tmp_path / "a.txt"))
+    assert [turn.speaker for turn in one.turns] == ["Anna", "Tom (host)", "Anna", "Tom (host)"]
+
+
 def test_what_no_person_wrote_in_whatsapp_is_left_out_and_counted(tmp_path):
     stamp = "12/08/2016, 16:20 - "
     lines = ["Anna: IMG-1.jpg (file attached)\nLook!", "Anna: <Multimedia omitido>", "Tom: null"]
@@ -337,6 +347,21 @@ def test_what_no_person_wrote_in_whatsapp_is_left_out_and_counted(tmp_path):
     assert one.turns == [("Anna", "Look!"), ("Bo", "@Tom ok"), ("Bo", "bye")]
     assert one.dropped == 5
     assert one.contents.endswith("3 turns of Anna, Bo; left out, without words of a person: 5")
+
+
+def test_what_follows_the_mark_of_ios_is_left_out_in_every_language(tmp_path):
+    lines = ["Anna: Schau! \u200eBild weggelassen", "Anna: \u200e<Anhang: 1.jpg>\nSchön"]
+    lines += ["Tom: \u200fשלום \u200eOK and so on, for ever", "Tom: Ja\nNein \u200e<Bearbeitet>"]
+    lines += ["\u202a+44\xa07700\u202c: \u200eBo ist beigetreten"]
+    text = "\n".join(f"\u200e[12.08.16, 16:20:01] {line}" for line in lines)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (one,) = read_conversations(str(tmp_path / "a.txt"))
+    assert [turn.text for turn in one.turns] == [
+        "Schau!",
+        "Schön",
+        "שלום OK and so on, for ever",
+        "Ja Nein",
+    ]
 
 
 def test_slacks_profiles_mentions_links_and_bots_read_as_in_slack(tmp_path):
