@@ -28,6 +28,7 @@ def csv_rows(content: str, place: str) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     if content.startswith("sep="):  # Excel's own first line
         content = content.partition("\n")[2]
+    content = content.lstrip("\n")
     header = content.partition("\n")[0]
     between = max(",;\t", key=header.count)
     rows = csv.DictReader(io.StringIO(content, newline=""), strict=True, delimiter=between)

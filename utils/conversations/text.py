@@ -75,31 +75,32 @@ def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[s
 
     Raises ValueError if something can be a name or not, or if one of `speakers` says nothing.
     """
-    told = [(line.place, match_name(line.text)) for line in lines if not line.speaker]
-    found = [(place, name) for place, name in told if name]
-    counts = Counter(name.casefold() for _, name in found)
+    told = [(line, match_name(line.text)) for line in lines if not line.speaker]
+    found = [(line, name) for line, name in told if name]
+    tagged = dict.fromkeys(line.speaker for line in lines if line.speaker)
+    counts = Counter(name.casefold() for name in [*tagged, *(name for _, name in found)])
+    for name in speakers:
+        if name.casefold() not in counts:
+            raise ValueError(f"--speakers {name!r}: no line of the file begins with it and a colon")
     if speakers:
-        for name in speakers:
-            if name.casefold() not in counts:
-                place = lines[0].place.partition(",")[0] if lines else "the file"
-                raise ValueError(f"{place}: no line begins with {name!r} and a colon: --speakers")
         return {name.casefold(): name for name in speakers}
     names: dict[str, str] = {}
     doubts: list[str] = []
     every = len(found) == len(told)
     capitals = any(not name[0].islower() for _, name in found)
-    for place, name in found:
+    for line, name in found:
         folded, words = name.casefold(), name.split()
-        usual = every and (len(words) == 1 or not (name[0].islower() and capitals))
+        unlike = name[0].islower() and capitals and (len(words) > 1 or line.text[0] in "-*•")
+        usual = every and not unlike
         doubtful = NO_NAME.fullmatch(folded.rstrip(".")) or not (usual or _capitals(name))
         if len(words) > 4 and not _capitals(name):
             continue  # a sentence with a colon
         if counts[folded] > 1 or not doubtful:
             names.setdefault(folded, name)
         else:
-            doubts.append(f'{place}: is "{name}" a speaker, or a part of the text?')
+            doubts.append(f'{line.place}: is "{name}" a speaker, or a part of the text?')
     if doubts:
-        known = " ".join(f'"{name}"' for name in names.values())
+        known = " ".join(f'"{name}"' for name in [*tagged, *names.values()])
         raise ValueError(
             f"{doubts[0]} Write the line in another way, or name all speakers: --speakers {known}"
         )

@@ -146,6 +146,30 @@ ONE = [
     ("copied from WhatsApp Web", "a.txt", whatsapp("[16:20, 8/12/2016] ", "[16:21, 8/12/2016] ")),
     ("12 hours on an iPhone", "a.txt",
      whatsapp("[8/12/16, 4:20:01 PM] ", "\u200e[8/12/16, 4:21:01 PM] ")),
+    # What a stranger tried next
+    ("an old iPhone", "a.txt", whatsapp("12.08.16 16:20:01: ", "12.08.16 16:21:01: ")),
+    ("time before the date", "a.txt", whatsapp("16:20, 12/08/2016 - ", "16:21, 12/08/2016 - ")),
+    ("Bulgarian", "a.txt", whatsapp("12.08.16 г., 16:20 - ", "12.08.16 г., 16:21 - ")),
+    ("Hungarian", "a.txt", whatsapp("2016. 08. 12. 16:20 - ", "2016. 08. 12. 16:21 - ")),
+    ("a numbered list", "a.txt", "1. Anna: Are you coming?\n2. Tom: Yes: at ten."),
+    ("brackets and tabs", "a.txt", "[Anna]\t: Are you coming?\n[Tom]\t: Yes: at ten."),
+    ("Excel's first line", "a.csv", "sep=;\nname;message\nAnna;Are you coming?\nTom;Yes: at ten."),
+    ("a chat with an assistant", "a.json",
+     json.dumps({"messages": [{"role": row["speaker"], "content": row["text"]} for row in ROWS]})),
+    ("Telegram", "a.json", json.dumps({"name": "Tom", "messages": [
+        {"id": 1, "type": "service", "actor": "Anna", "text": ""},
+        {"id": 2, "from": "Anna", "text": "Are you coming?"},
+        {"id": 3, "from": "Tom", "text": ["Yes: ", {"type": "bold", "text": "at ten."}]},
+    ]})),
+    ("styles, notes and identifiers", "a.vtt",
+     "WEBVTT\nKind: captions\n\nSTYLE\n::cue(v[voice=Anna]) { color: red }\n\nNOTE\nMay 3\n\n1\n"
+     "00:01.000 --> 00:02.000 position:10%\n<c.red><v Anna>Are you coming?</v></c>\n\nx/2-0\n"
+     "00:02.000 --> 00:03.000\n<v Tom>Yes: <00:02.500>at&nbsp;ten.</v>"),
+    ("captions for the deaf", "a.srt",
+     cues("srt", "{\\an8}Anna: Are you", "♪ la la ♪", ">> Anna (off): coming?",
+          "Tom: Yes: at ten.")),
+    ("cues without blank lines, and an empty one", "a.srt",
+     cues("srt", "Anna: Are you coming?", "", "Tom: Yes: at ten.").replace("\n\n2", "\n2")),
 ]  # fmt: skip
 
 
@@ -203,6 +227,9 @@ ASKED = [
     ("a line of the head", "a.txt", "Date: May 3\n" + TALK, 'line 1: is "Date" a speaker, or'),
     ("a colon in a sentence", "a.txt", "Anna: I\nthink that: no\nTom: Oh",
      'line 2: is "think that" a speaker, or a part of the text\\? .* --speakers "Anna" "Tom"'),
+    ("a list with colons", "a.txt", "Anna: Two:\n- first: go\nTom: Oh", 'is "first" a speaker'),
+    ("a colon beside voice tags", "a.vtt", cues("vtt", "<v Anna>Hi", "Note: no"),
+     'is "Note" a speaker.*--speakers "Anna"$'),
     ("blank lines between turns", "a.txt", TALK.replace("\n", "\n\n"),
      "give --format transcript; if each turn is a dialogue of its own, --format text"),
     ("Latin-1", "a.txt", "caf\u00e9".encode("latin-1"), "a.txt is not UTF-8 .*save it with"),
@@ -272,7 +299,7 @@ def test_names_that_are_given_are_the_only_ones(tmp_path):
     )
     (one,) = read_conversations(str(tmp_path / "a.txt"), speakers=["Anna", "Tom"])
     assert one.turns == [("Anna", "I think that: no Note: TOM: Oh"), ("Tom", "Oh")]
-    with pytest.raises(ValueError, match=r"a\.txt: no line begins with 'Bob' and a colon"):
+    with pytest.raises(ValueError, match="--speakers 'Bob': no line of the file begins"):
         read_conversations(str(tmp_path / "a.txt"), speakers=["Anna", "Bob"])
 
 
@@ -320,9 +347,10 @@ def test_names_in_small_letters_are_speakers_where_they_recur_or_every_line_has_
     recurring = "hotel clerk: Hi\nand\nguest one: Hi\nhotel clerk: Bye\nguest one: Bye"
     (tmp_path / "a.txt").write_text(recurring, encoding="utf-8")
     (tmp_path / "b.txt").write_text("hotel clerk: Hi\nguest: Hi", encoding="utf-8")
-    for name, number in (("a.txt", 4), ("b.txt", 2)):
+    (tmp_path / "c.txt").write_text("Anna: Hi\nguest: Hi", encoding="utf-8")
+    for name, number in (("a.txt", 4), ("b.txt", 2), ("c.txt", 2)):
         (one,) = read_conversations(str(tmp_path / name))
-        assert len(one.turns) == number and one.turns[0][0] == "hotel clerk"
+        assert len(one.turns) == number and one.turns[-1][0].startswith("guest")
 
 
 def test_stage_directions_and_other_capitals_do_not_make_another_speaker(tmp_path):
