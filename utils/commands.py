@@ -20,6 +20,7 @@ from utils.data import (
     load_dialogsum,
     load_splits,
 )
+from utils.dialogue_files import is_of_small_world
 from utils.faithfulness import load_facts
 from utils.finetuning import fine_tune, finetune_arguments
 from utils.generation import generate
@@ -55,25 +56,24 @@ def summarize(arguments: Namespace) -> None:
     """Print a summary of each conversation; of a long one, also those of its parts (on stderr)."""
     settings, (model, tokenizer) = arguments.settings, _load_model(arguments)
     found, limit = arguments.conversations, settings.max_prompt_tokens
+    whole = not is_of_small_world(settings.model)  # which has never read a summary
     numbered = [number_speakers(conversation.turns) for conversation in found]
     if arguments.keep_names:
         numbered = [(conversation.turns, {}) for conversation in found]
 
+    def ask(prompts: list[str]) -> list[str]:
+        options = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
+        return generate(model, tokenizer, prompts, **options)
+
     def tell(index: int, parts: list[list[Turn]], summaries: list[str]) -> None:
-        place = f"{found[index].place}: longer than max_prompt_tokens={limit}"
-        print(f"{place}, so in {len(parts)} parts, then as a whole", file=sys.stderr)
+        how = f"in {len(parts)} parts{', then as a whole' if whole else ''}"
+        print(f"{found[index].place}: over max_prompt_tokens={limit}, so {how}", file=sys.stderr)
         for number, (part, summary) in enumerate(zip(parts, summaries, strict=True), start=1):
             summary = restore_names(summary, numbered[index][1])
             print(f"  part {number}, {len(part)} turns: {summary}", file=sys.stderr)
 
-    options = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
-    summaries = summarize_in_parts(
-        [turns for turns, _ in numbered],
-        lambda prompts: generate(model, tokenizer, prompts, **options),
-        tokenizer,
-        limit,
-        tell,
-    )
+    turns = [turns for turns, _ in numbered]
+    summaries = summarize_in_parts(turns, ask, tokenizer, limit, tell, whole)
     for summary, (_, names) in zip(summaries, numbered, strict=True):
         print(restore_names(summary, names))
 

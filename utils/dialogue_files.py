@@ -145,13 +145,24 @@ def _slack_users(path: Path) -> dict[str, str]:
     return {}
 
 
-def check_words(texts: Sequence[str], model: str, limit: float = 0.2) -> None:
-    """Raise ValueError if a model of the small world does not know a text's words.
+def is_of_small_world(model: str) -> bool:
+    """Return whether a model has a vocabulary of the small world, as it keeps in fine-tuning."""
+    own = _vocabulary(Path(model))
+    return own is not None and own in map(_vocabulary, (OFFLINE / "t5", OFFLINE / "judge"))
 
-    That is so if more than a share of `limit` of them are new to it. A model is of the small world
-    if it has its vocabulary, as it still has after fine-tuning.
+
+def _vocabulary(model: Path) -> int | None:
+    """Return the number of tokens that the model in a folder knows."""
+    file = model / "config.json"
+    return json.loads(file.read_text(encoding="utf-8"))["vocab_size"] if file.is_file() else None
+
+
+def check_words(texts: Sequence[str], model: str, limit: float = 0.2) -> None:
+    """Raise ValueError if a text has more than a share of `limit` of words unknown to a model.
+
+    Only models of the small world are asked.
     """
-    if _vocabulary(Path(model)) not in map(_vocabulary, (OFFLINE / "t5", OFFLINE / "judge")):
+    if not is_of_small_world(model):
         return
     known = set((OFFLINE / "data" / "words.txt").read_text(encoding="utf-8").split())
     for number, said in enumerate(texts, start=1):
@@ -162,9 +173,3 @@ def check_words(texts: Sequence[str], model: str, limit: float = 0.2) -> None:
                 f"text {number}: {share:.0%} of its words are unknown to the small world's model, "
                 "which would only guess. Use the real models: choose the preset cpu or gpu"
             )
-
-
-def _vocabulary(model: Path) -> int | None:
-    """Return the number of tokens that the model in a folder knows."""
-    file = model / "config.json"
-    return json.loads(file.read_text(encoding="utf-8"))["vocab_size"] if file.is_file() else None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from processes import run
@@ -44,13 +45,36 @@ def test_summarize_prints_the_labs_summaries_one_a_line_from_every_source(
     assert told("summarize", *OFFLINE, str(rows)).out.splitlines() == summaries
 
 
-def test_summarize_goes_by_parts_through_a_long_conversation_and_says_so(tmp_path, told, dialogues):
-    text = tmp_path / "own.txt"
-    text.write_text("\n".join(dialogues), encoding="utf-8")
-    printed = told("summarize", *OFFLINE, str(text), "--set", "max_prompt_tokens=80")
-    assert len(printed.out.splitlines()) == 1
-    assert "own.txt, line 1: longer than max_prompt_tokens=80, so in " in printed.err
-    assert printed.err.count("  part ") >= 3
+LONG = ("--set", "max_prompt_tokens=80")
+
+
+def test_summarize_prints_what_the_small_world_says_of_the_parts_of_a_long_conversation(
+    tmp_path, told, dialogues
+):
+    (tmp_path / "own.txt").write_text("\n".join(dialogues), encoding="utf-8")
+    printed = told("summarize", *OFFLINE, str(tmp_path / "own.txt"), *LONG)
+    said = re.findall(r"  part \d+, \d+ turns: (.*)", printed.err)
+    assert f"own.txt, line 1: over max_prompt_tokens=80, so in {len(said)} parts\n" in printed.err
+    assert len(said) > 3 and printed.out == " ".join(said) + "\n"
+
+
+def test_summarize_goes_on_to_the_whole_with_a_model_that_knows_more_than_the_small_world(
+    tmp_path, told, dialogues, monkeypatch
+):
+    monkeypatch.setattr("utils.commands.is_of_small_world", lambda model: False)
+    asked = []
+    monkeypatch.setattr(
+        "utils.commands.generate",
+        lambda model, tokenizer, prompts, **_: (
+            asked.append(prompts) or ["#Person2# asks."] * len(prompts)
+        ),
+    )
+    own = "\n".join(dialogues).replace("#Person2#:", "Tom:")
+    (tmp_path / "own.txt").write_text(own, encoding="utf-8")
+    printed = told("summarize", *OFFLINE, str(tmp_path / "own.txt"), *LONG)
+    assert printed.out == "Tom asks.\n" and "part 2, " in printed.err
+    assert len(asked) > 1 and "#Person2# asks.\n#Person2# asks.\n" in asked[1][0]
+    assert "parts, then as a whole" in printed.err and "turns: Tom asks." in printed.err
 
 
 def test_summarize_names_the_speakers_that_the_model_reads_as_numbers(

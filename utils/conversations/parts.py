@@ -18,12 +18,13 @@ def summarize_in_parts(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
     tell: Callable[[int, list[list[Turn]], list[str]], None] = lambda *_: None,
+    whole: bool = True,
 ) -> list[str]:
     """Summarize each conversation with prompts of at most `max_tokens`.
 
     A conversation that exceeds them is split between turns, `summarize` (prompts to summaries) is
-    called for all parts, and their summaries are summarized in turn. `tell` is called with the
-    conversation's index, its parts, and their summaries.
+    called for all parts, and their summaries are summarized in turn, or only joined unless `whole`.
+    `tell` is called with the conversation's index, its parts, and their summaries.
 
     Raises ValueError as `split_at_turns` does, or if the summaries are not shorter than the parts.
     """
@@ -42,11 +43,12 @@ def summarize_in_parts(
         waiting = {}
         for i, own in parts.items():
             said = [" ".join(next(summaries).split()) for _ in own]
-            if len(own) == 1:
-                done[i] = said[0]
-            else:
+            if len(own) > 1:
                 tell(i, own, said)
+            if len(own) > 1 and whole:
                 waiting[i] = [Turn("", text) for text in said]
+            else:
+                done[i] = " ".join(said)
     return [done[i] for i in range(len(conversations))]
 
 

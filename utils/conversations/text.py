@@ -69,11 +69,9 @@ def read(
 
 
 def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[str, str]:
-    """Map each name in front of lines, in lower case, to the speaker's name.
+    """Map what stands in front of lines, in lower case, to the speaker; `speakers` are all names.
 
-    A name recurs, or it has capitals, or every line has one; with `speakers`, these are all names.
-
-    Raises ValueError if something can be a name or not, or if one of `speakers` says nothing.
+    Raises ValueError if something may be a name or not, or if one of `speakers` says nothing.
     """
     told = [(line, match_name(line.text)) for line in lines if not line.speaker]
     found = [(line, name) for line, name in told if name]
@@ -84,21 +82,15 @@ def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[s
             raise ValueError(f"--speakers {name!r}: no line of the file begins with it and a colon")
     if speakers:
         return {name.casefold(): name for name in speakers}
-    names: dict[str, str] = {}
-    doubts: list[str] = []
-    every = len(found) == len(told)
     capitals = any(not name[0].islower() for _, name in found)
+    names, doubts = {}, []
     for line, name in found:
-        folded, words = name.casefold(), name.split()
-        unlike = name[0].islower() and capitals and (len(words) > 1 or line.text[0] in "-*•")
-        usual = every and not unlike
-        doubtful = NO_NAME.fullmatch(folded.rstrip(".")) or not (usual or _capitals(name))
-        if len(words) > 4 and not _capitals(name):
-            continue  # a sentence with a colon
-        if counts[folded] > 1 or not doubtful:
-            names.setdefault(folded, name)
-        else:
+        unlike = name[0].islower() and capitals and (" " in name or line.text[0] in "-*•")
+        usual = len(found) == len(told) and not unlike
+        if (is_name := _is_name(name, counts[name.casefold()] > 1, usual)) is None:
             doubts.append(f'{line.place}: is "{name}" a speaker, or a part of the text?')
+        elif is_name:
+            names.setdefault(name.casefold(), name)
     if doubts:
         known = " ".join(f'"{name}"' for name in [*tagged, *names.values()])
         raise ValueError(
@@ -106,6 +98,20 @@ def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[s
         )
     bare = {folded: re.sub(r"\s*\([^()]*\)$", "", folded) for folded in names}  # Anna (laughing)
     return {folded: names.get(bare[folded], name) for folded, name in names.items()}
+
+
+def _is_name(name: str, recurs: bool, usual: bool) -> bool | None:
+    """Return whether words in front of a colon are a name, or None if that cannot be told.
+
+    They are `usual` if every line has some, and these look like the others.
+    """
+    capitals = [not word[0].islower() for word in name.split() if not PARTICLE.fullmatch(word)]
+    if len(name.split()) > 4 and not all(capitals):
+        return False  # a sentence
+    if recurs:
+        return True
+    sure = usual or (any(capitals) and all(capitals))
+    return True if sure and not NO_NAME.fullmatch(name.casefold().rstrip(".")) else None
 
 
 def assign(lines: Sequence[Line], names: dict[str, str], named: bool = True) -> list[Turn]:
@@ -137,8 +143,3 @@ def match_name(text: str) -> str:
     name = (match["nick"] or match["name"]).strip(" *_[]-–") if match else ""
     numbered = re.fullmatch(r"#Person(\d+)#?", name, re.IGNORECASE)  # DialogSum misspells some
     return f"#Person{numbered[1]}#" if numbered else name
-
-
-def _capitals(name: str) -> bool:
-    words = [word for word in name.split() if not PARTICLE.fullmatch(word)]
-    return bool(words) and not any(word[0].islower() for word in words)

@@ -109,6 +109,13 @@ def test_the_summaries_of_parts_are_summarized_until_one_is_left(tiny_tokenizer)
     assert [turn for part in parts for turn in part] == long
 
 
+def test_the_summaries_of_parts_are_joined_for_a_model_that_cannot_read_them(tiny_tokenizer):
+    long = [Turn("#Person1#", "good bad nice " * 4)] * 9
+    parts = split_at_turns(long, tiny_tokenizer, 80)
+    said = summarize_in_parts([long], lambda p: ["good"] * len(p), tiny_tokenizer, 80, whole=False)
+    assert len(parts) > 1 and said == [" ".join(["good"] * len(parts))]
+
+
 def test_summaries_that_do_not_become_shorter_are_refused(tiny_tokenizer):
     long = [Turn("#Person1#", "good bad nice " * 4)] * 9
     with pytest.raises(ValueError, match="max_prompt_tokens=80: raise it, or lower max_new_tokens"):
