@@ -9,21 +9,30 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from utils.dialogue_files import FORMATS, check_words, read_dialogues, read_lines
-from utils.settings import FIELDS, OFFLINE, PRESETS, load_settings, parse_overrides
+from utils.dialogue_files import FORMATS, check_words, read_conversations
+from utils.settings import FIELDS, load_settings, parse_overrides
 
 METHODS = ("full", "lora")
+OWN = {"summarize": "model", "toxicity": "reward_model"}  # read your own texts, with this model
 ESTIMATORS = ("gae", "rloo", "grpo")
 REPORT_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}  # others have their module's name
-SUMMARIZE = """Summarize your own dialogues, and print one summary per line, in the file's order.
+FILE = """FILE is text (a name and a colon before each turn, a blank line between conversations),
+JSON, JSONL, CSV (rows with dialogue, or with speaker and text), subtitles (.vtt, .srt), a WhatsApp
+chat, or a Slack export (a file, a folder or a zip file)."""
+SUMMARIZE = f"""Summarize your own conversations, and print one summary per line.
 
-FILE is text (one turn per line, a blank line between dialogues), JSONL (objects with the key
-dialogue) or CSV (with a column dialogue). A dialogue whose prompt would exceed max_prompt_tokens is
-split between turns, and its line holds the summaries of all its parts."""
-TOXICITY = """Print the reward model's probability of hate for each line of a text.
+{FILE}
+
+The model reads the speakers as #Person1#, #Person2#, …, as in DialogSum, and the summary names them
+again. A conversation whose prompt would exceed max_prompt_tokens is summarized in parts; then the
+summaries of its parts are summarized."""
+TOXICITY = f"""Print the reward model's probability of hate for each turn, or each line of a text.
+
+{FILE} No names are needed here.
 
 The classifier measures hate toward groups, not rudeness, and makes mistakes: see Lab 3."""
 FINETUNE = """Fine-tune as Lab 2 does, score on the test split, and save the model with its card.
@@ -67,17 +76,20 @@ def _parser() -> argparse.ArgumentParser:
     labs = _add(subparsers, "labs", "Run the notebooks, and write their pages and results.")
     labs("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="labs to run")
     summarize = _add(subparsers, "summarize", SUMMARIZE)
-    summarize("file", metavar="FILE", help="text, JSONL or CSV; - for standard input")
-    summarize("--format", choices=FORMATS, help="FILE's format (default: by extension, else text)")
+    summarize("--speakers", nargs="+", metavar="NAME", default=(), help="all speakers of a text")
+    summarize("--keep-names", action="store_true", help="show the model names, not #Person1#")
+    summarize("--turns", action="store_true", help="print the turns instead, without a model")
     evaluate = _add(subparsers, "evaluate", "Score a model on the test split, and plot the scores.")
     toxicity = _add(subparsers, "toxicity", TOXICITY)
-    toxicity("file", metavar="FILE", help="one text per line; - for standard input")
     finetune = _add(subparsers, "finetune", FINETUNE)
     finetune("--method", choices=METHODS, default="lora", help="fine-tuning method (default: lora)")
     finetune("--quantization", choices=("8bit", "4bit"), help="quantize the base model; needs CUDA")
     ppo = _add(subparsers, "ppo", PPO)
     ppo("--estimator", choices=ESTIMATORS, default="gae", help="gae (PPO; default), rloo or grpo")
     ppo("--adapter", help="adapter to start from (default: OUTPUT_DIR/lab2/lora/best)")
+    for option in (summarize, toxicity):
+        option("file", metavar="FILE", help="your conversations; - for standard input")
+        option("--format", choices=FORMATS, help="FILE's format (default: as it looks)")
     for option in (summarize, evaluate):
         option("--adapter", help="folder of an adapter to merge into the model")
     for option in (finetune, ppo):
@@ -96,7 +108,8 @@ def _add(subparsers: Any, name: str, text: str) -> Any:
     first, layout = text.partition("\n")[0], argparse.RawDescriptionHelpFormatter
     command = subparsers.add_parser(name, help=first, description=text, formatter_class=layout)
     option = command.add_argument
-    option("--preset", help="offline, cpu, gpu or auto (default: LABS_PRESET, else offline)")
+    default = "the real models" if name in OWN else "offline"
+    option("--preset", help=f"offline, cpu, gpu or auto (default: LABS_PRESET, else {default})")
     about = "settings to change (write FILE before them): --set train_dialogues=500 seed=1"
     option("--set", nargs="+", action="extend", metavar="NAME=VALUE", default=[], help=about)
     return option
@@ -105,7 +118,7 @@ def _add(subparsers: Any, name: str, text: str) -> Any:
 def _check_input(arguments: argparse.Namespace) -> None:
     """Check the arguments, and add the settings, training arguments and texts of FILE to them.
 
-    The default preset is "offline", which needs no network.
+    The default preset is "offline", which needs no network, and the real models for one's own text.
     """
     given, command = vars(arguments), arguments.command
     trains = command in ("finetune", "ppo")
@@ -113,23 +126,45 @@ def _check_input(arguments: argparse.Namespace) -> None:
     changes = {name: overrides.pop(name) for name in list(overrides) if name not in FIELDS}
     if given.get("output_dir"):
         overrides["output_dir"] = arguments.output_dir
-    preset = arguments.preset or os.environ.get("LABS_PRESET") or "offline"
-    arguments.settings = settings = load_settings(preset, **overrides)
+    preset = arguments.preset or os.environ.get("LABS_PRESET")
+    if command in OWN:
+        _read_own(arguments)
+        preset = _real_models(arguments.cpu) if preset in (None, "", "auto") else preset
+    arguments.settings = settings = load_settings(preset or "offline", **overrides)
     if command == "ppo" and arguments.adapter is None:
         arguments.adapter = Path(settings.output_dir) / "lab2" / "lora" / "best"
     if given.get("adapter"):
         settings.check_adapter(arguments.adapter)
     if trains:
         arguments.changes = _checkpoints_and_report(arguments) | changes
-    if command == "summarize":
-        arguments.texts = read_dialogues(arguments.file, arguments.format)
-    elif command == "toxicity":
-        arguments.texts = read_lines(arguments.file)
-    used = {"summarize": "model", "toxicity": "reward_model"}.get(command)
-    if used and getattr(settings, used) == PRESETS["offline"][used]:
-        check_words(arguments.texts, OFFLINE / "data" / "words.txt")
+    if command in OWN:
+        check_words(arguments.texts, getattr(settings, OWN[command]))
     used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
     print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
+    for conversation in arguments.conversations[:20] if command in OWN else ():
+        print(conversation.contents, file=sys.stderr)
+
+
+def _read_own(arguments: argparse.Namespace) -> None:
+    """Read the conversations of FILE, or, with --turns, print them and stop."""
+    summarize = arguments.command == "summarize"
+    names = {"speakers": arguments.speakers} if summarize else {"named": False}
+    found = read_conversations(arguments.file, arguments.format, **names)
+    if summarize and arguments.turns:
+        print("\n\n".join(map(str, found)))
+        raise SystemExit
+    own = [[turn.text for turn in conversation.turns] for conversation in found]
+    arguments.conversations = found
+    arguments.texts = [" ".join(texts) for texts in own] if summarize else list(chain(*own))
+
+
+def _real_models(cpu: bool) -> str:
+    """Return the preset of the real models that fits this machine."""
+    if not cpu:
+        import torch
+
+        cpu = not torch.cuda.is_available()
+    return "cpu" if cpu else "gpu"
 
 
 def _checkpoints_and_report(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils import detox, results
+from utils.conversations.parts import summarize_in_parts
+from utils.conversations.turns import Turn, number_speakers, restore_names
 from utils.data import load_splits
-from utils.dialogue_files import split_at_turns
+from utils.dialogue_files import is_of_small_world
 from utils.faithfulness import load_facts
 from utils.finetuning import fine_tune, finetune_arguments
 from utils.generation import generate
@@ -20,7 +22,6 @@ from utils.model_card import write_model_card
 from utils.models import load_model
 from utils.ppo import PPOTrainer
 from utils.ppo.checkpointing import last_whole_checkpoint
-from utils.prompts import build_prompt
 from utils.rouge import human_agreement, lead
 from utils.settings import Settings, parse_overrides
 from utils.statistics import confidence_interval
@@ -46,17 +47,29 @@ def labs(arguments: Namespace) -> None:
 
 
 def summarize(arguments: Namespace) -> None:
-    """Print a summary of each dialogue; a dialogue that is too long is summarized in parts."""
+    """Print a summary of each conversation; of a long one, also those of its parts (on stderr)."""
     settings, (model, tokenizer) = arguments.settings, _load_model(arguments)
-    limit = settings.max_prompt_tokens
-    parts = [split_at_turns(dialogue, tokenizer, limit) for dialogue in arguments.texts]
-    prompts = [build_prompt(part) for own in parts for part in own]
-    options = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
-    summaries = iter(generate(model, tokenizer, prompts, **options))
-    for number, own in enumerate(parts, start=1):
-        if len(own) > 1:
-            print(f"dialogue {number} is long: summarized in {len(own)} parts", file=sys.stderr)
-        print(" ".join(" ".join(next(summaries).split()) for _ in own))
+    found, limit = arguments.conversations, settings.max_prompt_tokens
+    whole = not is_of_small_world(settings.model)  # which has never read a summary
+    numbered = [number_speakers(conversation.turns) for conversation in found]
+    if arguments.keep_names:
+        numbered = [(conversation.turns, {}) for conversation in found]
+
+    def ask(prompts: list[str]) -> list[str]:
+        options = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
+        return generate(model, tokenizer, prompts, **options)
+
+    def tell(index: int, parts: list[list[Turn]], summaries: list[str]) -> None:
+        how = f"in {len(parts)} parts{', then as a whole' if whole else ''}"
+        print(f"{found[index].place}: over max_prompt_tokens={limit}, so {how}", file=sys.stderr)
+        for number, (part, summary) in enumerate(zip(parts, summaries, strict=True), start=1):
+            summary = restore_names(summary, numbered[index][1])
+            print(f"  part {number}, {len(part)} turns: {summary}", file=sys.stderr)
+
+    turns = [turns for turns, _ in numbered]
+    summaries = summarize_in_parts(turns, ask, tokenizer, limit, tell, whole)
+    for summary, (_, names) in zip(summaries, numbered, strict=True):
+        print(restore_names(summary, names))
 
 
 def toxicity(arguments: Namespace) -> None:
@@ -66,8 +79,9 @@ def toxicity(arguments: Namespace) -> None:
         read = f"only its first {scorer.max_tokens} tokens are read"
         print(f"text {number + 1} is long: {read}", file=sys.stderr)
     scores = pd.DataFrame({"hate": scorer.probability(arguments.texts)})
-    for probability, text in zip(scores["hate"], arguments.texts, strict=True):
-        print(f"{probability:.3f}\t{text}")
+    turns = [turn for conversation in arguments.conversations for turn in conversation.turns]
+    for probability, turn in zip(scores["hate"], turns, strict=True):
+        print(f"{probability:.3f}\t{turn}")
     if len(scores) > 1:
         mean = confidence_interval(scores, seed=arguments.settings.seed).loc["hate"]
         interval = f"mean {mean['mean']:.3f}, 95% interval {mean['low']:.3f} to {mean['high']:.3f}"

@@ -1,131 +1,173 @@
-"""Read your own dialogues from a file, check their words, and split those that are too long."""
+"""Read your own conversations from files, and check whether a model knows their words."""
 
 from __future__ import annotations
 
-import csv
-import io
+import codecs
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from utils.conversations import slack, tables, text, whatsapp
+from utils.conversations.turns import Conversation
+from utils.settings import OFFLINE
 
-FORMATS = ("text", "jsonl", "csv")
+FORMATS = ("text", "transcript", "jsonl", "json", "csv", "vtt", "srt", "whatsapp", "slack")
+SUFFIXES = {name: name for name in ("jsonl", "json", "csv", "vtt", "srt")}
+SUFFIXES |= {"ndjson": "jsonl", "tsv": "csv"}
+MARKS = {  # byte order marks; that of UTF-32 begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def read_dialogues(path: str, file_format: str | None = None) -> list[str]:
-    """Read the dialogues of a file, or of standard input for "-".
+    """Read dialogues as `read_conversations` does, as texts with one turn on each line."""
+    return [str(conversation) for conversation in read_conversations(path, file_format)]
 
-    `file_format` is "csv" (with a column dialogue), "jsonl" (one object with the key dialogue per
-    line) or "text" (one turn per line, a blank line between dialogues). By default it follows the
-    file's extension; a file with another extension is read as text.
 
-    Raises OSError if the file cannot be read, and ValueError if its format or encoding is wrong, it
-    has no dialogue, or a row has none; the message names the row.
+def read_conversations(
+    path: str, file_format: str | None = None, speakers: Sequence[str] = (), named: bool = True
+) -> list[Conversation]:
+    """Read the conversations of a file, of a folder or zip file, or of standard input for "-".
+
+    By default, the format follows the file's extension and content: "text" (one turn on each line,
+    a blank line between conversations), "transcript" (a text that is one conversation), "jsonl",
+    "json", "csv", "vtt", "srt", "whatsapp" or "slack". `speakers` are all names of speakers, for a
+    text that does not tell them. Unless `named`, turns need no speaker, and each line of a text is
+    a turn.
+
+    Raises OSError if the file cannot be read, and ValueError if its format or encoding is wrong, or
+    it does not tell its turns and speakers; the message names the place and the remedy.
     """
-    text, suffix = _read_text(path), Path(path).suffix.removeprefix(".").lower()
-    if file_format is None and suffix in ("json", "tsv", "xlsx", "docx", "pdf"):
+    file, users = Path(path), {}
+    if path == "-":
+        content = sys.stdin.buffer.read()
+    elif file.is_dir() or file.suffix.lower() == ".zip":
+        files = _files_in(file)
+        if len(files) != 1 or file.is_dir():
+            values = {name: _json(files[name], name) for name in files if name.endswith(".json")}
+            return slack.channels(values, path, _slack_users(file))
+        ((name, content),) = files.items()
+        path = f"{path}/{name}"
+    else:
+        content = file.read_bytes()
+        users = _slack_users(file) if file.suffix.lower() == ".json" else {}
+    return parse_conversations(content, path, file_format, speakers, named, users)
+
+
+def parse_conversations(
+    content: bytes,
+    path: str,
+    file_format: str | None = None,
+    speakers: Sequence[str] = (),
+    named: bool = True,
+    users: Mapping[str, str] | None = None,
+) -> list[Conversation]:
+    """Read the conversations of a file's content, as `read_conversations` does."""
+    decoded = _decode(content, path)
+    suffix = PurePosixPath(path.lower()).suffix.removeprefix(".")
+    file_format = file_format or SUFFIXES.get(suffix) or format_of(decoded, path)
+    options = {"speakers": speakers, "named": named}
+    if file_format in ("json", "jsonl", "csv", "slack"):
+        readers = {"jsonl": tables.jsonl_rows, "csv": tables.csv_rows}
+        rows = readers.get(file_format, tables.json_rows)(decoded, path)
+        found = tables.read(list(rows), path, **options, users=users)
+    elif file_format in ("vtt", "srt"):
+        from utils.conversations import subtitles  # its library takes a while
+
+        found = [subtitles.read(decoded, path, file_format, **options)]
+    elif file_format == "whatsapp":
+        found = [whatsapp.read(decoded, path)]
+    else:
+        whole = {"transcript": True, "text": False}.get(file_format)
+        found = text.read(decoded, path, **options, whole=whole)
+    if found := [conversation for conversation in found if conversation.turns]:
+        return found
+    kind = "dialogue" if named else "text"
+    raise ValueError(f'{path} holds no {kind}: write at least one turn, such as "Anna: Hello."')
+
+
+def format_of(decoded: str, path: str) -> str | None:
+    """Return the format that a text shows, or None for plain text."""
+    if decoded.lstrip().startswith("WEBVTT"):
+        return "vtt"
+    if re.match(r"\s*\d+\n\d+:\d\d:\d\d[,.]\d+ *-->", decoded):
+        return "srt"
+    if re.match(r"\s*(\[\s*)*[\[{]\s*[\"{\[]", decoded):
+        raise ValueError(f"{path} looks like JSON: give --format json, jsonl or text")
+    return "whatsapp" if whatsapp.is_export(decoded) else None
+
+
+def _decode(content: bytes, path: str) -> str:
+    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark, and end all lines alike."""
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8-sig")
+    try:
+        decoded = content.decode(encoding)
+        if "\0" in decoded:
+            raise ValueError("it holds zero bytes")
+    except ValueError as error:
+        name = encoding.removesuffix("-sig").upper()
         raise ValueError(
-            f"{path}: .{suffix} is not one of {', '.join(FORMATS)}: convert it, or give --format"
-        )
-    read = {"csv": _from_csv, "jsonl": _from_jsonl}.get(file_format or suffix, _from_text)
-    dialogues = [dialogue.strip() for dialogue in read(path, text)]
-    if not dialogues:
-        raise ValueError(f"{path} holds no dialogue: write one turn on each line of the file")
-    if "" in dialogues:
-        number = dialogues.index("") + 1
-        raise ValueError(f"{path}: dialogue {number} is empty: fill it in, or remove the row")
-    return dialogues
+            f"{path} is not {name} ({error}): save it with that encoding, as text"
+        ) from None
+    return decoded.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: str) -> list[str]:
-    """Read the lines of a file, or of standard input for "-", and skip blank lines.
-
-    Raises OSError if the file cannot be read, and ValueError if it is not UTF-8 or holds no text.
-    """
-    lines = [line for line in _read_text(path).splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} holds no text: write one on each line")
-    return lines
-
-
-def _read_text(path: str) -> str:
-    """Read a UTF-8 file, with or without a byte order mark."""
-    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+def _files_in(path: Path) -> dict[str, bytes]:
+    """Return the JSON files of a folder, or the files of a zip file that can be read, by name."""
+    if path.is_dir():
+        files = sorted(path.rglob("*.json"))
+        return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+    ends = (".txt", *(f".{suffix}" for suffix in SUFFIXES))
     try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}): save it with that encoding") from None
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in sorted(archive.namelist()) if "__MACOSX" not in name]
+            return {name: archive.read(name) for name in names if name.lower().endswith(ends)}
+    except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: it has a password
+        raise ValueError(f"{path} cannot be unpacked ({error}): unpack it yourself") from None
 
 
-def _from_text(path: str, text: str) -> Iterator[str]:
-    lines = [line if line.strip() else "" for line in text.splitlines()]
-    return filter(None, "\n".join(lines).strip("\n").split("\n\n"))
+def _json(content: bytes, path: str) -> Any:
+    return tables.parse_json(_decode(content, path), path, "export it again")
 
 
-def _from_csv(path: str, text: str) -> Iterator[str]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        if "dialogue" not in (rows.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {rows.fieldnames}: call one of them dialogue")
-        yield from (row["dialogue"] or "" for row in rows)
-    except csv.Error as error:
-        place = f"{path}, after line {rows.line_num}"
-        raise ValueError(f"{place}: this is not CSV ({error}): check its quotes") from None
+def _slack_users(path: Path) -> dict[str, str]:
+    """Return the names in the users.json of the export that a folder or file belongs to."""
+    for folder in (path, *path.resolve().parents[:2]):
+        if (folder / "users.json").is_file():
+            return slack.user_names(_json((folder / "users.json").read_bytes(), "users.json"))
+    return {}
 
 
-def _from_jsonl(path: str, text: str) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place} is not JSON ({error}): one object per line") from None
-        if not isinstance(row, dict) or not isinstance(row.get("dialogue"), str):
-            raise ValueError(f'{place} has no text under "dialogue"')
-        if any("\ud800" <= character <= "\udfff" for character in row["dialogue"]):
-            raise ValueError(f"{place} holds half a character (a lone surrogate): replace it")
-        yield row["dialogue"]
+def is_of_small_world(model: str) -> bool:
+    """Return whether a model has a vocabulary of the small world, as it keeps in fine-tuning."""
+    own = _vocabulary(Path(model))
+    return own is not None and own in map(_vocabulary, (OFFLINE / "t5", OFFLINE / "judge"))
 
 
-def split_at_turns(dialogue: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[str]:
-    """Split a dialogue between turns into the fewest parts whose prompts fit into `max_tokens`.
+def _vocabulary(model: Path) -> int | None:
+    """Return the number of tokens that the model in a folder knows."""
+    file = model / "config.json"
+    return json.loads(file.read_text(encoding="utf-8"))["vocab_size"] if file.is_file() else None
 
-    Raises ValueError if a single turn is too long.
+
+def check_words(texts: Sequence[str], model: str, limit: float = 0.2) -> None:
+    """Raise ValueError if a text has more than a share of `limit` of words unknown to a model.
+
+    Only models of the small world are asked.
     """
-    from utils.prompts import build_prompt, count_tokens
-
-    parts: list[str] = []
-    for turn in filter(str.strip, dialogue.splitlines()):
-        longer = f"{parts[-1]}\n{turn}" if parts else turn
-        if parts and count_tokens(tokenizer, build_prompt(longer)) <= max_tokens:
-            parts[-1] = longer
-        elif (tokens := count_tokens(tokenizer, build_prompt(turn))) <= max_tokens:
-            parts.append(turn)
-        else:
-            raise ValueError(
-                f"the turn {turn[:60]!r}… makes a prompt of {tokens} tokens, more than "
-                f"max_prompt_tokens={max_tokens}: break it into lines, or raise the setting"
-            )
-    return parts
-
-
-def check_words(texts: Sequence[str], known: Path, limit: float = 0.2) -> None:
-    """Raise ValueError if more than a share of `limit` of a text's words are not in a file.
-
-    `known` lists the words that the small world's models were trained on, in lower case.
-    """
-    words = set(known.read_text(encoding="utf-8").split())
-    for number, text in enumerate(texts, start=1):
-        said = re.findall(r"[^\W\d_]+", text.lower())
-        share = sum(word not in words for word in said) / max(1, len(said))
+    if not is_of_small_world(model):
+        return
+    known = set((OFFLINE / "data" / "words.txt").read_text(encoding="utf-8").split())
+    for number, said in enumerate(texts, start=1):
+        words = re.findall(r"[^\W\d_]+", said.lower())
+        share = sum(word not in known for word in words) / max(1, len(words))
         if share > limit:
             raise ValueError(
                 f"text {number}: {share:.0%} of its words are unknown to the small world's model, "

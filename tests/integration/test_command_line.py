@@ -43,7 +43,7 @@ BAD_INPUT = [
     ("summarize empty.txt", "empty.txt holds no dialogue"),
     ("toxicity empty.txt", "empty.txt holds no text"),
     ("summarize bad.jsonl", "bad.jsonl, line 2 is not JSON"),
-    ("summarize bad.csv", "bad.csv has the columns ['id', 'text']"),
+    ("summarize bad.csv", "bad.csv has the columns ['id', 'line']"),
     ("summarize latin.txt", "latin.txt is not UTF-8"),
     ("finetune --report-to no-such", "no-such: this package is not installed (pip install no-such"),
     ("ppo --adapter adapter --report-to no.such", "no.such: this package is not installed"),
@@ -57,8 +57,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.txt").write_text("#Person1#: Hello.", encoding="utf-8")
     (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
-    (tmp_path / "bad.jsonl").write_text('{"dialogue": "Hello."}\nHello.\n', encoding="utf-8")
-    (tmp_path / "bad.csv").write_text("id,text\n1,Hello.\n", encoding="utf-8")
+    (tmp_path / "bad.jsonl").write_text('{"dialogue": "A: Hello."}\nHello.\n', encoding="utf-8")
+    (tmp_path / "bad.csv").write_text("id,line\n1,Hello.\n", encoding="utf-8")
     (tmp_path / "latin.txt").write_text("café", encoding="latin-1")
     (tmp_path / "adapter").mkdir()
     config = '{"base_model_name_or_path": "some/model"}'

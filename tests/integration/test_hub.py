@@ -149,6 +149,19 @@ def test_a_warm_cache_needs_no_hub(home, loaded):
     assert again.items() <= loaded.items()
 
 
+# One's own text
+
+
+def test_ones_own_chat_is_summarized_and_scored_by_the_hubs_models(hub, home, loaded, tmp_path):
+    chat, stamp = tmp_path / "chat.txt", "12/08/2016, 16:20 - "
+    says = ["Zoë: Quantum chromodynamics confuses me.", "+44 7700 900123: Ask Murray Gell-Mann."]
+    chat.write_text("\n".join(stamp + said for said in says), encoding="utf-8")
+    line = ["-m", "utils", "summarize", str(chat), "--cpu", "--set", "max_new_tokens=8"]
+    assert len(ask(hub.endpoint, home, *line).split("\n")) == 2  # a line, and its end
+    scores = ask(hub.endpoint, home, "-m", "utils", "toxicity", str(chat), "--cpu").splitlines()
+    assert [row.split("\t")[1] for row in scores] == says
+
+
 # The labs
 
 SMALL = small_labs.variables(MAX_NEW_TOKENS=8)

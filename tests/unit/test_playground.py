@@ -130,16 +130,58 @@ def test_invalid_choice_is_explained_on_the_page(playground, wording, said):
     )
 
 
-def test_own_conversation_takes_the_place_of_the_dialogue_and_has_no_references(
-    tiny_t5, tiny_tokenizer
-):
+@pytest.fixture
+def real(tiny_t5, tiny_tokenizer):
+    """A playground that does not believe that it knows the small world only."""
     settings = load_settings("cpu", max_prompt_tokens=120, max_new_tokens=8, precision="fp32")
-    own = "Anna: hello <b>Tom</b>\nTom: nice"
-    playground = Playground(tiny_t5, tiny_tokenizer, TEST, TRAIN, settings, own=own)
-    assert own in playground.answer().prompt and playground.answer().rouge == {}
+
+    def make(own=""):
+        return Playground(tiny_t5, tiny_tokenizer, TEST, TRAIN, settings, own=own)
+
+    return make
+
+
+def test_own_conversation_takes_the_place_of_the_dialogue_and_has_no_references(real, monkeypatch):
+    monkeypatch.setattr("utils.lab.playground.generate", lambda *_, **__: ["#Person2# asks <b>."])
+    playground = real("Anna: hello <b>Tom</b>\n\nTom: nice")
+    answer = playground.answer()
+    assert "#Person1#: hello <b>Tom</b>\n#Person2#: nice\n" in answer.prompt
+    assert answer.summary == "Tom asks <b>." and answer.rouge == {}
     assert "&lt;b&gt;Tom" in playground.page.value and "References" not in playground.page.value
     playground.controls.own.value = ""
     assert TEST["dialogue"][0] in playground.answer().prompt
+
+
+def test_own_conversation_without_speakers_is_asked_about_on_the_page(real):
+    playground = real("hello\nworld")
+    assert "your text, line 1 has no speaker" in playground.page.value
+
+
+SUBTITLES = (
+    b"WEBVTT\n\n00:01.000 --> 00:02.000\n<v hotel clerk>good\n\n00:02.000 --> 00:03.000\nbad"
+)
+UPLOADS = [  # as ipywidgets 8 and 7 give them
+    ({"name": "a.vtt", "content": memoryview(SUBTITLES)},),
+    {"a.vtt": {"metadata": {"name": "a.vtt"}, "content": SUBTITLES}},
+]
+
+
+@pytest.mark.parametrize("files", UPLOADS)
+def test_an_uploaded_file_is_read_in_its_format(real, files):
+    playground = real()
+    playground.read_upload(files)
+    assert playground.controls.own.value == "hotel clerk: good bad"
+    assert "#Person1#: good bad\n" in playground.answer().prompt
+    playground.controls.own.value = "Anna: nice\nhello"
+    assert "#Person1#: nice hello\n" in playground.answer().prompt
+
+
+def test_an_upload_that_cannot_be_read_is_explained_on_the_page(real):
+    playground = real()
+    playground.read_upload([{"name": "a.vtt", "content": b"hello"}])
+    assert "a.vtt cannot be read as .vtt" in playground.page.value
+    playground.read_upload([{"name": "a.csv", "content": b"dialogue\nA: good\nA: bad\n"}])
+    assert "here are 2 conversations: give one of them" in playground.page.value
 
 
 def test_small_world_says_that_it_does_not_know_the_words_of_a_conversation(playground):

@@ -12,12 +12,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils import prompts
-from utils.dialogue_files import check_words
+from utils.conversations.turns import Conversation, number_speakers, restore_names
+from utils.dialogue_files import check_words, format_of, parse_conversations
 from utils.generation import generate
 from utils.rouge import rouge_scores
-from utils.settings import OFFLINE, PRESETS, Settings
+from utils.settings import Settings
 
 OWN = "Paste a conversation, one turn on each line. It takes the place of the dialogue above."
+ACCEPTED = ".txt,.json,.jsonl,.csv,.tsv,.vtt,.srt"
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,18 @@ def _controls(dialogues: Sequence[str], settings: Settings) -> SimpleNamespace:
     return controls
 
 
+def _one(found: Sequence[Conversation]) -> Conversation:
+    if len(found) > 1:
+        raise ValueError(f"here are {len(found)} conversations: give one of them")
+    return found[0]
+
+
 class Playground(widgets.VBox):
     """Widgets for choosing a prompt and a decoding method, and for reading the model's summary.
 
     `test` has columns dialogue and summaries; `train` has columns dialogue and summary and
     supplies the worked examples. `own` is a conversation of yours, which you can also paste into
-    the widgets. A page that cannot show widgets shows the first answer.
+    the widgets or upload. A page that cannot show widgets shows the first answer.
     """
 
     def __init__(
@@ -77,19 +85,27 @@ class Playground(widgets.VBox):
         test: Dataset,
         train: Dataset,
         settings: Settings,
-        own: str = "",
+        own: str | Conversation = "",
     ):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.dialogues, self.summaries = list(test["dialogue"]), list(test["summaries"])
         self.train = list(train["dialogue"]), list(train["summary"])
         self.controls = c = _controls(self.dialogues, settings)
-        c.own.value = own
+        self.own, c.own.value = own, str(own)
+        self.upload = widgets.FileUpload(description="or a file", accept=ACCEPTED)
         self.button = widgets.Button(description="Summarize", button_style="primary")
         self.page = widgets.HTML(layout={"width": "95%"})
-        rows = [c.dialogue], [c.own], [c.template_name, c.shots, c.selection], [c.template]
+        rows = (
+            [c.dialogue],
+            [c.own],
+            [self.upload],
+            [c.template_name, c.shots, c.selection],
+            [c.template],
+        )
         rows += [c.decoding, c.temperature, c.top_p], [c.penalty, c.new_tokens, c.seed]
         super().__init__([widgets.HBox(row) for row in (*rows, [self.button], [self.page])])
         c.template_name.observe(self._write_template, "value")
+        self.upload.observe(lambda change: self.read_upload(change["new"]), "value")
         self.button.on_click(lambda _: self.show())
         self.show()
 
@@ -99,17 +115,17 @@ class Playground(widgets.VBox):
         try:
             self.page.value = self._render(self.answer())
         except ValueError as error:  # such as a template without {dialogue}
-            self.page.value = f"<p style='color:#b00020'>{html.escape(str(error))}</p>"
+            self._show_error(error)
         finally:
             self.button.disabled = False
 
     def answer(self) -> Answer:
         """Summarize the conversation, with the prompt and decoding set in the widgets.
 
-        Raises ValueError if the template has no {dialogue}, the conversation exceeds the budget, or
-        the small world's model does not know its words.
+        Raises ValueError if the template has no {dialogue}, the conversation exceeds the budget or
+        does not tell its speakers, or the small world's model does not know its words.
         """
-        dialogue, references = self._conversation()
+        dialogue, references, names = self._conversation()
         template, budget = self.controls.template.value, self.settings.max_prompt_tokens
         examples = prompts.fitting_examples(
             dialogue, self._examples(dialogue), template, self.tokenizer, budget
@@ -119,16 +135,33 @@ class Playground(widgets.VBox):
         (summary,) = generate(self.model, self.tokenizer, [prompt], **self.generation_config())
         rouge = rouge_scores([summary], [references]).iloc[0].to_dict() if references else {}
         tokens = prompts.count_tokens(self.tokenizer, prompt)
-        return Answer(prompt, tokens, len(examples), summary, rouge)
+        return Answer(prompt, tokens, len(examples), restore_names(summary, names), rouge)
 
-    def _conversation(self) -> tuple[str, list[str]]:
-        """Return your own conversation without references, or the chosen dialogue with its own."""
+    def _conversation(self) -> tuple[str, list[str], dict[str, str]]:
+        """Return the dialogue, its references, and the names of the speakers of your own."""
         own, number = self.controls.own.value.strip(), self.controls.dialogue.value
         if not own:
-            return self.dialogues[number], self.summaries[number]
-        if self.settings.model == PRESETS["offline"]["model"]:
-            check_words([own], OFFLINE / "data" / "words.txt")
-        return own, []
+            return self.dialogues[number], self.summaries[number], {}
+        conversation = self.own
+        if isinstance(conversation, str) or own != str(conversation):
+            file_format = format_of(own, "your text") or "transcript"
+            conversation = _one(parse_conversations(own.encode(), "your text", file_format))
+        turns, names = number_speakers(conversation.turns)
+        check_words([" ".join(turn.text for turn in turns)], self.settings.model)
+        return "\n".join(map(str, turns)), [], names
+
+    def read_upload(self, files: Any) -> None:
+        """Show an uploaded conversation, for you to check and change, or why it cannot be read."""
+        for file in files.values() if isinstance(files, dict) else files:  # ipywidgets 7 or 8
+            name = file.get("name") or file["metadata"]["name"]
+            try:
+                self.own = _one(parse_conversations(bytes(file["content"]), name))
+                self.controls.own.value = str(self.own)
+            except ValueError as error:
+                self._show_error(error)
+
+    def _show_error(self, error: ValueError) -> None:
+        self.page.value = f"<p style='color:#b00020'>{html.escape(str(error))}</p>"
 
     def generation_config(self) -> dict[str, Any]:
         """Return the arguments for `generate` that the widgets set."""
@@ -154,7 +187,7 @@ class Playground(widgets.VBox):
 
     def _render(self, answer: Answer) -> str:
         """Return the answer as HTML, with all texts escaped."""
-        _, summaries = self._conversation()
+        _, summaries, _ = self._conversation()
         references = "".join(f"<li>{html.escape(text)}</li>" for text in summaries)
         scores = ", ".join(f"{name} {100 * score:.1f}" for name, score in answer.rouge.items())
         dropped = self.controls.shots.value - answer.examples

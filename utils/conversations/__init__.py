@@ -1,0 +1,1 @@
+"""Turns and speakers of conversations in the formats that chats and meetings are kept in."""
