@@ -5,10 +5,12 @@ import re
 from statistics import median
 
 import nbformat
+import pandas as pd
 import pytest
 from course import code, core, lines, long, words
 
 from utils.lab.notebooks import ROOT
+from utils.settings import OFFLINE, load_settings
 
 LAB3 = nbformat.read(ROOT / "lab3_rlhf_detox.ipynb", 4)
 CORE = core(LAB3)
@@ -73,6 +75,14 @@ def test_text_tells_what_the_small_world_did_in_callouts_only():
     text = "\n".join(cell.source for cell in TEXTS)
     told = [line for line in text.splitlines() if re.search("small world|small model", line)]
     assert told and all(line.startswith("> **On the small world:** ") for line in told)
+
+
+def test_price_of_kl_is_the_lowest_that_costs_at_most_two_points_on_validation():
+    sweep = pd.read_csv(OFFLINE / "sweep.csv")
+    before = sweep[sweep["estimator"] == "none"].iloc[0]
+    means = sweep[sweep["estimator"] == "gae"].groupby("kl_coef")[["facts", "rouge1"]].mean()
+    fair = means[(before[["facts", "rouge1"]] - means <= 0.02).all(axis=1)]
+    assert load_settings("offline").kl_coef == fair.index.min()
 
 
 # What the stored run shows
