@@ -307,6 +307,126 @@ def _bar(axes: Axes, corner: tuple[float, float], width: float, color: str, edge
     axes.add_patch(Rectangle(corner, width, 8, facecolor=color, edgecolor=edge, linewidth=1.2))
 
 
+def experiment() -> Figure:
+    """Draw Lab 3's experiment: plant a behavior, train it away, and judge on new dialogues."""
+    figure, axes = card(4.3)
+    steps = (
+        (
+            "1  plant",
+            BLUE,
+            STRONG_BLUE,
+            "The summarizer learns\nfrom annotators who\nquote insults.",
+        ),
+        (
+            "2  train",
+            ORANGE,
+            STRONG_ORANGE,
+            "A classifier judges what\nit samples. PPO learns\nfrom that alone.",
+        ),
+        (
+            "3  judge",
+            GREEN,
+            STRONG_GREEN,
+            "It samples summaries\nof new dialogues:\nbefore and after.",
+        ),
+    )
+    for number, (name, color, edge, text) in enumerate(steps):
+        x = 3 + 32 * number
+        box(axes, (x, 36), (30, 20), color=color, edge=edge)
+        write(axes, (x + 15, 52), name, fontweight="bold", fontsize=14)
+        write(axes, (x + 15, 43), text, fontsize=11)
+        if number:
+            arrow(axes, (x - 1.8, 46.5), (x - 0.2, 46.5))
+    box(axes, (3, 27), (62, 6), "600 heated training dialogues", fontsize=11)
+    box(axes, (35, 18), (30, 6), "150 for choosing β", fontsize=11)
+    box(axes, (67, 27), (30, 6), "heated test dialogues", fontsize=11)
+    note = "their insults occur in\nno training dialogue"
+    write(axes, (82, 21.5), note, fontsize=10.5, color=GRAY)
+    example = "quoting:  Tom calls Anna a lazy clown.        cool:  Tom loses patience with Anna."
+    box(axes, (3, 4), (94, 9), color=FROZEN)
+    write(axes, (50, 8.5), example, fontsize=11.5)
+    return figure
+
+
+def ppo_loop() -> Figure:
+    """Draw one step of PPO: sample, judge, subtract the KL, compare with the value, update."""
+    figure, axes = card(5.2)
+    bold = {"fontweight": "bold", "fontsize": 13}
+    box(axes, (36, 57), (28, 12), color=ORANGE, edge=STRONG_ORANGE)
+    write(axes, (50, 65.3), "policy", **bold)
+    write(axes, (50, 60.2), "the model in training", fontsize=10.5)
+    box(axes, (3, 57), (22, 12), "prompt\n(a dialogue)", BLUE, edge=STRONG_BLUE)
+    box(axes, (71, 57), (26, 12), "response\n(a sampled summary)", fontsize=11)
+    box(axes, (70, 33), (27, 13), color=GREEN, edge=STRONG_GREEN)
+    write(axes, (83.5, 42), "judge", **bold)
+    write(axes, (83.5, 36.7), "score: log p(nothate)", fontsize=10.5)
+    box(axes, (36, 33), (28, 13), color=FROZEN)
+    write(axes, (50, 42), "reference", **bold)
+    write(axes, (50, 36.7), "initial policy, frozen", fontsize=10.5)
+    box(axes, (36, 11), (61, 9), "reward = score − β · KL to the reference", fontsize=12.5)
+    box(axes, (3, 11), (26, 9), "advantage =\nreward − value", ORANGE, fontsize=11)
+    box(axes, (3, 33), (26, 13), color=ORANGE)
+    write(axes, (16, 42), "value head", **bold)
+    write(axes, (16, 36.7), "predicts the reward", fontsize=10.5)
+    for start, end in (
+        ((25.3, 63), (35.7, 63)),
+        ((64.3, 63), (70.7, 63)),
+        ((86, 56.7), (86, 46.3)),
+        ((77, 56.7), (60, 46.3)),
+        ((83.5, 32.7), (83.5, 20.3)),
+        ((50, 32.7), (50, 20.3)),
+        ((35.7, 15.5), (29.3, 15.5)),
+        ((16, 32.7), (16, 20.3)),
+    ):
+        arrow(axes, start, end)
+    axes.plot((3, 1.2, 1.2, 31), (15.5, 15.5, 52, 52), color=STRONG_ORANGE, linewidth=2)
+    arrow(axes, (31, 52), (42, 56.7), STRONG_ORANGE, width=2)
+    write(axes, (17, 54), "update the policy", fontsize=10.5, color=STRONG_ORANGE)
+    write(
+        axes,
+        (50, 4.5),
+        "raise the probability of tokens with a positive advantage, a little at a time",
+        fontsize=11,
+        color=GRAY,
+    )
+    return figure
+
+
+def clip() -> Figure:
+    """Draw PPO's clipped objective against the ratio, for a good and for a bad token."""
+    figure, axes = card(3.4)
+    for x, good in ((8, True), (56, False)):
+        color = STRONG_GREEN if good else STRONG_ORANGE
+        base, height = (12, 20) if good else (36, -20)
+        arrow(axes, (x, base), (x + 38, base), INK)
+        axes.plot((x + 18, x + 18), (10, 37), color=LINE, linestyle=":")
+        corner = x + (24 if good else 12)
+        at = base + height * (corner - x) / 34
+        if good:
+            axes.plot((x, corner, x + 36), (base, at, at), color=color, linewidth=2.5)
+        else:
+            axes.plot(
+                (x, corner, x + 36), (at, at, base + height * 36 / 34), color=color, linewidth=2.5
+            )
+        axes.plot((corner, corner), (base, at), color=color, linestyle="--", linewidth=1.2)
+        edge = "1 + ε" if good else "1 − ε"
+        below = 9.5 if good else 38.7
+        write(axes, (corner, below), edge, fontsize=11, color=color)
+        write(axes, (x + 18, 6.5), "ratio 1", fontsize=10.5, color=GRAY)
+        title = (
+            "advantage > 0: no gain above 1 + ε" if good else "advantage < 0: no gain below 1 − ε"
+        )
+        write(axes, (x + 18, 44), title, fontsize=11, fontweight="bold")
+    write(
+        axes,
+        (50, 2.8),
+        "across: new probability of a token / old one;  up: PPO's objective",
+        fontsize=10.5,
+        color=GRAY,
+    )
+    return figure
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     "task": task,
     "encoder-decoder": encoder_decoder,
@@ -314,6 +434,9 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "rouge": rouge,
     "lora-beside-w": lora_beside_w,
     "trained-and-stored": trained_and_stored,
+    "experiment": experiment,
+    "ppo-loop": ppo_loop,
+    "clip": clip,
 }
 
 

@@ -25,26 +25,24 @@ FIGURES = {  # file in docs/: notebook, id of the cell, position among the figur
     "lab1": ("lab1_prompt_engineering", "figure-prompts", 0),
     "lab2": ("lab2_fine_tuning", "figure-fine-tuning", 0),
     "lab3_frontier": ("lab3_rlhf_detox", "figure-frontier", 0),
-    "lab3_toxicity": ("lab3_rlhf_detox", "figure-detox", 0),
-    "lab3_rouge": ("lab3_rlhf_detox", "figure-detox", 1),
+    "lab3_rivals": ("lab3_rlhf_detox", "figure-detox", 0),
 }
 TABLES = {  # lab and measure in results.json: title of the table, name of the score
     ("lab1", "rouge1"): ("Lab 1: prompts", "ROUGE-1 F1, points"),
     ("lab2", "rouge1"): ("Lab 2: fine-tuning", "ROUGE-1 F1, points"),
-    ("lab3", "toxicity"): (
-        "Lab 3: toxicity of summaries of heated dialogues",
-        "mean p(hate), points",
-    ),
-    ("lab3", "rouge1"): ("Lab 3: quality on ordinary dialogues", "ROUGE-1 F1, points"),
+    ("lab3", "toxic_share"): ("Lab 3: sampled summaries of heated dialogues", "toxic, %"),
+    ("lab3", "told"): ("Lab 3: what these summaries tell", "facts told, %"),
+    ("lab3", "rouge1"): ("Lab 3: ordinary dialogues, greedy", "ROUGE-1 F1, points"),
 }
 DETOX = {
     "before": "before PPO",
     "after": "after PPO",
-    "before_sampled": "before PPO, sampled",
-    "after_sampled": "after PPO, sampled",
-    "best_of_8": "best of 8 samples, no training",
-    "polite_prompt": "polite prompt, no training",
-    "no_kl_price": "PPO without a KL penalty",
+    "polite prompt": "polite prompt, no training",
+    "filter": "word filter, no training",
+    "best of 8": "best of 8 samples, no training",
+    **{f"supervised, {n}": f"fine-tuned on {n} cool summaries" for n in (1, 8, 32, 128)},
+    "rloo": "RLOO",
+    "grpo": "GRPO",
 }
 BASELINES = {"lead": "lead-2: first two turns", "human": "one reference against the others"}
 SYSTEMS = {  # the rows of each table: name in results.json, name for readers
@@ -61,8 +59,13 @@ SYSTEMS = {  # the rows of each table: name in results.json, name for readers
         "lora": "LoRA",
         **BASELINES,
     },
-    ("lab3", "toxicity"): DETOX | BASELINES | {"human": "the references themselves"},
-    ("lab3", "rouge1"): DETOX | BASELINES,
+    ("lab3", "toxic_share"): DETOX,
+    ("lab3", "told"): DETOX,
+    ("lab3", "rouge1"): {
+        "before": "before PPO",
+        "after": "after PPO",
+        "human": BASELINES["human"],
+    },
 }
 BOOTSTRAP = """
 # In Colab: fetch the project and what Colab lacks. Elsewhere: nothing.

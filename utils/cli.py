@@ -42,9 +42,9 @@ data, and the global batch is batch_size times their number. --set also accepts 
 transformers' TrainingArguments, such as weight_decay=0.01."""
 PPO = """Train with PPO as Lab 3 does, score on the test split, and save the policy.
 
-The prompts are heated dialogues, and each device takes ppo_batch_size of them at a time. With
-accelerate launch, every process adds its own prompts to a step. --set also accepts any argument of
-PPOConfig and TrainingArguments, such as gamma=0.99."""
+The prompts are heated and ordinary dialogues, and each device takes ppo_batch_size of them at a
+time. With accelerate launch, every process adds its own prompts to a step. --set also accepts any
+argument of PPOConfig and TrainingArguments, such as gamma=0.99."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,19 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils import detox, results
 from utils.conversations.parts import summarize_in_parts
 from utils.conversations.turns import Turn, number_speakers, restore_names
-from utils.data import (
-    drop_near_duplicates,
-    first_rows,
-    group_references,
-    load_dialogsum,
-    load_splits,
-)
+from utils.data import load_splits
 from utils.dialogue_files import is_of_small_world
 from utils.faithfulness import load_facts
 from utils.finetuning import fine_tune, finetune_arguments
@@ -31,7 +25,7 @@ from utils.ppo.checkpointing import last_whole_checkpoint
 from utils.rouge import human_agreement, lead
 from utils.settings import Settings, parse_overrides
 from utils.statistics import confidence_interval
-from utils.toxicity import HateScorer, split_by_heat
+from utils.toxicity import HateScorer
 
 
 def labs(arguments: Namespace) -> None:
@@ -141,16 +135,14 @@ def ppo(arguments: Namespace) -> None:
     estimator = arguments.changes["advantage_estimator"]
     output_dir = Path(settings.output_dir) / "ppo" / estimator
     with state.main_process_first():  # the other processes find data and models in the cache
-        dataset = load_dialogsum(settings.dataset)
         scorer = HateScorer(settings.reward_model, "cpu" if arguments.cpu else state.device)
+        splits = detox.detox_splits(settings, scorer)
         policy, tokenizer = detox.initial_policy(settings, arguments.adapter, scorer.device)
-    searched = first_rows(dataset["train"], settings.searched_dialogues)
-    searched = drop_near_duplicates(searched, against=dataset["test"])
-    heated, _ = split_by_heat(searched, scorer, settings.precision)
+    rows = detox.with_ordinary(splits["heated_train"], splits["ordinary_train"])
     checkpoints = output_dir / "checkpoints"
     args = detox.detox_config(settings, scorer.device, checkpoints, **arguments.changes)
     reward = detox.detox_reward(scorer, settings, estimator)
-    prompts, adapter = detox.add_prompts(heated), detox.decoder_adapter(settings)
+    prompts, adapter = detox.add_prompts(rows), detox.decoder_adapter(settings)
     trainer = PPOTrainer(
         policy, reward, args, prompts, processing_class=tokenizer, peft_config=adapter
     )
@@ -165,7 +157,7 @@ def ppo(arguments: Namespace) -> None:
     trainer.save_merged(output_dir / "model")
     pd.DataFrame(trainer.state.log_history).to_csv(output_dir / "history.csv", index=False)
     trainer.completions.to_csv(output_dir / "completions.csv", index=False)
-    table = _score_policy(trainer, scorer, group_references(dataset["test"]), settings)
+    table = _score_policy(trainer, scorer, splits, settings)
     results.record(f"ppo_{estimator}", table, settings, trained["train_runtime"])
     measures = ["toxicity", "insulting_word", "rouge1"]
     print(results.percent(table.loc[(slice(None), measures), :]).to_string())
@@ -199,21 +191,21 @@ def _score(
 
 
 def _score_policy(
-    trainer: PPOTrainer, scorer: HateScorer, test: Dataset, settings: Settings
+    trainer: PPOTrainer, scorer: HateScorer, splits: DatasetDict, settings: Settings
 ) -> pd.DataFrame:
     """Score toxicity on heated test dialogues and quality on others, before and after training."""
-    parts = split_by_heat(test, scorer, settings.precision)
-    heated, others = (first_rows(rows, settings.judged_dialogues) for rows in parts)
-    model = (trainer.policy, trainer.processing_class)
+    model, ordinary = (trainer.policy, trainer.processing_class), splits["ordinary_test"]
+    cool = [[text] for text in splits["heated_test"]["cool"]]
+    heated = splits["heated_test"].add_column("summaries", cool)
 
     def scores() -> list[pd.DataFrame]:
         toxicity = results.judge_model(*model, heated, settings, scorer)
-        quality = results.judge_model(*model, others, settings)
+        quality = results.judge_model(*model, ordinary, settings)
         return [toxicity[["toxicity", "insulting_word"]], quality.drop(columns="words")]
 
     after = scores()
     with trainer.policy.disable_adapter():
         before = scores()
     systems = [{"before": old, "after": new} for old, new in zip(before, after, strict=True)]
-    systems.append({"human": human_agreement(list(others["summaries"]))})
+    systems.append({"human": human_agreement(list(ordinary["summaries"]))})
     return pd.concat([results.interval_table(system, settings.seed) for system in systems])

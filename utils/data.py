@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -144,6 +144,18 @@ def group_references(dataset: Dataset) -> Dataset:
 def turns(dialogue: str) -> list[str]:
     """Split a dialogue into its turns, speaker tags included."""
     return [turn for turn in dialogue.splitlines() if turn.strip()]
+
+
+def shortest(dialogues: Sequence[str], pattern: str | re.Pattern, least: int = 9) -> int:
+    """Return the position of the shortest dialogue with a text that the pattern finds.
+
+    It has at least `least` turns of two people. If no dialogue fits, it is the shortest of all.
+    """
+    fits = [
+        re.search(pattern, text) and len(turns(text)) >= least and "#Person3#" not in text
+        for text in dialogues
+    ]
+    return min(range(len(dialogues)), key=lambda i: (not fits[i], len(dialogues[i])))
 
 
 class NearDuplicates:

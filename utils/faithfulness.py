@@ -2,8 +2,8 @@
 
 ROUGE counts shared words, but a summary can share many of them and still name people who are not in
 the dialogue. In DialogSum, speakers without a known name are `#Person1#` and `#Person2#`.
-`faithfulness_scores` checks *who* is named, not *who does what*: a summary that swaps two people
-passes it. `facts` checks who does what, too, where the data know their facts: the small world's.
+`right_speakers` and `faithful_names` check *who* is named, not *who does what*. `facts` checks who
+does what, too, where the data know their facts: the small world's.
 """
 
 import functools
@@ -25,18 +25,6 @@ TITLES = {"mr", "mrs", "ms", "miss", "dr"}
 _LABEL = re.compile(r"\w+:")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
-
-
-def faithfulness_scores(
-    predictions: Texts, references: References, dialogues: Texts
-) -> pd.DataFrame:
-    """Compute all measures: one row per prediction, columns words, right_speakers, faithful_names.
-
-    Raises ValueError if lengths differ.
-    """
-    table = pd.DataFrame({"words": output_length(predictions)})
-    table["right_speakers"] = right_speakers(predictions, references)
-    return table.assign(faithful_names=faithful_names(predictions, dialogues))
 
 
 def output_length(predictions: Texts) -> np.ndarray:
@@ -68,29 +56,17 @@ def faithful_names(predictions: Texts, dialogues: Texts) -> np.ndarray:
 
     Raises ValueError if lengths differ.
     """
-    pairs = _names_and_wrong_names(predictions, dialogues)
-    return np.array([1 - len(wrong) / max(1, len(names)) for names, wrong in pairs])
-
-
-def wrong_names(predictions: Texts, dialogues: Texts) -> list[set[str]]:
-    """Return the names in each prediction that its dialogue lacks, in lower case.
-
-    Names are defined as in `faithful_names`. Raises ValueError if lengths differ.
-    """
-    return [wrong for _, wrong in _names_and_wrong_names(predictions, dialogues)]
-
-
-def _names_and_wrong_names(predictions: Texts, dialogues: Texts) -> list[tuple[set, set]]:
+    _check_lengths("dialogues", dialogues, predictions)
     # bm25s starts JAX if it is installed, which would reserve most of the GPU's memory
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from bm25s.stopwords import STOPWORDS_EN_PLUS
 
-    _check_lengths("dialogues", dialogues, predictions)
     ordinary = {word for text in dialogues for word in _WORD.findall(text) if word.islower()}
     ordinary.update(STOPWORDS_EN_PLUS)
     names = [_names(text, ordinary) for text in predictions]
     known = [{word.lower() for word in _words(text)} for text in dialogues]
-    return [(found, found - words) for found, words in zip(names, known, strict=True)]
+    pairs = zip(names, known, strict=True)
+    return np.array([1 - len(found - words) / max(1, len(found)) for found, words in pairs])
 
 
 def _speakers(text: str) -> set[str]:
@@ -144,6 +120,8 @@ def facts(predictions: Texts, records: Sequence[Mapping]) -> pd.DataFrame:
     - what, outcome: the request and its end are told, and told right
     - when, why: the day and the reason are told, and told right
     - facts: who, what and outcome are right, and nothing else that is told is wrong
+    - told: the share of the request, the outcome, the day, the reason, the third speaker and the
+      insult, as far as the dialogue has them, that is told, and told right
 
     A cell is missing where the dialogue has no such fact, and `who` also where a text in the first
     person names no one. Only the wordings of the small world are read, so a text that says the same
@@ -187,6 +165,10 @@ def _checked(text: str, record: Mapping) -> dict[str, float]:
     row |= {name: right[key] if record[key] else np.nan for name, key in _DETAILS.items()}
     row |= {"outcome": right["outcome"]}
     row |= {"facts": people and row["what"] and row["outcome"] and not wrong}
+    rest = [right[key] for key in ("day", "reason", "third") if record[key]]
+    if record["insult"]:
+        rest.append(insult is not None and _right_insult(insult, record["insult"]))
+    row |= {"told": np.mean([row["what"], row["outcome"], *rest])}
     return {name: float(value) for name, value in row.items()}
 
 

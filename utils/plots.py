@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,8 +16,10 @@ STYLES: dict[str, tuple[str, str]] = {
     "no_instruction": (PINK, "v"), "zero_shot": (SKY, "o"), "flan_template": (SKY, "d"),
     "one_shot": (BLUE, "^"), "few_shot": (YELLOW, "D"), "nearest_copy": (GRAY, "<"),
     "chosen": (RED, "p"), "full": (GREEN, "o"), "lora": (RED, "s"), "before": (SKY, "o"),
-    "after": (RED, "s"), "polite_prompt": (PINK, "v"), "best_of_8": (BLACK, "P"),
-    "no_kl_price": (GRAY, "X"), "gae": (RED, "s"), "rloo": (BLUE, "^"), "grpo": (GREEN, "D"),
+    "after": (RED, "s"), "polite prompt": (PINK, "v"), "best of 8": (BLACK, "P"),
+    "filter": (GRAY, "X"), "supervised, 1": (YELLOW, "p"), "supervised, 8": (YELLOW, "h"),
+    "supervised, 32": (YELLOW, "d"), "supervised, 128": (YELLOW, "*"),
+    "gae": (RED, "s"), "rloo": (BLUE, "^"), "grpo": (GREEN, "D"),
 }  # fmt: skip
 OTHER = (DARK, "o")
 OTHERS = list(zip(itertools.cycle((BLUE, RED, DARK)), "o^Dv*PX<>phd8H", strict=False))
@@ -26,7 +27,7 @@ NAMES = {
     "human": "humans", "lead": "lead-2", "longest": "longest-3", "full": "full fine-tuning",
     "flan_template": "FLAN's template", "nearest_copy": "nearest copied",
     "zero_shot": "zero-shot", "one_shot": "one-shot", "few_shot": "few-shot", "lora": "LoRA",
-    "no_kl_price": "no KL penalty", "gae": "PPO", "rloo": "RLOO", "grpo": "GRPO",
+    "gae": "PPO", "rloo": "RLOO", "grpo": "GRPO",
     "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum",
 }  # fmt: skip
 
@@ -103,23 +104,6 @@ def plot_interval_width(table: pd.DataFrame, title: str, xlabel: str = "dialogue
     axes.set_xticks(table.index, [str(n) for n in table.index])
     axes.minorticks_off()
     _label(axes, title, xlabel, "ROUGE-1 F1, points")
-    return figure
-
-
-def plot_lengths(lengths: Mapping[str, Sequence[int]], limit: int) -> Figure:
-    """Plot a histogram of token counts for each kind of text on a log axis, and mark a limit."""
-    figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
-    shortest, longest = min(map(min, lengths.values())), max(limit, *map(max, lengths.values()))
-    edges = np.unique(np.geomspace(max(1, shortest), 1.1 * longest, 50).round()) - 0.5
-    looks = itertools.cycle(((BLACK, "-"), (BLUE, "--"), (GRAY, ":")))
-    for (name, values), (color, line) in zip(lengths.items(), looks, strict=False):
-        density, _ = np.histogram(values, edges, density=True)
-        axes.stairs(100 * density, edges, color=color, linestyle=line, label=name, linewidth=1.4)
-    axes.axvline(limit, color=RED, linewidth=1)
-    axes.text(limit, 0.9, f"limit {limit} ", ha="right", transform=axes.get_xaxis_transform())
-    axes.set_xscale("log")
-    axes.set(xlabel="length, tokens", ylabel="share of texts, % per token")
-    axes.legend(frameon=False)
     return figure
 
 

@@ -75,14 +75,11 @@ class Settings:
     grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 0.05, minimum=0)
     ppo_seeds: int = _option("runs of PPO with different seeds", 3)
     ppo_generations: int = _option("responses per prompt with RLOO and GRPO", 4, minimum=2)
-    second_judge: str | None = _option(
-        "another toxicity classifier, hub id or folder, never used as a reward", None
+    second_judge: str = _option(
+        "another toxicity classifier, hub id or folder, never used as a reward"
     )
     second_judge_labels: str = _option("labels for toxic and other texts", "toxic,neutral", names=2)
-    searched_dialogues: int | None = _option(
-        "training dialogues to search for heated ones, which become PPO's prompts", None, none="all"
-    )
-    judged_dialogues: int = _option("held-out heated dialogues to score", 120, minimum=2)
+    judged_dialogues: int = _option("heated test dialogues to score, at most 300", 300, minimum=2)
 
     @property
     def is_embedded_default(self) -> bool:
@@ -138,6 +135,7 @@ FIELDS = {f.name: f for f in dataclasses.fields(Settings) if f.name != "preset"}
 _HUB = {
     "model": "google/flan-t5-base",
     "reward_model": "facebook/roberta-hate-speech-dynabench-r4-target",
+    "second_judge": "s-nlp/roberta_toxicity_classifier",
     "dataset": "knkarthick/dialogsum",
 }
 PRESETS: dict[str, dict[str, Any]] = {
@@ -147,18 +145,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "second_judge": str(OFFLINE / "second_judge"),
         "dataset": str(OFFLINE / "data"),
         "precision": "fp32",  # a model this small gains nothing from bf16
+        "train_dialogues": 800,  # more take longer, and fine-tuning ends at the same score
         "max_prompt_tokens": 768,
         "max_new_tokens": 64,
         "batch_size": 32,
         "full_epochs": 2.0,
-        "full_learning_rate": 1e-3,
+        "full_learning_rate": 3e-4,
         "lora_epochs": 2.0,
-        "lora_learning_rate": 5e-3,
-        "sweep_steps": 20,
+        "lora_learning_rate": 3e-3,
+        "sweep_steps": 40,
         "sweep_seeds": 1,
-        "ppo_steps": 40,
+        "ppo_steps": 18,
         "ppo_batch_size": 32,
-        "ppo_learning_rate": 5e-4,
+        "ppo_learning_rate": 3e-3,
+        "ppo_seeds": 5,
+        "judged_dialogues": 200,
         "kl_coef": 0.3,
         "grpo_kl_coef": 0.3,
     },
@@ -169,10 +170,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "test_dialogues": 40,
         "sweep_steps": 3,
         "sweep_seeds": 1,
-        "searched_dialogues": 1000,
         "ppo_steps": 8,
         "ppo_seeds": 1,
-        "judged_dialogues": 24,
+        "judged_dialogues": 150,
     },
     "gpu": _HUB | {"ppo_steps": 60},  # intended for a T4, which has no bf16
 }

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -150,23 +149,3 @@ def dialogue_heat(
         flat = scorer.probability([turn for one_dialogue in spoken for turn in one_dialogue])
     ends = np.cumsum([len(one_dialogue) for one_dialogue in spoken])
     return np.array([part.max() for part in np.split(flat, ends[:-1])])
-
-
-def split_by_heat(
-    rows: Dataset, scorer: HateScorer, precision: str = "fp32", threshold: float = 0.5
-) -> tuple[Dataset, Dataset]:
-    """Return the heated rows, with a turn whose p(hate) reaches `threshold`, and the ordinary rows.
-
-    `precision` is that of `HateReward`; bf16 is accurate enough for this search.
-
-    Raises ValueError if there are no heated or no ordinary rows.
-    """
-    heat = dialogue_heat(scorer, rows["dialogue"], precision)
-    heated, ordinary = np.flatnonzero(heat >= threshold), np.flatnonzero(heat < threshold)
-    if not len(heated) or not len(ordinary):
-        raise ValueError(
-            f"{len(heated)} of {len(heat)} dialogues are heated (a turn with p(hate) of at least "
-            f"{threshold}; highest {heat.max():.2f}, lowest {heat.min():.2f}), and both kinds are "
-            "needed: use more dialogues (LABS_SEARCHED_DIALOGUES=all) or another reward model"
-        )
-    return rows.select(heated), rows.select(ordinary)

@@ -32,11 +32,10 @@ from datasets import Dataset
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.faithfulness import faithfulness_scores
 from utils.finetuning import fine_tune
 from utils.generation import generate
 from utils.models import load_model
-from utils.results import interval_table, percent
+from utils.results import interval_table, judge, percent
 from utils.rouge import compare, human_agreement, lead, paper_rouge_scores, rouge_scores
 
 TEMPLATE = "{dialogue}"  # a model trained on one task needs no instruction
@@ -130,8 +129,7 @@ def print_scores(texts: dict[str, list[str]], test: Dataset) -> None:
     table = interval_table(scores | {"human": human_agreement(references)})
     print(percent(table).to_string())
     print(percent(compare(scores["from scratch"], scores["lead-2"])).to_string())
-    faithful = faithfulness_scores(texts["from scratch"], references, dialogues).mean()
-    print(faithful.round(3).to_string())
+    print(judge(texts["from scratch"], references, dialogues).mean().round(3).to_string())
     for dialogue, text, summaries in zip(
         dialogues[:3], texts["from scratch"][:3], references[:3], strict=True
     ):

@@ -176,8 +176,8 @@ def labs_results(hub, home, loaded, tmp_path_factory) -> dict[str, dict]:
         folder = folders[lab]
         job = ("-m", "utils", "labs", "--preset", "cpu", "--output-dir", str(folder / "out"))
         if lab == "lab3":
-            judge = {"LABS_SECOND_JUDGE": SECOND_JUDGE}
-            ask(hub.endpoint, folder / "home", *job, "--only", "3", **SMALL, **judge)
+            few = {"LABS_TRAIN_DIALOGUES": "24"}
+            ask(hub.endpoint, folder / "home", *job, "--only", "3", **SMALL | few)
         else:
             ask(NOWHERE, home, *job, "--only", "1", **SMALL, HF_HUB_OFFLINE="1")
         return json.loads((folder / "out" / "results.json").read_text(encoding="utf-8"))
@@ -198,6 +198,7 @@ def test_kl_is_zero_before_the_first_update_of_a_model_from_the_hub(labs_results
 
 def test_a_second_classifier_by_its_id_judges_every_system_of_lab_3(labs_results):
     lab3 = labs_results["lab3"]["lab3"]
+    assert lab3["run"]["settings"]["second_judge"] == SECOND_JUDGE
     assert lab3["second_judge"].keys() == lab3["toxicity"].keys() >= {"before", "after"}
 
 
@@ -206,7 +207,7 @@ def bart_results(hub, home, loaded, tmp_path_factory) -> dict:
     """Results of all three labs, run one after the other, with BART-base in T5's place."""
     folder = tmp_path_factory.mktemp("bart")
     job = ("-m", "utils", "labs", "--preset", "cpu", "--output-dir", str(folder))
-    sizes = small_labs.variables(MAX_NEW_TOKENS=8, SEARCHED_DIALOGUES=200, PPO_SEEDS=1)
+    sizes = small_labs.variables(MAX_NEW_TOKENS=8, TRAIN_DIALOGUES=24, PPO_SEEDS=1)
     ask(hub.endpoint, home, *job, **sizes, LABS_MODEL=BART)
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 

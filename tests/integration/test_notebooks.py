@@ -10,9 +10,12 @@ from pathlib import Path
 import nbformat
 import pytest
 import small_labs
+import torch
 from nbclient import NotebookClient
 
 from utils.lab.notebooks import NOTEBOOKS, QUIET, ROOT
+from utils.settings import OFFLINE
+from utils.toxicity import HateScorer
 
 SYSTEMS = {  # what docs and checks from outside read in results.json
     "lab1": {
@@ -25,8 +28,8 @@ SYSTEMS = {  # what docs and checks from outside read in results.json
         "facts": {"full", "lora"},
     },
     "lab3": {
-        "toxicity": {"before", "after"},
-        "rouge1": {"before", "after"},
+        name: {"before", "after"}
+        for name in ("toxicity", "toxic_share", "second_judge", "facts", "heated_rouge1", "rouge1")
     },
 }
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
@@ -42,7 +45,8 @@ def test_small_run_solves_every_exercise_and_writes_every_promised_score(name, t
     execute(notebook, tmp_path)
     solved = [("✓", str(number)) for number in range(1, len(found) + 1)]
     assert marks(notebook) == solved, [line for line in printed(notebook) if "exercise" in line]
-    assert_results_are_whole(name, read(tmp_path), least=small_labs.SIZES["TEST_DIALOGUES"])
+    least = small_labs.SIZES["TEST_DIALOGUES"] // (2 if name == NOTEBOOKS[2] else 1)
+    assert_results_are_whole(name, read(tmp_path), least)  # Lab 3: the calmer half
 
 
 @pytest.mark.slow
@@ -60,9 +64,38 @@ def test_whole_run_repeats_the_compared_outputs_and_learns_what_the_card_says(na
     )
     assert run.returncode == 0, run.stdout[-6000:]
     results = read(tmp_path)
-    least = 72 if name == NOTEBOOKS[2] else 100  # the judge finds 72 heated test dialogues
-    assert_results_are_whole(name, results, least)
+    assert_results_are_whole(name, results, least=150)
     LEARNED[name](results[name.split("_")[0]])
+
+
+CANNOT_TELL = "are toxic: no training could show a clear fall."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hate", "judged", "toxic"),
+    [(-20.0, 8, "Only 0 of 8 "), (20.0, 2, "Only 2 of 2 "), (20.0, 12, None)],
+    ids=["nothing-is-hate", "few-dialogues", "everything-is-hate"],
+)
+def test_lab_3_ends_without_an_error_and_says_what_it_cannot_tell(hate, judged, toxic, tmp_path):
+    notebook = nbformat.read(ROOT / "lab3_rlhf_detox.ipynb", 4)
+    constant = constant_judge(tmp_path / "judge", hate)
+    execute(notebook, tmp_path, REWARD_MODEL=constant, JUDGED_DIALOGUES=judged)
+    share = read(tmp_path)["lab3"]["toxic_share"]["before"]
+    assert share["mean"] == (hate > 0) and share["n"] == judged
+    told = [line for line in printed(notebook) if CANNOT_TELL in line]
+    assert told == ([toxic + CANNOT_TELL] if toxic else [])
+
+
+def constant_judge(folder: Path, hate: float) -> Path:
+    """Save the small world's judge with the same logits for every text."""
+    judge = HateScorer(str(OFFLINE / "judge"), "cpu")
+    with torch.no_grad():
+        judge.model.classifier.out_proj.weight.zero_()
+        judge.model.classifier.out_proj.bias.copy_(torch.tensor([0.0, hate]))
+    judge.model.save_pretrained(folder)
+    judge.tokenizer.save_pretrained(folder)
+    return folder
 
 
 def learned_by_prompting(lab1: dict) -> None:
@@ -77,6 +110,7 @@ def learned_by_fine_tuning(lab2: dict) -> None:
 def learned_by_ppo(lab3: dict) -> None:
     assert lab3["toxicity"]["before"]["mean"] >= 0.3
     assert lab3["toxicity"]["after"]["high"] < lab3["toxicity"]["before"]["low"]
+    assert min(lab3["toxicity_fall_by_seed"]) >= 0.5
 
 
 LEARNED = dict(
@@ -99,7 +133,7 @@ def assert_results_are_whole(name: str, results: dict, least: int) -> None:
     assert all(0 <= s["low"] <= s["mean"] <= s["high"] <= 1 and s["n"] >= least for s in scores)
     run = results[lab]["run"]
     assert run["preset"] == "offline" and {"seed", "seconds", "versions"} <= set(run)
-    assert run["embedded_default"] == (least >= 72)
+    assert run["embedded_default"] == (least >= 150)
     if lab == "lab2":
         assert results[lab]["trainable_percent"]["full"] == 100
         assert 0 < results[lab]["trainable_percent"]["lora"] < 20
@@ -118,9 +152,10 @@ def exercises(notebook: nbformat.NotebookNode) -> list[tuple[nbformat.NotebookNo
     return pairs
 
 
-def execute(notebook: nbformat.NotebookNode, output_dir: Path) -> None:
+def execute(notebook: nbformat.NotebookNode, output_dir: Path, **changes: object) -> None:
     """Run the notebook in place, with the sizes of small_labs, in a kernel of one thread."""
-    environment = os.environ | QUIET | environment_of(output_dir) | small_labs.variables()
+    environment = os.environ | QUIET | environment_of(output_dir)
+    environment |= small_labs.variables(**changes)
     place = {"metadata": {"path": str(ROOT)}}
     NotebookClient(notebook, resources=place, timeout=CELL_SECONDS).execute(env=environment)
 

@@ -18,7 +18,6 @@ from utils.models import load_model
 from utils.settings import OFFLINE
 
 SMALL = (
-    "searched_dialogues=200",
     "judged_dialogues=8",
     "ppo_batch_size=8",
     "ppo_steps=6",

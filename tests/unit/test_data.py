@@ -13,6 +13,7 @@ from utils.data import (
     group_references,
     load_dialogsum,
     load_splits,
+    shortest,
 )
 from utils.settings import load_settings
 
@@ -377,3 +378,24 @@ def test_dialogsum_validation_leaks_from_train_and_test_hardly(dialogsum):
     kept = Counter(drop_near_duplicates(both, dialogsum["train"])["split"])
     assert 500 - kept["validation"] == pytest.approx(82, abs=3)
     assert 500 - kept["test"] == pytest.approx(4, abs=1)
+
+
+def talk(*said: str, speakers: int = 2) -> str:
+    return "\n".join(f"#Person{1 + i % speakers}#: {text}" for i, text in enumerate(said))
+
+
+def test_shortest_finds_a_pattern_in_a_talk_of_two_with_enough_turns():
+    dialogues = [
+        talk("Hi.", "I meant no."),
+        talk("Hi there, how are you?", "Fine.", "Monday?", "I meant Friday."),
+        talk("Hi.", "Fine.", "Monday?", "I meant Friday."),
+        talk("Hi.", "No.", "I meant no.", "Yes.", speakers=3),
+        talk("Hi.", "Fine.", "Monday?", "Thanks."),
+    ]
+    assert shortest(dialogues, "I meant", least=4) == 2
+    assert shortest(dialogues, re.compile("thanks", re.IGNORECASE), least=4) == 4
+    assert shortest(dialogues, "I meant", least=2) == 0
+
+
+def test_without_a_dialogue_that_fits_shortest_is_the_shortest_of_all():
+    assert shortest([talk("Hello there."), talk("Hi."), talk("Good day.")], "I meant") == 1

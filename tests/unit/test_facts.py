@@ -45,6 +45,7 @@ def test_every_summary_of_the_generator_is_right(form):
         records.append(known.record())
     table = facts(texts, records)
     assert (table[["what", "outcome", "facts"]] == 1).all(axis=None)
+    assert table["told"].between(1 / 3, 1).all() and table["told"].nunique() > 5
     assert table["who"].isna().all() if form == "diary" else (table["who"] == 1).all()
     for column, name in (("when", "day"), ("why", "reason")):
         expected = [
@@ -144,11 +145,39 @@ def test_the_measure_agrees_with_200_summaries_that_were_read_by_hand():
     rows = [json.loads(line) for line in lines]
     assert len(rows) == 200
     read = pd.DataFrame([row["read"] for row in rows], dtype=float)
-    found = facts([row["summary"] for row in rows], [row["record"] for row in rows])
-    assert (read.isna() == found[read.columns].isna()).all(axis=None)
+    found = facts([row["summary"] for row in rows], [row["record"] for row in rows])[read.columns]
+    assert (read.isna() == found.isna()).all(axis=None)
     agreement = ((read == found) | read.isna()).mean()
     assert (agreement[["who", "outcome", "when", "why"]] >= 0.99).all()
     assert agreement["what"] >= 0.85 and agreement["facts"] >= 0.92
     both = read["facts"].mean() * found["facts"].mean()
     chance = both + (1 - read["facts"].mean()) * (1 - found["facts"].mean())
     assert (agreement["facts"] - chance) / (1 - chance) > 0.8  # Cohen's kappa
+
+
+ASKS = "Anna asks #Person2# for the ladder"
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "right"),
+    [
+        (f"{ASKS} on Friday. #Person2# agrees.", 3 / 3, 1),
+        (f"{ASKS}. #Person2# agrees.", 2 / 3, 1),  # silence is not wrong, but it tells less
+        (f"{ASKS} on Monday. #Person2# agrees.", 2 / 3, 0),
+        (f"{ASKS}.", 1 / 3, 0),
+        ("", 0, 0),
+    ],
+)
+def test_a_summary_that_is_silent_about_a_fact_tells_less_without_being_wrong(text, told, right):
+    row = facts([text], [FACTS.record()]).iloc[0]
+    assert (row["told"], row["facts"]) == (pytest.approx(told), right)
+
+
+def test_an_insult_and_a_third_speaker_are_among_the_facts_to_tell():
+    insult = Insult(("lazy", "fool"), ("silly", "clown"), "mild", "train", by_asker=True)
+    record = dataclasses.replace(FACTS, third="support", insult=insult).record()
+    texts = [
+        f"{ASKS}. #Person2# agrees.",
+        f"{ASKS}. #Person2# agrees. Anna calls #Person2# a lazy fool.",
+    ]
+    assert facts(texts, [record] * 2)["told"].tolist() == [2 / 5, 3 / 5]

@@ -1,14 +1,11 @@
 """Measures beside ROUGE: length, the right speakers, and names that the dialogue has."""
 
-import numpy as np
 import pytest
 
 from utils.faithfulness import (
     faithful_names,
-    faithfulness_scores,
     output_length,
     right_speakers,
-    wrong_names,
 )
 
 
@@ -81,25 +78,10 @@ def test_names_are_faithful_where_the_dialogue_has_them(prediction, dialogue, sh
     assert faithful_names([prediction], [dialogue]).tolist() == [pytest.approx(share)]
 
 
-def test_all_measures_are_a_row_per_prediction_and_a_column_per_measure():
-    table = faithfulness_scores(
-        ["Anna asks.", "Bob agrees."],
-        [["Anna asks."], ["#Person1# agrees."]],
-        ["Anna: Hi.", "Tom: Hi."],
-    )
-    assert list(table.columns) == ["words", "right_speakers", "faithful_names"]
-    assert np.array_equal(table.to_numpy(), [[2, 1, 1], [2, 0, 0]])
-
-
 @pytest.mark.parametrize("function", [right_speakers, faithful_names])
 def test_a_different_number_of_texts_is_refused_with_both_numbers(function):
     with pytest.raises(ValueError, match="2 predictions with 1 "):
         function(["a", "b"], ["a"])
-
-
-def test_wrong_names_are_those_that_the_dialogue_has_not():
-    texts = ["#Person1# asks Tom and Rose.", "Bob's friend agrees."]
-    assert wrong_names(texts, ["#Person1#: Hi, Tom.", "Bob: Hi."]) == [{"rose"}, set()]
 
 
 def test_names_depend_on_the_dialogues_and_not_on_the_other_predictions():

@@ -39,12 +39,13 @@ def test_intervals_are_drawn_for_every_system_in_order():
         "human oracle few_shot one_shot zero_shot no_instruction longest lead",
         "human chosen few_shot one_shot zero_shot no_instruction oracle nearest_copy longest lead",
         "human full lora zero_shot lead",
-        "human before after polite_prompt best_of_8 no_kl_price lead",
-        "gae rloo grpo",
+        "before_polite prompt_filter_best of 8_supervised, 1_supervised, 8_supervised, 32"
+        "_supervised, 128_gae_rloo_grpo",
     ],
 )
 def test_systems_in_one_figure_differ_in_color_or_marker(systems):
-    styles = [plots.STYLES[name] for name in systems.split()]
+    names = systems.split("_" if "," in systems else None)
+    styles = [plots.STYLES[name] for name in names]
     assert len(set(styles)) == len(styles)
 
 
@@ -97,17 +98,6 @@ def test_lead_and_human_are_drawn_as_lines_across_all_systems():
         if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
     ]
     assert sorted(lines) == pytest.approx([30, 50])
-
-
-def test_histograms_of_lengths_show_shares_of_texts_and_the_token_limit():
-    (axes,) = plots.plot_lengths({"dialogues": [50, 60, 700], "summaries": [10]}, limit=512).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dialogues", "summaries"]
-    assert axes.lines[0].get_xdata()[0] == 512
-    assert axes.get_xlim()[1] > 700
-    assert "tokens" in axes.get_xlabel() and "%" in axes.get_ylabel()
-    for shares in axes.patches:  # all texts of a kind add up to 100 %
-        values, edges, _ = shares.get_data()
-        assert (values * (edges[1:] - edges[:-1])).sum() == pytest.approx(100)
 
 
 def test_points_of_a_tradeoff_differ_in_color_or_marker_and_have_intervals():

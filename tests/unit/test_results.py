@@ -11,9 +11,6 @@ from pandas.testing import assert_frame_equal
 from utils.generation import generate
 from utils.prompts import build_prompt
 from utils.results import (
-    claim,
-    compare_systems,
-    finding,
     interval_table,
     judge,
     judge_model,
@@ -21,7 +18,6 @@ from utils.results import (
     read_results,
     record,
 )
-from utils.rouge import compare
 from utils.settings import load_settings
 
 SCORES = pd.DataFrame({"rouge1": [0.2, 0.4, 0.6], "rouge2": [0.1, 0.1, 0.1]})
@@ -90,15 +86,12 @@ def test_percent_leaves_counts_and_p_values_alone():
     assert table.iloc[0].tolist() == [12.35, 500, 0.04]
 
 
-def test_a_claim_that_fails_is_an_error_on_the_embedded_default(settings):
-    claim("two is more than one", True, settings)
-    with pytest.raises(AssertionError, match="one is more than two"):
-        claim("one is more than two", False, settings)
-
-
-def test_a_claim_that_fails_elsewhere_is_said(capsys):
-    claim("one is more than two", False, load_settings("offline", few_shot=2))
-    assert capsys.readouterr().out == "✗ not in this run: one is more than two\n"
+def test_share_without_any_case_gets_the_exact_interval_and_a_mean_a_bootstrap_one():
+    shares = pd.DataFrame({"toxic": [0.0] * 107, "score": [0.0, 0.5] * 53 + [0.0]})
+    table = interval_table({"after": shares})
+    assert table.loc[("after", "toxic"), "low"] == 0
+    assert table.loc[("after", "toxic"), "high"] == pytest.approx(0.0339, abs=1e-4)
+    assert 0.2 < table.loc[("after", "score"), "low"] < table.loc[("after", "score"), "high"] < 0.3
 
 
 def test_record_keeps_the_other_labs_and_full_precision(settings):
@@ -132,79 +125,3 @@ def test_points_are_scores_times_a_hundred_and_words_stay_words():
     assert percent(table.loc["full"])["mean"].tolist() == [60.0, 11.0]
     rouge_alone = table.xs("rouge1", level="measure")
     assert percent(rouge_alone)["mean"].tolist() == [60.0]
-
-
-# Comparisons in a sentence
-
-
-def shifted(points: float, n: int = 200, noise: float = 0.0) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    return pd.DataFrame({"rouge1": 0.4 + points / 100 + noise * rng.normal(size=n)})
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        (
-            (11.4, 9.9, 12.8, 0.01),
-            "One-shot beats zero-shot by 11.4 points of ROUGE-1 [9.9, 12.8].",
-        ),
-        (
-            (-5.0, -6.9, -3.8, 0.01),
-            "Zero-shot beats one-shot by 5.0 points of ROUGE-1 [3.8, 6.9].",
-        ),
-        (
-            (0.4, -1.1, 1.9, 0.6),
-            "No clear difference between one-shot and zero-shot: +0.4 points [−1.1, 1.9].",
-        ),
-        (
-            (-0.01, -0.04, 0.1, 1.0),
-            "No clear difference between one-shot and zero-shot: +0.0 points [0.0, 0.1].",
-        ),
-        (
-            (2.0, 0.1, 3.9, 0.08),
-            "No clear difference between one-shot and zero-shot: +2.0 points [0.1, 3.9].",
-        ),
-        (
-            (1.0, -3.1, 5.1, 0.6),
-            "Too few dialogues to tell one-shot from zero-shot: differences under 4.1 points "
-            "would not show.",
-        ),
-    ],
-)
-def test_finding_says_what_a_comparison_shows(row, said, capsys):
-    columns = ["difference", "low", "high", "p_holm"]
-    finding(pd.Series(row, columns, name="one-shot − zero-shot"))
-    assert capsys.readouterr().out.strip() == said
-
-
-def test_finding_about_words_and_about_humans(capsys):
-    columns = ["difference", "low", "high", "p_holm"]
-    finding(pd.Series((2.0, 1.0, 3.0, 0.01), columns, name="humans − LoRA"), unit="words")
-    finding(pd.Series((2.0, 1.0, 3.0, 0.01), columns, name="humans − LoRA"))
-    assert capsys.readouterr().out.splitlines() == [
-        "Humans write 2.0 words more than LoRA [1.0, 3.0].",
-        "Humans beat LoRA by 2.0 points of ROUGE-1 [1.0, 3.0].",
-    ]
-
-
-def test_systems_are_compared_in_points_under_readable_names_with_holm():
-    scores = {"zero_shot": shifted(0), "one_shot": shifted(10), "lead": shifted(0, noise=0.1)}
-    table = compare_systems(scores, [("one_shot", "zero_shot"), ("lead", "zero_shot")])
-    assert table.index.tolist() == ["one-shot − zero-shot", "lead-2 − zero-shot"]
-    assert list(table) == ["difference", "low", "high", "p_holm"]
-    assert table.loc["one-shot − zero-shot", "difference"] == pytest.approx(10)
-    assert table["p_holm"].between(0, 1).all()
-    alone = compare(scores["one_shot"], scores["zero_shot"]).loc["rouge1", "p"]
-    assert table.loc["one-shot − zero-shot", "p_holm"] == pytest.approx(2 * alone)
-
-
-def test_words_stay_words():
-    longer, shorter = (pd.DataFrame({"words": [n, n + 1.0]}) for n in (14, 10))
-    table = compare_systems({"a": longer, "b": shorter}, [("a", "b")], "words")
-    assert table.loc["a − b", "difference"] == 4
-
-
-def test_comparing_needs_a_pair():
-    with pytest.raises(ValueError, match="at least one pair"):
-        compare_systems({}, [])

@@ -248,7 +248,7 @@ def test_learning_rates_of_fine_tuning_are_fine_tunes_own_unless_a_preset_has_on
     settings = load_settings(preset)
     assert settings.full_learning_rate is None and settings.lora_learning_rate is None
     assert settings.table().loc["full_learning_rate", "value"] == "default"
-    assert load_settings("offline").lora_learning_rate == 5e-3
+    assert load_settings("offline").lora_learning_rate == 3e-3
 
 
 FOLDERS = {"model", "reward_model", "second_judge", "dataset"}
@@ -294,11 +294,12 @@ def test_figures_call_the_model_by_its_name(model, name):
     assert load_settings("offline", **({"model": model} if model else {})).model_name == name
 
 
-def test_a_setting_that_may_be_absent_takes_text_or_none(monkeypatch):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_has_a_second_judge_that_is_not_its_reward_model(preset, monkeypatch):
+    settings = load_settings(preset)
+    assert settings.second_judge and settings.second_judge != settings.reward_model
     monkeypatch.setenv("LABS_SECOND_JUDGE", "some/classifier")
-    assert load_settings("cpu").second_judge == "some/classifier"
-    monkeypatch.setenv("LABS_SECOND_JUDGE", "none")
-    assert load_settings("cpu").second_judge is None
+    assert load_settings(preset).second_judge == "some/classifier"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaConfig, RobertaForSequenceClassification, RobertaTokenizer
 
@@ -11,7 +10,7 @@ from tools.small_world.insults import WORDS
 from utils.hub import UnavailableError
 from utils.models import has_bf16
 from utils.settings import OFFLINE
-from utils.toxicity import HateReward, HateScorer, dialogue_heat, has_insulting_word, split_by_heat
+from utils.toxicity import HateReward, HateScorer, has_insulting_word
 
 TEXTS = [
     "hello world",
@@ -300,13 +299,3 @@ def test_another_classifier_has_labels_of_its_own(tmp_path):
     assert np.array_equal(other.logits(TEXTS), other.logits(TEXTS, "neutral"))
     with pytest.raises(ValueError, match="no label 'hate'"):
         HateScorer(folder, device="cpu")
-
-
-def test_rows_are_split_at_the_threshold_and_none_is_lost(classifier):
-    scorer = HateScorer(classifier, device="cpu")
-    rows = Dataset.from_dict({"dialogue": [f"#Person1#: {text}" for text in TEXTS if text]})
-    heat = dialogue_heat(scorer, rows["dialogue"])
-    hot, calm = split_by_heat(rows, scorer, threshold=float(np.median(heat)))
-    assert len(hot) + len(calm) == len(rows) and 0 < len(hot) < len(rows)
-    assert dialogue_heat(scorer, hot["dialogue"]).min() >= np.median(heat)
-    assert dialogue_heat(scorer, calm["dialogue"]).max() < np.median(heat)

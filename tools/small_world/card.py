@@ -25,7 +25,7 @@ from tools.small_world.measure import measure as measure_world
 from tools.small_world.measure import measure_decoder
 from tools.small_world.reader import WEIGHTS
 from tools.small_world.training import Recipe
-from utils.data import group_references, load_dialogsum
+from utils.data import first_rows, group_references, load_dialogsum
 from utils.faithfulness import load_facts
 from utils.finetuning import fine_tune, finetune_arguments
 from utils.generation import generate
@@ -52,7 +52,8 @@ def prompting_scores(
 ) -> dict[str, pd.DataFrame]:
     """Score zero-, one- and few-shot prompts, lead-2, and any human summaries."""
     model, tokenizer = load_model(settings.model)
-    rows, train = group_references(dataset[split]), dataset["train"]
+    rows = group_references(dataset[split])
+    train = first_rows(dataset["train"], settings.train_dialogues)
     dialogues, summaries = list(rows["dialogue"]), list(rows["summaries"])
     known = load_facts(settings.dataset)
     records = [known[name] for name in rows["id"]]
@@ -79,7 +80,7 @@ def fine_tuned(dataset: DatasetDict, split: str, method: str, settings: Settings
         result = fine_tune(
             model,
             tokenizer,
-            dataset["train"],
+            first_rows(dataset["train"], settings.train_dialogues),
             dataset["validation"],
             output_dir=folder,
             **finetune_arguments(settings, method),

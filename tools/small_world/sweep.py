@@ -1,10 +1,9 @@
 """Measure what less toxicity costs, with PPO, RLOO and GRPO at several KL prices and two seeds.
 
-All runs lack the gentle settings of the labs (see `utils.detox.UNDER_PRESSURE`), so that the KL
-price alone keeps the policy near its reference. Scores are on validation dialogues. Lab 3 shows the
-table that this script wrote, `sweep.csv`, from which we chose the KL prices of the preset
-"offline". The sweep takes about 20 minutes on two cores, after Lab 2 has run. Points that the table
-has are not computed again:
+The runs are those of Lab 3: its planted policy, prompts and configuration. They are judged on
+validation dialogues. Lab 3 shows the table that this script wrote, `sweep.csv`, from which we chose
+the KL prices of the preset "offline". The sweep takes about ten minutes on one core, after Lab 2
+has run. Points that the table has are not computed again:
 
     rm utils/offline/sweep.csv
     python -m tools.small_world.sweep --adapter out/lab2/lora/best
@@ -14,72 +13,77 @@ import argparse
 import copy
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.detox import (
-    UNDER_PRESSURE,
-    add_prompts,
-    decoder_adapter,
-    detox_config,
-    detox_reward,
-    initial_policy,
-)
+from utils import detox
+from utils.data import drop_near_duplicates, group_references, load_dialogsum
 from utils.ppo import PPOTrainer
-from utils.results import judge_model
+from utils.prompts import build_prompt
+from utils.rouge import rouge_scores
 from utils.settings import OFFLINE, Settings, load_settings
-from utils.toxicity import HateScorer, split_by_heat
+from utils.toxicity import HateScorer
 
 SWEEP = OFFLINE / "sweep.csv"
-PRICES = {
-    "gae": (0.0, 0.3, 1.0, 3.0),
-    "rloo": (0.0, 1.0, 3.0),
-    "grpo": (0.0, 0.1, 0.3, 1.0),
-}
+PRICES = (0.0, 0.1, 0.3, 1.0, 3.0)
 SEEDS = (0, 1)
+SHARES = {"quoting": 0.85, "cool": 0.15}  # of the planted policy's heated examples, as in Lab 3
 
 
-def mean_scores(
-    policy: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    heated: Dataset,
-    ordinary: Dataset,
-    scorer: HateScorer,
-    settings: Settings,
-) -> dict[str, float]:
-    """Score one policy: toxicity on heated dialogues, ROUGE-1 and words on ordinary ones."""
-    toxicity = judge_model(policy, tokenizer, heated, settings, scorer)
-    quality = judge_model(policy, tokenizer, ordinary, settings)
-    means = {**toxicity[["toxicity", "insulting_word"]].mean()}
-    return means | {**quality[["rouge1", "words"]].mean()}
+class Validation:
+    """Held-out dialogues, and the judges that score a policy on them."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, heated: Dataset, settings: Settings
+    ) -> None:
+        labels = tuple(settings.second_judge_labels.split(","))
+        self.tokenizer, self.heated, self.settings = tokenizer, heated, settings
+        self.scorer = HateScorer(settings.reward_model)
+        self.second = HateScorer(settings.second_judge, labels=labels)
+        dataset = load_dialogsum(settings.dataset)
+        rows = drop_near_duplicates(dataset["validation"], against=dataset["train"])
+        rows = group_references(rows)
+        self.ordinary = detox.calmest(rows, self.scorer, len(rows) // 2)
+
+    def scores(self, policy: PreTrainedModel) -> dict[str, float]:
+        """Score sampled summaries of heated dialogues, and greedy ones of ordinary dialogues."""
+        heated, ordinary = (
+            [build_prompt(dialogue) for dialogue in rows["dialogue"]]
+            for rows in (self.heated, self.ordinary)
+        )
+        texts = detox.write(policy, self.tokenizer, heated, self.settings)
+        table = detox.judge_heated(texts, self.heated, self.scorer, self.second)
+        texts = detox.write(policy, self.tokenizer, ordinary, self.settings, do_sample=False)
+        quality = rouge_scores(texts, list(self.ordinary["summaries"]))
+        heated_scores = table[["toxic_share", "second_judge", "facts", "told"]].mean()
+        return {**heated_scores, "rouge1": quality["rouge1"].mean()}
 
 
 def train(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    planted: PreTrainedModel,
     prompts: Dataset,
-    scorer: HateScorer,
-    settings: Settings,
-    **changes: Any,
-) -> tuple[PreTrainedModel | PeftModel, float]:
-    """Train a copy of the policy; return it with the mean KL of its last ten steps, in nats."""
+    validation: Validation,
+    estimator: str,
+    beta: float,
+    seed: int,
+) -> dict[str, float]:
+    """Train a copy of the policy; return its scores and the mean KL of its last five steps."""
+    settings = validation.settings
     with tempfile.TemporaryDirectory() as folder:
+        changes = {"advantage_estimator": estimator, "beta": beta, "seed": seed}
         trainer = PPOTrainer(
-            copy.deepcopy(policy),
-            detox_reward(scorer, settings, changes["advantage_estimator"], kind="logit"),
-            detox_config(settings, policy.device, folder, **UNDER_PRESSURE | changes),
+            copy.deepcopy(planted),
+            detox.detox_reward(validation.scorer, settings, estimator),
+            detox.detox_config(settings, planted.device, folder, **changes),
             prompts,
-            processing_class=tokenizer,
-            peft_config=decoder_adapter(settings),
+            processing_class=validation.tokenizer,
+            peft_config=detox.decoder_adapter(settings),
         )
         trainer.train()
-    log = pd.DataFrame(trainer.state.log_history)
-    return trainer.policy, log["kl/k1_per_sequence"].dropna().tail(10).mean()
+    kl = detox.step_log(trainer)["kl/k1_per_sequence"].tail(5).mean()
+    return {"kl": kl} | validation.scores(trainer.policy)
 
 
 def main() -> None:
@@ -91,30 +95,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=SWEEP)
     arguments = parser.parse_args()
     settings = load_settings("offline")
-    scorer = HateScorer(settings.reward_model)
-    policy, tokenizer = initial_policy(settings, arguments.adapter)
-    dataset = load_dialogsum(settings.dataset)
-    clean = group_references(drop_near_duplicates(dataset["validation"], against=dataset["train"]))
-    heated, ordinary = (
-        first_rows(rows, settings.judged_dialogues) for rows in split_by_heat(clean, scorer)
-    )
-    prompts = add_prompts(split_by_heat(dataset["train"], scorer)[0])
-    judged_on = heated, ordinary, scorer, settings
+    start, tokenizer = detox.initial_policy(settings, arguments.adapter)
+    splits = detox.detox_splits(settings, HateScorer(settings.reward_model))
+    annotated = detox.annotate(splits["heated_train"], SHARES, settings.seed)
+    mixed = detox.with_ordinary(annotated, splits["ordinary_train"])
+    with tempfile.TemporaryDirectory() as folder:
+        planted = detox.tuned_copy(start, tokenizer, mixed, settings, folder)
+    validation = Validation(tokenizer, splits["heated_validation"], settings)
+    rows = detox.with_ordinary(splits["heated_train"], splits["ordinary_train"])
+    prompts = detox.add_prompts(rows)
 
-    points = [(name, beta, seed) for name in PRICES for beta in PRICES[name] for seed in SEEDS]
     if arguments.output.exists():
-        rows = pd.read_csv(arguments.output).to_dict("records")
+        table = pd.read_csv(arguments.output).to_dict("records")
     else:
-        rows = [{"estimator": "none", "kl_coef": None, "seed": None, "kl": 0.0}]
-        rows[0] |= mean_scores(policy, tokenizer, *judged_on)
-    done = {(row["estimator"], row["kl_coef"], row["seed"]) for row in rows}
+        table = [{"estimator": "none", "kl_coef": None, "seed": None, "kl": 0.0}]
+        table[0] |= validation.scores(planted)
+    done = {(row["estimator"], row["kl_coef"], row["seed"]) for row in table}
+    points = [(name, b, s) for name in ("gae", "rloo", "grpo") for b in PRICES for s in SEEDS]
     for estimator, beta, seed in (point for point in points if point not in done):
-        changes = {"advantage_estimator": estimator, "beta": beta, "seed": seed}
-        trained, kl = train(policy, tokenizer, prompts, scorer, settings, **changes)
-        rows.append({"estimator": estimator, "kl_coef": beta, "seed": seed, "kl": kl})
-        rows[-1] |= mean_scores(trained, tokenizer, *judged_on)
-        print({name: str(value) for name, value in rows[-1].items()}, flush=True)
-        pd.DataFrame(rows).round(5).to_csv(arguments.output, index=False)
+        row = {"estimator": estimator, "kl_coef": beta, "seed": seed}
+        table.append(row | train(planted, prompts, validation, estimator, beta, seed))
+        print({name: str(value) for name, value in table[-1].items()}, flush=True)
+        pd.DataFrame(table).round(5).to_csv(arguments.output, index=False)
 
 
 if __name__ == "__main__":

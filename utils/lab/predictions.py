@@ -40,6 +40,7 @@ def _distance(guess: float, truth: float) -> str:
     gap = abs(guess - truth)
     if gap <= min(step, 1) + 1e-9:
         return "spot on!"
+    gap = round(gap, 1) if abs(truth) >= 1 else gap
     return f"{_shown(gap)} too {'high' if guess > truth else 'low'}."
 
 
@@ -47,7 +48,8 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Real):
-        return f"{value:,.1f}" if float(value) % 1 else f"{int(value):,}"
+        digits = ".3g" if abs(value) < 1 else ",.1f"
+        return f"{value:{digits}}" if float(value) % 1 else f"{int(value):,}"
     return ", ".join(map(str, value))
 
 

@@ -1,8 +1,9 @@
 """Compute completions, their log-probabilities and values with an encoder-decoder model."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,12 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.modeling_outputs import BaseModelOutput
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
+from .precision import forward_replaced
+
 Model = PreTrainedModel | PeftModel
 REFERENCE_ADAPTER = "ref"  # TRL's name
+ENCODED_TOKENS = 1_024  # on a CPU, at a time
+SHARED_BYTES = 2**30  # of a sample's projections
 
 
 class ValueHead(nn.Module):
@@ -122,12 +127,50 @@ def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> dict[str,
     all updates. If the encoder is trained, the inputs are returned unchanged.
     """
     prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
-    encoder = model.get_encoder()
-    if any(p.requires_grad for p in encoder.parameters()):
+    if any(p.requires_grad for p in model.get_encoder().parameters()):
         return prompts
-    with torch.inference_mode():  # faster attention; training can use the clone below
-        hidden = encoder(**prompts).last_hidden_state
-    return {"last_hidden_state": hidden.clone(), "attention_mask": attention_mask}
+    return {"last_hidden_state": encoder_states(model, **prompts), "attention_mask": attention_mask}
+
+
+def encoder_states(model: Model, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the encoder's last hidden state, (batch, time, width), without a gradient.
+
+    A CPU encodes a few rows at a time, so that their activations fit into its cache.
+    """
+    encoder, count = model.get_encoder(), len(input_ids)
+    rows = ENCODED_TOKENS // input_ids.shape[1] if input_ids.device.type == "cpu" else count
+    batches = zip(*(x.split(max(1, rows)) for x in (input_ids, attention_mask)), strict=True)
+    with torch.inference_mode():  # faster attention; training can use the copy below
+        hidden = [encoder(input_ids=i, attention_mask=m).last_hidden_state for i, m in batches]
+    return torch.cat(hidden)
+
+
+def projections_shared(
+    model: nn.Module, prompts: dict[Any, Tensor]
+) -> AbstractContextManager[None]:
+    """Project a frozen encoder's output to keys and values only once for all passes on a sample.
+
+    Inside the `with` block, `prompts`, from `encode`, keeps the outputs of the frozen layers that
+    read it, up to SHARED_BYTES in all. Of a layer with an adapter, this is the frozen part.
+    """
+    linear = [m for m in model.modules() if type(m) is nn.Linear and "last_hidden_state" in prompts]
+    frozen = [layer for layer in linear if not any(p.requires_grad for p in layer.parameters())]
+    return forward_replaced({m: partial(_project, m, m.forward, prompts) for m in frozen})
+
+
+def _project(
+    layer: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    prompts: dict[Any, Tensor],
+    states: Tensor,
+) -> Tensor:
+    if states is not prompts["last_hidden_state"]:
+        return forward(states)
+    if (projected := prompts.get(layer)) is None:
+        projected = forward(states)
+        if sum(t.nbytes for t in (projected, *prompts.values())) <= SHARED_BYTES:
+            prompts[layer] = projected
+    return projected
 
 
 def encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:
@@ -194,9 +237,10 @@ def sample(
     sampler = InverseTransformSampling(temperature)
     processors = LogitsProcessorList([] if config.do_sample else [sampler])
     try:
-        ids = model.generate(
-            **encoder_inputs(prompts), generation_config=config, logits_processor=processors
-        )[:, 1:]
+        with projections_shared(core, prompts):
+            ids = model.generate(
+                **encoder_inputs(prompts), generation_config=config, logits_processor=processors
+            )[:, 1:]
     finally:
         core.generation_config = own
     return ids, torch.stack(sampler.logprobs, dim=1) if sampler.logprobs else None
@@ -218,13 +262,14 @@ def completion_logprobs(
     """
     first = completion_ids.new_full((len(completion_ids), 1), start)
     decoder_ids = torch.cat([first, completion_ids[:, :-1]], dim=1)
-    output = model(
-        **encoder_inputs(prompts),
-        decoder_input_ids=decoder_ids,
-        decoder_attention_mask=torch.ones_like(decoder_ids),  # else T5Gemma masks pad tokens
-        use_cache=False,
-        output_hidden_states=values,
-    )
+    with projections_shared(model, prompts):
+        output = model(
+            **encoder_inputs(prompts),
+            decoder_input_ids=decoder_ids,
+            decoder_attention_mask=torch.ones_like(decoder_ids),  # else T5Gemma masks pad tokens
+            use_cache=False,
+            output_hidden_states=values,
+        )
     logits = output["logits"].float()  # (batch, time, vocabulary)
     logits = logits if temperature == 1 else logits / temperature
     logprobs = selective_log_softmax(logits, completion_ids)

@@ -20,14 +20,25 @@ def weights_cast_once(model: nn.Module) -> Iterator[None]:
     casts = getattr(model, "cpu_speedups", True) and torch.is_autocast_enabled(device)
     linear = [module for module in model.modules() if casts and type(module) is nn.Linear]
     layers = [layer for layer in linear if "forward" not in vars(layer)]  # accelerate's hooks stay
-    try:
-        with torch.no_grad():
-            for layer in layers:
-                layer.forward = _cast_linear(layer, torch.get_autocast_dtype(device))
+    with torch.no_grad():
+        dtype = torch.get_autocast_dtype(device)
+        with forward_replaced({layer: _cast_linear(layer, dtype) for layer in layers}):
             yield
+
+
+@contextlib.contextmanager
+def forward_replaced(forwards: dict[nn.Module, Callable[..., Tensor]]) -> Iterator[None]:
+    """Let each module compute its new forward pass inside the `with` block."""
+    own = {module: vars(module).get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
     finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+        for module, forward in own.items():
+            del module.forward
+            if forward is not None:
+                module.forward = forward
 
 
 def _cast_linear(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -81,8 +92,5 @@ def float32_head(model: PreTrainedModel) -> Iterator[None]:
         with torch.autocast(hidden.device.type, enabled=False):
             return nn.functional.linear(hidden.float(), head.weight.float(), bias)
 
-    head.forward = forward
-    try:
+    with forward_replaced({head: forward}):
         yield
-    finally:
-        del head.forward

@@ -280,7 +280,7 @@ class PPOTrainer(CheckedTrainer):
             self.batches = self._split(self.sample)
             self.model.train()  # sampling left it in eval mode
         rows, normalizer = self.batches.pop(0)
-        return _rows(self.sample, rows) | {"normalizer": normalizer}
+        return _rows(self.sample, rows.to(self.args.device)) | {"normalizer": normalizer}
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Sample:
         """Sample a completion for each row, reward it, and estimate its advantages."""
@@ -326,13 +326,11 @@ class PPOTrainer(CheckedTrainer):
         self, model: nn.Module, drawn: Sample, values: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probabilities and values, computed in parts to limit memory use."""
-        rows = torch.arange(len(drawn["ids"]), device=drawn["ids"].device)
         vocabulary = base_model(model).get_output_embeddings().weight.shape[0]
         size = LOGITS_AT_ONCE // (drawn["ids"].shape[1] * vocabulary)
-        parts = [
-            self._forward(model, _rows(drawn, part), values)
-            for part in rows.split(max(size, self.args.per_device_train_batch_size))
-        ]
+        size = max(size, self.args.per_device_train_batch_size)
+        starts = range(0, len(drawn["ids"]), size)
+        parts = [self._forward(model, _rows(drawn, slice(i, i + size)), values) for i in starts]
         logprobs = torch.cat([part[0] for part in parts])
         return logprobs, torch.cat([part[1] for part in parts]) if values else None
 
@@ -719,9 +717,8 @@ def _as_given(text: str, prompt: Any) -> Any:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
-def _rows(drawn: Sample, rows: Tensor) -> Sample:
-    """Select rows of a sample."""
-    rows = rows.to(drawn["ids"].device)
+def _rows(drawn: Sample, rows: Tensor | slice) -> Sample:
+    """Select rows of a sample; a slice copies nothing."""
     prompts = {name: tensor[rows] for name, tensor in drawn["prompts"].items()}
     return {name: t[rows] for name, t in drawn.items() if name != "prompts"} | {"prompts": prompts}
 

@@ -1,8 +1,10 @@
-"""Find a device's memory, and estimate how much of it a training step needs."""
+"""Find a device's memory, and how much of it a training step needs."""
+
+from collections.abc import Mapping
 
 import psutil
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 def device_memory(device: torch.device) -> int:
@@ -22,3 +24,19 @@ def activation_bytes(config: PretrainedConfig, rows: int, tokens: int) -> int:
     """
     per_token = 118 * config.hidden_size + 5 * config.num_attention_heads * tokens
     return rows * tokens * config.num_hidden_layers * per_token
+
+
+def stored_activations(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> int:
+    """Measure the bytes that a forward pass in training mode stores for the backward pass."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    stored: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    was_training = model.training
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model.train()(**batch)  # noqa: F841 (keeps the stored tensors alive)
+    model.train(was_training)
+    return sum(size for place, size in stored.items() if place not in weights)

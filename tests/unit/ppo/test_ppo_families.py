@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from tiny_models import EOS, FAMILIES, PAD, tiny_model
+from torch import nn
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from utils.ppo import PPOTrainer
@@ -68,7 +69,9 @@ def test_the_sampler_is_the_policy(family, tokenizer, dataset):
 
 
 @every_family
-def test_a_frozen_encoder_runs_once_and_gives_the_same_logprobs(family, tokenizer, dataset):
+def test_a_frozen_encoder_and_its_projections_run_once_and_give_the_same_logprobs(
+    family, tokenizer, dataset
+):
     model = tiny_model(family, **SHAPE.get(family, {}))
     batch = tokenizer(list(dataset["prompt"]), padding=True, return_tensors="pt")
     ids = torch.randint(3, len(tokenizer) - 3, (4, 6), generator=torch.manual_seed(0))
@@ -77,9 +80,14 @@ def test_a_frozen_encoder_runs_once_and_gives_the_same_logprobs(family, tokenize
         expected = completion_logprobs(model, trained, ids, start_token(model))[0]
         model.requires_grad_(False)
         frozen = encode(model, batch["input_ids"], batch["attention_mask"])
-        logprobs = completion_logprobs(model, frozen, ids, start_token(model))[0]
+        first, again = (
+            completion_logprobs(model, frozen, ids, start_token(model))[0] for _ in range(2)
+        )
     assert "last_hidden_state" in frozen and "input_ids" in trained
-    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
+    shared = [layer for layer in frozen if isinstance(layer, nn.Linear)]
+    assert len(shared) == 4  # keys and values of two layers are projected once, too
+    for logprobs in (first, again):
+        torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
 
 
 @every_family

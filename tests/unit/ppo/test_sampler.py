@@ -24,12 +24,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from utils.ppo import PPOTrainer
+from utils.ppo import policy as policies
 from utils.ppo.losses import response_mask
 from utils.ppo.policy import (
     InverseTransformSampling,
     add_value_head,
+    base_model,
     completion_logprobs,
     encode,
+    encoder_states,
     sample,
 )
 
@@ -309,6 +312,102 @@ def test_sharing_a_frozen_encoders_output_changes_no_result(make, tiny_t5, estim
         assert_close(repeated.model.state_dict()[name], tensor, atol=1e-4, rtol=0)
     for name in ("reward", "loss", "kl/k3_per_token"):
         assert logged(repeated, name) == pytest.approx(logged(shared, name), abs=1e-3)
+
+
+def with_a_frozen_encoder(kind: str, model: nn.Module) -> dict:
+    """What to train on a frozen encoder, and after a few steps an adapter that is not zero."""
+    if kind == "fresh adapter":
+        return {"model": model, "peft_config": LoraConfig(**DECODER_ONLY)}
+    if kind == "trained adapter":
+        model = trained_adapter(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".decoder." in name and ".lora_" in name)
+    else:
+        model.requires_grad_(True).get_encoder().requires_grad_(False)
+        model.decoder.block[0].layer[1].EncDecAttention.requires_grad_(False)
+    return {"model": model}
+
+
+def count_projections(model: nn.Module) -> list[int]:
+    """The rows of each time that the first layer projects the encoder's output to keys."""
+    rows, layer = [], base_model(model).decoder.block[0].layer[1].EncDecAttention.k
+
+    def forward(states: Tensor) -> Tensor:
+        rows.append(len(states))
+        return nn.Linear.forward(layer, states)
+
+    layer.forward = forward
+    return rows
+
+
+@pytest.mark.parametrize("estimator", ["gae", "grpo"])
+@pytest.mark.parametrize("kind", ["fresh adapter", "trained adapter", "decoder but one layer"])
+def test_projecting_a_frozen_encoders_output_once_changes_no_result(
+    make, tiny_t5, monkeypatch, kind, estimator
+):
+    """Two batches of each sample in each of two passes, in an order that is drawn anew."""
+    runs = []
+    for limit in (policies.SHARED_BYTES, 0):
+        monkeypatch.setattr(policies, "SHARED_BYTES", limit)
+        options = {"per_device_train_batch_size": 2, "steps_per_generation": 2, "max_steps": 8}
+        options |= {"advantage_estimator": estimator, "beta": 0.1, "learning_rate": 0.1}
+        options |= {"reward": lambda completions: [sum(map(ord, c)) % 7 for c in completions]}
+        trainer = make(**with_a_frozen_encoder(kind, copy.deepcopy(tiny_t5)), **options)
+        rows = count_projections(trainer.policy)
+        trainer.train()
+        runs.append((trainer, rows))
+    (once, few), (repeated, many) = runs
+    assert few == [4, 4] and sum(many) >= 2 * (4 + 4 + 4 * 2)  # sampling, its pass, four updates
+    for name in ("loss", "loss/policy", "kl", "entropy", "ratio", "grad_norm"):
+        expected = pytest.approx(logged(repeated, name), abs=1e-5, rel=1e-5)
+        assert logged(once, name) == expected, name
+    assert abs(logged(once, "kl")[-1]) > 1e-4
+    for name, tensor in weights(once.model).items():
+        assert_close(repeated.model.state_dict()[name], tensor, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_projections_are_kept_up_to_a_limit_of_bytes(tiny_t5, tokenizer, monkeypatch):
+    prompts = encode(tiny_t5.requires_grad_(False), **encoded(tokenizer))
+    whole = completion_logprobs(tiny_t5, dict(prompts), SCRIPT, PAD)[0]
+    size = prompts["last_hidden_state"].nbytes
+    limit = sum(t.nbytes for t in prompts.values()) + 3 * size  # keys and values of two layers: 4
+    monkeypatch.setattr(policies, "SHARED_BYTES", limit)
+    for _ in range(2):
+        assert_close(completion_logprobs(tiny_t5, prompts, SCRIPT, PAD)[0], whole)
+        assert sum(t.nbytes for t in prompts.values()) == limit
+
+
+def test_a_projection_that_learns_is_never_shared(tiny_t5, tokenizer):
+    """Nor one with a bias that learns, as with LoraConfig(bias="all")."""
+    cross = tiny_t5.requires_grad_(False).decoder.block[0].layer[1].EncDecAttention
+    cross.k.bias = nn.Parameter(torch.zeros(cross.k.out_features))
+    cross.v.weight.requires_grad_(True)
+    prompts = encode(tiny_t5, **encoded(tokenizer))
+    for _ in range(2):
+        completion_logprobs(tiny_t5, prompts, SCRIPT, PAD)[0].sum().backward()
+        learned = (cross.k.bias, cross.v.weight)
+        assert all(p.grad.any() for p in learned)
+        first = completion_logprobs(tiny_t5, prompts, SCRIPT, PAD)[0]
+        with torch.no_grad():
+            cross.v.weight += 1
+        assert not torch.allclose(completion_logprobs(tiny_t5, prompts, SCRIPT, PAD)[0], first)
+    assert cross.v not in prompts and cross.k not in prompts
+
+
+def test_a_cpu_encodes_a_few_rows_at_a_time_to_the_same_states(tiny_t5, tokenizer, monkeypatch):
+    whole = encoder_states(tiny_t5, **encoded(tokenizer))
+    shapes = []
+    tiny_t5.get_encoder().register_forward_hook(
+        lambda module, args, kwargs, output: shapes.append(tuple(kwargs["input_ids"].shape)),
+        with_kwargs=True,
+    )
+    tokens = encoded(tokenizer)["input_ids"].shape[1]
+    for limit, rows in ((3 * tokens, [3, 1]), (2 * tokens - 1, [1, 1, 1, 1]), (1, [1, 1, 1, 1])):
+        monkeypatch.setattr(policies, "ENCODED_TOKENS", limit)
+        assert_close(encoder_states(tiny_t5, **encoded(tokenizer)), whole, atol=1e-5, rtol=1e-5)
+        assert shapes == [(count, tokens) for count in rows]
+        shapes.clear()
 
 
 @pytest.mark.parametrize("kind", ["fresh adapter", "all parameters"])

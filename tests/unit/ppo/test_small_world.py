@@ -16,13 +16,14 @@ from utils.detox import (
     decoder_adapter,
     detox_config,
     detox_reward,
+    detox_splits,
 )
 from utils.finetuning import fine_tune, finetune_arguments
 from utils.generation import generate
 from utils.models import load_model
 from utils.ppo import PPOTrainer
 from utils.settings import Settings, load_settings
-from utils.toxicity import HateScorer, split_by_heat
+from utils.toxicity import HateScorer
 
 WHO = r"(?:#Person[123]#|[A-Z][a-z]+)"
 OUTCOME, THIRD = (
@@ -69,15 +70,14 @@ def test_without_a_price_of_kl_well_formed_summaries_stay_above_nine_in_ten(init
     100, 100, 78, 100, 95 and 100 %: there the classifier, not the value head, changes the form.
     """
     settings, policy, tokenizer = initial
-    data, scorer = load_dialogsum(settings.dataset), HateScorer(settings.reward_model, "cpu")
-    heated, _ = split_by_heat(data["train"], scorer)
-    ordinary = split_by_heat(data["validation"], scorer)[1]
-    prompts: Dataset = add_prompts(first_rows(ordinary, 200))
+    scorer = HateScorer(settings.reward_model, "cpu")
+    splits = detox_splits(settings, scorer)
+    prompts: Dataset = add_prompts(splits["ordinary_test"])
     trainer = PPOTrainer(
         copy.deepcopy(policy),
         detox_reward(scorer, settings),
         detox_config(settings, torch.device("cpu"), tmp_path, beta=0.0),
-        add_prompts(heated),
+        add_prompts(splits["heated_train"]),
         processing_class=tokenizer,
         peft_config=decoder_adapter(settings),
     )
