@@ -1,4 +1,7 @@
-"""The repositories that the presets name: real widths and vocabularies, one layer, untrained."""
+"""The repositories that the presets name: real widths and vocabularies, one layer, untrained.
+
+On request, they have the real number of layers, and T5 a vocabulary of real size.
+"""
 
 import csv
 import json
@@ -26,6 +29,7 @@ WIDTHS = {
     "google/flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_heads": 6},
     "google/flan-t5-base": {"d_model": 768, "d_ff": 2048, "num_heads": 12},
 }
+LAYERS = {"google/flan-t5-small": 8, "google/flan-t5-base": 12}
 BART = "facebook/bart-base"
 BART_DECODING = {  # what the checkpoint's config.json says about decoding
     "num_beams": 4,
@@ -40,33 +44,35 @@ LABELS = {CLASSIFIER: ("nothate", "hate"), SECOND_JUDGE: ("neutral", "toxic")}
 DATASET = "knkarthick/dialogsum"
 
 
-def write_repositories(folder: Path) -> list[Repository]:
+def write_repositories(
+    folder: Path, data: Path = OFFLINE / "data", true_size: bool = False, vocab_size: int = 1_000
+) -> list[Repository]:
     """Write all repositories under `folder` and return them, ready to be served."""
-    _write_dialogsum(folder / DATASET)
+    _write_dialogsum(folder / DATASET, data)
     for seed, (name, labels) in enumerate(LABELS.items()):
-        _write_classifier(folder / name, labels, seed)
+        _write_classifier(folder / name, labels, seed, 12 if true_size else 1)
     for name in WIDTHS:
-        _write_flan_t5(folder / name, name)
+        _write_t5_tokenizer(folder / name, data, vocab_size)
+        _write_flan_t5(folder / name, name, LAYERS[name] if true_size else 1)
     _write_bart(folder / BART)
     models = [Repository(name, folder / name) for name in (*WIDTHS, BART, *LABELS)]
     return [*models, Repository(DATASET, folder / DATASET, "datasets")]
 
 
-def _write_dialogsum(folder: Path) -> None:
-    """Write the small world's dialogues in the layout of the hub's copy of DialogSum."""
-    shutil.copytree(OFFLINE / "data", folder)
+def _write_dialogsum(folder: Path, data: Path) -> None:
+    """Write the dialogues in the layout of the hub's copy of DialogSum."""
+    shutil.copytree(data, folder, copy_function=shutil.copyfile)
     card = "---\nlanguage:\n- en\nlicense: cc-by-nc-sa-4.0\npretty_name: DialogSum\n---\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write_flan_t5(folder: Path, name: str) -> None:
-    """Write a T5 v1.1 whose head is not tied to its embedding, as in FLAN-T5, and its tokenizer."""
-    _write_t5_tokenizer(folder)
+def _write_flan_t5(folder: Path, name: str, layers: int) -> None:
+    """Write a T5 v1.1 whose head is not tied to its embedding, as in FLAN-T5."""
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=32_128,
         d_kv=64,
-        num_layers=1,
+        num_layers=layers,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.1,
         decoder_start_token_id=0,
@@ -78,15 +84,15 @@ def _write_flan_t5(folder: Path, name: str) -> None:
     model.save_pretrained(folder)
 
 
-def _write_t5_tokenizer(folder: Path) -> None:
-    """Write spiece.model, trained on the small world's dialogues, and its tokenizer.json."""
+def _write_t5_tokenizer(folder: Path, data: Path, vocab_size: int) -> None:
+    """Write spiece.model, trained on the dialogues, and its tokenizer.json."""
     folder.mkdir(parents=True)
     texts = folder / "texts.txt"
-    texts.write_text((OFFLINE / "data" / "train.csv").read_text(encoding="utf-8"), encoding="utf-8")
+    texts.write_text((data / "train.csv").read_text(encoding="utf-8"), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(texts),
         model_prefix=str(folder / "spiece"),
-        vocab_size=1_000,
+        vocab_size=vocab_size,
         hard_vocab_limit=False,
         model_type="unigram",
         pad_id=0,
@@ -125,8 +131,8 @@ def _write_byte_level_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
 
 
-def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:
-    """Write a one-layer RoBERTa-base with these labels, vocab.json and merges.txt."""
+def _write_classifier(folder: Path, names: tuple[str, str], seed: int, layers: int) -> None:
+    """Write a RoBERTa-base of so many layers with these labels, vocab.json and merges.txt."""
     _write_byte_level_tokenizer(folder)
     torch.manual_seed(seed)
     labels = dict(enumerate(names))
@@ -134,7 +140,7 @@ def _write_classifier(folder: Path, names: tuple[str, str], seed: int) -> None:
         vocab_size=50_265,
         max_position_embeddings=514,
         type_vocab_size=1,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         layer_norm_eps=1e-5,
         id2label=labels,
         label2id={label: i for i, label in labels.items()},

@@ -40,7 +40,10 @@ DETOX = {
     "polite prompt": "polite prompt, no training",
     "filter": "word filter, no training",
     "best of 8": "best of 8 samples, no training",
-    **{f"supervised, {n}": f"fine-tuned on {n} cool summaries" for n in (1, 8, 32, 128)},
+    **{
+        f"supervised, {n}": f"fine-tuned on {n} cool " + ("summary" if n == 1 else "summaries")
+        for n in (1, 8, 32, 128)
+    },
     "rloo": "RLOO",
     "grpo": "GRPO",
 }
