@@ -23,6 +23,10 @@ REPORT_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}  # others have the
 FILE = """FILE is text (a name and a colon before each turn, a blank line between conversations),
 JSON, JSONL, CSV (rows with dialogue, or with speaker and text), subtitles (.vtt, .srt), a WhatsApp
 chat, or a Slack export (a file, a folder or a zip file)."""
+REPORT = """Turn the results of your labs into a report that you can share.
+
+It has hardware, versions, times, scores and intervals, and nothing personal: no names of machines,
+users or folders. Read it before you send it: docs/expected.md says where."""
 SUMMARIZE = f"""Summarize your own conversations, and print one summary per line.
 
 {FILE}
@@ -75,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     labs = _add(subparsers, "labs", "Run the notebooks, and write their pages and results.")
     labs("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="labs to run")
+    report = _add(subparsers, "report", REPORT)
     summarize = _add(subparsers, "summarize", SUMMARIZE)
     summarize("--speakers", nargs="+", metavar="NAME", default=(), help="all speakers of a text")
     summarize("--keep-names", action="store_true", help="show the model names, not #Person1#")
@@ -96,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         option("--checkpoint-steps", type=int, metavar="N", help="save a checkpoint every N steps")
         option("--resume", action="store_true", help="resume from the newest complete checkpoint")
         option("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
-    for option in (labs, evaluate, finetune, ppo):
+    for option in (labs, report, evaluate, finetune, ppo):
         option("--output-dir", help="output folder (default: LABS_OUTPUT_DIR, else out)")
     for option in (summarize, evaluate, toxicity, finetune, ppo):
         option("--cpu", action="store_true", help="do not use a GPU")
@@ -124,8 +129,7 @@ def _check_input(arguments: argparse.Namespace) -> None:
     trains = command in ("finetune", "ppo")
     overrides = parse_overrides(arguments.set, training_arguments(command) if trains else {})
     changes = {name: overrides.pop(name) for name in list(overrides) if name not in FIELDS}
-    if given.get("output_dir"):
-        overrides["output_dir"] = arguments.output_dir
+    overrides |= {name: given[name] for name in ("output_dir", "resume") if given.get(name)}
     preset = arguments.preset or os.environ.get("LABS_PRESET")
     if command in OWN:
         _read_own(arguments)
@@ -139,8 +143,9 @@ def _check_input(arguments: argparse.Namespace) -> None:
         arguments.changes = _checkpoints_and_report(arguments) | changes
     if command in OWN:
         check_words(arguments.texts, getattr(settings, OWN[command]))
-    used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
-    print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
+    if command != "report":
+        used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
+        print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
     for conversation in arguments.conversations[:20] if command in OWN else ():
         print(conversation.contents, file=sys.stderr)
 
