@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 from transformers.modeling_outputs import BaseModelOutput
 
 from utils.models import autocast
-from utils.ppo.policy import encoder_states
 from utils.ppo.precision import weights_cast_once
 from utils.training.memory import device_memory
 
 MAX_NEW_TOKENS = 128  # T5's own default of 20 cuts summaries off
-DECODED_TOKENS = 16_384  # prompt tokens answered together; decoding is faster with more rows
-BYTES_PER_TOKEN = 2**20  # of a GPU's memory
+# Prompt tokens decoded together, and encoded together. On a CPU, decoding is faster with more rows,
+# and encoding with activations that fit into a cache. On a GPU, both depend on its memory.
+DECODED_TOKENS, ENCODED_TOKENS, BYTES_PER_TOKEN = 16_384, 4_096, 2**20
 LONG = 60.0  # seconds; no estimate is printed for shorter work
 TIMED_TOKENS = 3
 
@@ -95,8 +95,9 @@ def _decode(
     options: dict[str, Any],
 ) -> list[str]:
     """Answer tokenized prompts batch by batch, with a progress bar."""
+    decoded, encoded = _tokens_at_once(model.device)
     lengths, answers = [len(row) for row in ids], [""] * len(ids)
-    batches = list(_batches(lengths, batch_size, _tokens_at_once(model.device)))
+    batches = list(_batches(lengths, batch_size, decoded))
     first = sum(lengths[i] for i in batches[0]) if batches else 1
     estimate = _Estimate(sum(lengths) / first, options["max_new_tokens"])
     criteria = [*options.pop("stopping_criteria", ()), estimate]
@@ -106,9 +107,8 @@ def _decode(
         for rows in batches:
             batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
             batch = batch.to(model.device)
-            hidden = encoder_states(model, batch["input_ids"], batch["attention_mask"])
             output = model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+                encoder_outputs=_encode(model, batch, encoded),
                 attention_mask=batch["attention_mask"],
                 stopping_criteria=criteria,
                 **options,
@@ -120,9 +120,22 @@ def _decode(
     return answers
 
 
-def _tokens_at_once(device: torch.device) -> int:
-    """Return the number of prompt tokens to answer together."""
-    return device_memory(device) // BYTES_PER_TOKEN if device.type == "cuda" else DECODED_TOKENS
+def _tokens_at_once(device: torch.device) -> tuple[int, int]:
+    """Return the number of prompt tokens to decode together, and to encode together."""
+    if device.type == "cuda":
+        tokens = device_memory(device) // BYTES_PER_TOKEN
+        return tokens, tokens
+    return DECODED_TOKENS, ENCODED_TOKENS if device.type == "cpu" else DECODED_TOKENS
+
+
+@torch.inference_mode()
+def _encode(model: PreTrainedModel, batch: BatchEncoding, tokens: int) -> BaseModelOutput:
+    """Encode the batch in parts of about `tokens` tokens."""
+    rows = max(1, tokens // batch["input_ids"].shape[1])
+    parts = zip(batch["input_ids"].split(rows), batch["attention_mask"].split(rows), strict=True)
+    encoder = model.get_encoder()
+    hidden = [encoder(input_ids=ids, attention_mask=mask).last_hidden_state for ids, mask in parts]
+    return BaseModelOutput(last_hidden_state=torch.cat(hidden))
 
 
 def _batches(lengths: list[int], batch_size: int | None, tokens: int) -> Iterator[list[int]]:

@@ -256,9 +256,9 @@ def test_several_answers_to_one_prompt_are_refused_by_name(model, tiny_tokenizer
 
 def test_a_gpus_batches_are_as_large_as_its_memory_allows(monkeypatch):
     monkeypatch.setattr(generation, "device_memory", lambda device: 16 * 2**30)
-    assert generation._tokens_at_once(torch.device("cuda")) == 16_384
+    assert generation._tokens_at_once(torch.device("cuda")) == (16_384, 16_384)
     monkeypatch.setattr(generation, "device_memory", lambda device: 140 * 2**30)
-    assert generation._tokens_at_once(torch.device("cuda")) == 143_360
+    assert generation._tokens_at_once(torch.device("cuda")) == (143_360, 143_360)
 
 
 def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answers(
@@ -270,7 +270,7 @@ def test_the_encoder_takes_a_batch_in_parts_within_its_budget_to_the_same_answer
         lambda module, args, options, output: encoded.append(tuple(options["input_ids"].shape)),
         with_kwargs=True,
     )
-    monkeypatch.setattr("utils.ppo.policy.ENCODED_TOKENS", 10)
+    monkeypatch.setattr(generation, "ENCODED_TOKENS", 10)
     assert generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=5) == whole
     assert len(encoded) > 1 and all(rows == 1 or rows * tokens <= 10 for rows, tokens in encoded)
     assert sum(rows for rows, _ in encoded) == len(set(PROMPTS))

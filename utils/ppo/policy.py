@@ -16,8 +16,8 @@ from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 from .precision import forward_replaced
 
 Model = PreTrainedModel | PeftModel
+Prompts = dict[Any, Tensor]  # from `encode`; see `projections_shared`
 REFERENCE_ADAPTER = "ref"  # TRL's name
-ENCODED_TOKENS = 1_024  # on a CPU, at a time
 SHARED_BYTES = 2**30  # of a sample's projections
 
 
@@ -120,50 +120,33 @@ class Reference:
                     parameter.requires_grad_(flag)
 
 
-def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> Prompts:
     """Return the encoder's output for the prompts, or their ids if the encoder is trained.
 
     A frozen encoder runs only once, here, and its output is reused for sampling, the reference and
     all updates. If the encoder is trained, the inputs are returned unchanged.
     """
     prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if any(p.requires_grad for p in model.get_encoder().parameters()):
+    encoder = model.get_encoder()
+    if any(p.requires_grad for p in encoder.parameters()):
         return prompts
-    return {"last_hidden_state": encoder_states(model, **prompts), "attention_mask": attention_mask}
+    with torch.inference_mode():  # faster attention; training can use the clone below
+        hidden = encoder(**prompts).last_hidden_state
+    return {"last_hidden_state": hidden.clone(), "attention_mask": attention_mask}
 
 
-def encoder_states(model: Model, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the encoder's last hidden state, (batch, time, width), without a gradient.
-
-    A CPU encodes a few rows at a time, so that their activations fit into its cache.
-    """
-    encoder, count = model.get_encoder(), len(input_ids)
-    rows = ENCODED_TOKENS // input_ids.shape[1] if input_ids.device.type == "cpu" else count
-    batches = zip(*(x.split(max(1, rows)) for x in (input_ids, attention_mask)), strict=True)
-    with torch.inference_mode():  # faster attention; training can use the copy below
-        hidden = [encoder(input_ids=i, attention_mask=m).last_hidden_state for i, m in batches]
-    return torch.cat(hidden)
-
-
-def projections_shared(
-    model: nn.Module, prompts: dict[Any, Tensor]
-) -> AbstractContextManager[None]:
+def projections_shared(model: nn.Module, prompts: Prompts) -> AbstractContextManager[None]:
     """Project a frozen encoder's output to keys and values only once for all passes on a sample.
 
     Inside the `with` block, `prompts`, from `encode`, keeps the outputs of the frozen layers that
     read it, up to SHARED_BYTES in all. Of a layer with an adapter, this is the frozen part.
     """
     linear = [m for m in model.modules() if type(m) is nn.Linear and "last_hidden_state" in prompts]
-    frozen = [layer for layer in linear if not any(p.requires_grad for p in layer.parameters())]
+    frozen = [m for m in linear if {p.requires_grad for p in m.parameters()} == {False}]
     return forward_replaced({m: partial(_project, m, m.forward, prompts) for m in frozen})
 
 
-def _project(
-    layer: nn.Module,
-    forward: Callable[[Tensor], Tensor],
-    prompts: dict[Any, Tensor],
-    states: Tensor,
-) -> Tensor:
+def _project(layer: nn.Module, forward: Callable, prompts: Prompts, states: Tensor) -> Tensor:
     if states is not prompts["last_hidden_state"]:
         return forward(states)
     if (projected := prompts.get(layer)) is None:
@@ -173,7 +156,7 @@ def _project(
     return projected
 
 
-def encoder_inputs(prompts: dict[str, Tensor]) -> dict[str, Any]:
+def encoder_inputs(prompts: Prompts) -> dict[str, Any]:
     """Turn the output of `encode` into arguments for the model."""
     if "last_hidden_state" not in prompts:
         return dict(prompts)
@@ -224,7 +207,7 @@ class InverseTransformSampling(LogitsProcessor):
 
 @torch.no_grad()
 def sample(
-    model: Model, prompts: dict[str, Tensor], config: GenerationConfig, temperature: float = 1.0
+    model: Model, prompts: Prompts, config: GenerationConfig, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
     """Sample completions: ids after the start token, (batch, time), and their log-probabilities.
 
@@ -248,7 +231,7 @@ def sample(
 
 def completion_logprobs(
     model: nn.Module,
-    prompts: dict[str, Tensor],
+    prompts: Prompts,
     completion_ids: Tensor,
     start: int,
     temperature: float = 1.0,

@@ -32,7 +32,6 @@ from utils.ppo.policy import (
     base_model,
     completion_logprobs,
     encode,
-    encoder_states,
     sample,
 )
 
@@ -393,21 +392,6 @@ def test_a_projection_that_learns_is_never_shared(tiny_t5, tokenizer):
             cross.v.weight += 1
         assert not torch.allclose(completion_logprobs(tiny_t5, prompts, SCRIPT, PAD)[0], first)
     assert cross.v not in prompts and cross.k not in prompts
-
-
-def test_a_cpu_encodes_a_few_rows_at_a_time_to_the_same_states(tiny_t5, tokenizer, monkeypatch):
-    whole = encoder_states(tiny_t5, **encoded(tokenizer))
-    shapes = []
-    tiny_t5.get_encoder().register_forward_hook(
-        lambda module, args, kwargs, output: shapes.append(tuple(kwargs["input_ids"].shape)),
-        with_kwargs=True,
-    )
-    tokens = encoded(tokenizer)["input_ids"].shape[1]
-    for limit, rows in ((3 * tokens, [3, 1]), (2 * tokens - 1, [1, 1, 1, 1]), (1, [1, 1, 1, 1])):
-        monkeypatch.setattr(policies, "ENCODED_TOKENS", limit)
-        assert_close(encoder_states(tiny_t5, **encoded(tokenizer)), whole, atol=1e-5, rtol=1e-5)
-        assert shapes == [(count, tokens) for count in rows]
-        shapes.clear()
 
 
 @pytest.mark.parametrize("kind", ["fresh adapter", "all parameters"])
