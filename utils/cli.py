@@ -18,6 +18,10 @@ from utils.settings import FIELDS, OFFLINE, PRESETS, load_settings, parse_overri
 METHODS = ("full", "lora")
 ESTIMATORS = ("gae", "rloo", "grpo")
 REPORT_MODULES = {"azure_ml": "azureml", "flyte": "flytekit"}  # others have their module's name
+REPORT = """Turn the results of your labs into a report that you can share.
+
+It has hardware, versions, times, scores and intervals, and nothing personal: no names of machines,
+users or folders. Read it before you send it: docs/expected.md says where."""
 SUMMARIZE = """Summarize your own dialogues, and print one summary per line, in the file's order.
 
 FILE is text (one turn per line, a blank line between dialogues), JSONL (objects with the key
@@ -66,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     labs = _add(subparsers, "labs", "Run the notebooks, and write their pages and results.")
     labs("--only", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3), help="labs to run")
+    report = _add(subparsers, "report", REPORT)
     summarize = _add(subparsers, "summarize", SUMMARIZE)
     summarize("file", metavar="FILE", help="text, JSONL or CSV; - for standard input")
     summarize("--format", choices=FORMATS, help="FILE's format (default: by extension, else text)")
@@ -84,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         option("--checkpoint-steps", type=int, metavar="N", help="save a checkpoint every N steps")
         option("--resume", action="store_true", help="resume from the newest complete checkpoint")
         option("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
-    for option in (labs, evaluate, finetune, ppo):
+    for option in (labs, report, evaluate, finetune, ppo):
         option("--output-dir", help="output folder (default: LABS_OUTPUT_DIR, else out)")
     for option in (summarize, evaluate, toxicity, finetune, ppo):
         option("--cpu", action="store_true", help="do not use a GPU")
@@ -111,8 +116,7 @@ def _check_input(arguments: argparse.Namespace) -> None:
     trains = command in ("finetune", "ppo")
     overrides = parse_overrides(arguments.set, training_arguments(command) if trains else {})
     changes = {name: overrides.pop(name) for name in list(overrides) if name not in FIELDS}
-    if given.get("output_dir"):
-        overrides["output_dir"] = arguments.output_dir
+    overrides |= {name: given[name] for name in ("output_dir", "resume") if given.get(name)}
     preset = arguments.preset or os.environ.get("LABS_PRESET") or "offline"
     arguments.settings = settings = load_settings(preset, **overrides)
     if command == "ppo" and arguments.adapter is None:
@@ -128,8 +132,9 @@ def _check_input(arguments: argparse.Namespace) -> None:
     used = {"summarize": "model", "toxicity": "reward_model"}.get(command)
     if used and getattr(settings, used) == PRESETS["offline"][used]:
         check_words(arguments.texts, OFFLINE / "data" / "words.txt")
-    used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
-    print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
+    if command != "report":
+        used = (f"{name} {settings.shown(name)}" for name in ("model", "reward_model", "dataset"))
+        print(f"preset {settings.preset}: {', '.join(used)}", file=sys.stderr)
 
 
 def _checkpoints_and_report(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -51,6 +51,15 @@ def labs(arguments: Namespace) -> None:
     print(f"Scores on a scale of 0–100 with 95% intervals: {file}")
 
 
+def report(arguments: Namespace) -> None:
+    """Write the report of a run, and say how to send it."""
+    from utils.lab.report import write_report
+
+    file, text = write_report(Path(arguments.settings.output_dir))
+    print(f"{file}\n{text}\nRead both. To send them, open an issue of the project, paste the")
+    print(f"text of {text.name} into it, and attach {file.name}.")
+
+
 def summarize(arguments: Namespace) -> None:
     """Print a summary of each dialogue; a dialogue that is too long is summarized in parts."""
     settings, (model, tokenizer) = arguments.settings, _load_model(arguments)
@@ -106,7 +115,7 @@ def finetune(arguments: Namespace) -> None:
         options = {"quantization": arguments.quantization, "cpu_speedups": settings.cpu_speedups}
         model, tokenizer = load_model(settings.model, device, **options)
     options = finetune_arguments(settings, arguments.method, **arguments.changes)
-    options |= {"output_dir": str(output_dir / "checkpoints"), "resume": arguments.resume}
+    options["output_dir"] = str(output_dir / "checkpoints")
     result = fine_tune(model, tokenizer, splits["train"], splits["validation"], **options)
     state.destroy_process_group()  # a process that exits with an open group may abort
     if not state.is_main_process:
@@ -140,8 +149,8 @@ def ppo(arguments: Namespace) -> None:
     trainer = PPOTrainer(
         policy, reward, args, prompts, processing_class=tokenizer, peft_config=adapter
     )
-    checkpoint = last_whole_checkpoint(args.output_dir) if arguments.resume else None
-    if arguments.resume and state.is_main_process:
+    checkpoint = last_whole_checkpoint(args.output_dir) if settings.resume else None
+    if settings.resume and state.is_main_process:
         missing = f"starting from the beginning: {args.output_dir} has no complete checkpoint"
         print(f"resuming from {checkpoint}" if checkpoint else missing)
     trained = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics

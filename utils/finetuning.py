@@ -100,6 +100,7 @@ def finetune_arguments(settings: Settings, method: str, **changes: Any) -> dict[
         "learning_rate": getattr(settings, f"{method}_learning_rate"),
         "per_device_train_batch_size": settings.batch_size,
         "seed": settings.seed,
+        "resume": settings.resume,
     } | changes
 
 

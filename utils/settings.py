@@ -49,6 +49,7 @@ class Settings:
     cpu_speedups: bool = _option("faster layers on CPUs; off uses the libraries' own", True)
     seed: int = _option("seed of all random choices", 42, minimum=0, below=2**32)
     output_dir: str = _option("folder for results, checkpoints and pages", "out")
+    resume: bool = _option("continue interrupted training from output_dir", False)
 
     train_dialogues: int | None = _option("dialogues for training and examples", None, none="all")
     validation_dialogues: int | None = _option(
@@ -59,6 +60,7 @@ class Settings:
     max_new_tokens: int = _option("longest summary, in tokens", 128)
     few_shot: int = _option("worked examples in a few-shot prompt", 3)
 
+    finetune_seeds: int = _option("runs of each fine-tuning method in Lab 2", 2)
     batch_size: int = _option("dialogues in one step of fine-tuning", 16)
     full_epochs: float = _option("epochs of full fine-tuning", 1.0)
     full_learning_rate: float | None = _option("full fine-tuning's peak rate", None, none="default")
@@ -86,8 +88,8 @@ class Settings:
 
     @property
     def is_embedded_default(self) -> bool:
-        """Whether the settings are those of "offline", except for the seed and output folder."""
-        own = {"seed": self.seed, "output_dir": self.output_dir}
+        """Whether only the seed, output_dir and resume may differ from "offline"."""
+        own = {name: getattr(self, name) for name in ("seed", "output_dir", "resume")}
         return self == Settings(preset="offline", **PRESETS["offline"] | own)
 
     @property
@@ -139,6 +141,11 @@ _HUB = {
     "model": "google/flan-t5-base",
     "reward_model": "facebook/roberta-hate-speech-dynabench-r4-target",
     "dataset": "knkarthick/dialogsum",
+    "full_epochs": 2.0,
+    "full_learning_rate": 3e-4,
+    "lora_epochs": 2.0,
+    "lora_learning_rate": 1e-3,
+    "ppo_learning_rate": 5e-4,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "offline": {
@@ -162,27 +169,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl_coef": 0.3,
         "grpo_kl_coef": 0.3,
     },
-    "cpu": _HUB
+    "cpu": _HUB  # at most 30 minutes a lab on two cores: see tools/preset_times.py
     | {
-        "train_dialogues": 200,
-        "validation_dialogues": 24,
-        "test_dialogues": 40,
+        "model": "google/flan-t5-small",
+        "train_dialogues": 600,
+        "validation_dialogues": 40,
+        "test_dialogues": 200,
+        "finetune_seeds": 1,
         "sweep_steps": 3,
         "sweep_seeds": 1,
         "searched_dialogues": 1000,
-        "ppo_steps": 8,
+        "ppo_steps": 24,
         "ppo_seeds": 1,
         "judged_dialogues": 24,
     },
-    "gpu": _HUB | {"ppo_steps": 60},  # intended for a T4, which has no bf16
+    "gpu": _HUB  # at most 45 minutes a lab on a T4, which has no bf16
+    | {
+        "train_dialogues": 3000,
+        "sweep_steps": 30,
+        "ppo_steps": 100,
+        "ppo_batch_size": 32,
+    },
 }
 
 
 def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
     """Create Settings from a preset, then variables LABS_<NAME>, then `overrides`; the last wins.
 
-    `preset` is "offline", "cpu", "gpu" or "auto" (gpu if CUDA is available, else cpu). It defaults
-    to the variable LABS_PRESET, or to "auto" if that is not set.
+    `preset` is "offline", "cpu", "gpu" or "auto" (gpu if CUDA is available, else offline). It
+    defaults to the variable LABS_PRESET, or to "auto" if that is not set.
 
     Raises ValueError if a preset, setting or variable is unknown, or a value is not allowed.
     """
@@ -197,7 +212,7 @@ def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
     if preset == "auto":
         import torch
 
-        preset = "gpu" if torch.cuda.is_available() else "cpu"
+        preset = "gpu" if torch.cuda.is_available() else "offline"
     return Settings(preset=preset, **PRESETS[preset] | values)
 
 

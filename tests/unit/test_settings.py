@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from utils.detox import detox_config
 from utils.settings import FIELDS, PRESETS, Settings, load_settings, parse_overrides
 
 
@@ -20,22 +21,37 @@ def test_offline_preset_points_at_files_inside_the_package(offline_t5):
     assert all("offline" in path for path in (settings.reward_model, settings.dataset))
 
 
-@pytest.mark.parametrize("preset", ["cpu", "gpu"])
-def test_hub_presets_use_flan_t5_dialogsum_and_the_hate_speech_classifier(preset):
+@pytest.mark.parametrize(("preset", "size"), [("cpu", "small"), ("gpu", "base")])
+def test_hub_presets_use_flan_t5_dialogsum_and_the_hate_speech_classifier(preset, size):
     settings = load_settings(preset)
-    assert settings.model == "google/flan-t5-base"
+    assert settings.model == f"google/flan-t5-{size}"
     assert settings.dataset == "knkarthick/dialogsum"
     assert settings.reward_model == "facebook/roberta-hate-speech-dynabench-r4-target"
 
 
-def test_gpu_preset_uses_all_of_the_data_and_cpu_a_part():
-    assert load_settings("gpu").train_dialogues is None
-    assert load_settings("gpu").test_dialogues is None
-    assert load_settings("cpu").train_dialogues < 12_460
+def test_cpu_preset_scores_enough_dialogues_and_trains_on_enough():
+    settings = load_settings("cpu")
+    assert settings.test_dialogues >= 200 and settings.train_dialogues >= 600
+    assert settings.max_prompt_tokens == 1024
 
 
-@pytest.mark.parametrize(("cuda", "chosen"), [(True, "gpu"), (False, "cpu")])
-def test_auto_is_gpu_with_cuda_and_cpu_without(monkeypatch, cuda, chosen):
+def test_gpu_preset_scores_the_whole_test_split_and_trains_on_more_than_cpu():
+    settings = load_settings("gpu")
+    assert settings.test_dialogues is None and settings.validation_dialogues is None
+    assert settings.train_dialogues > load_settings("cpu").train_dialogues
+
+
+def test_learning_rates_of_ppo_add_up_to_five_hundredths_on_a_gpu():
+    """The linear schedule halves the peak, and `detox_config` takes two steps for each batch."""
+    settings = load_settings("gpu")
+    config = detox_config(settings, torch.device("cpu"), "out")
+    assert config.lr_scheduler_type == "linear"
+    assert config.max_steps / 2 * config.learning_rate >= 0.05
+    assert settings.ppo_steps in range(100, 201) and settings.ppo_batch_size == 32
+
+
+@pytest.mark.parametrize(("cuda", "chosen"), [(True, "gpu"), (False, "offline")])
+def test_auto_is_gpu_with_cuda_and_the_small_world_without(monkeypatch, cuda, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     assert load_settings().preset == chosen
     assert load_settings("auto").preset == chosen
@@ -244,11 +260,10 @@ def test_a_misspelled_training_argument_is_refused_with_the_nearest_one():
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
-def test_learning_rates_of_fine_tuning_are_fine_tunes_own_unless_a_preset_has_one(preset):
+def test_fine_tuning_on_flan_t5_has_the_rates_and_epochs_that_suit_it(preset):
     settings = load_settings(preset)
-    assert settings.full_learning_rate is None and settings.lora_learning_rate is None
-    assert settings.table().loc["full_learning_rate", "value"] == "default"
-    assert load_settings("offline").lora_learning_rate == 5e-3
+    assert (settings.full_learning_rate, settings.lora_learning_rate) == (3e-4, 1e-3)
+    assert 2 <= settings.full_epochs <= 3 and 2 <= settings.lora_epochs <= 3
 
 
 FOLDERS = {"model", "reward_model", "second_judge", "dataset"}
