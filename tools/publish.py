@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from dataclasses import MISSING
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 from transformers import TrainingArguments
 from trl import GRPOConfig, RLOOConfig
 
@@ -64,38 +66,43 @@ SYSTEMS = {  # the rows of each table: name in results.json, name for readers
     ("lab3", "toxicity"): DETOX | BASELINES | {"human": "the references themselves"},
     ("lab3", "rouge1"): DETOX | BASELINES,
 }
-BOOTSTRAP = """
+BOOTSTRAP = r"""
 # In Colab: fetch the project and what Colab lacks. Elsewhere: nothing.
-import subprocess
+repository = ""  # @param {type:"string"}
+keep_on_drive = False  # @param {type:"boolean"}
+import os
+import re
 import sys
-from importlib.metadata import version
-from os import chdir
 from pathlib import Path
+from urllib.request import unquote, urlopen
 
-in_colab = "google.colab" in sys.modules
-if in_colab and not Path("utils").is_dir():
-    if not Path("labs").is_dir():
-        clone = [
-            *("git", "-c", "advice.detachedHead=false", "clone", "--quiet"),
-            *("--depth=1", "--branch={tag}"),
-            "{address}",
-            "labs",
-        ]
-        subprocess.run(clone, check=True)
-    kept = "".join(f"{{name}}=={{version(name)}}\\n" for name in ("torch", "numpy"))
-    Path("kept.txt").write_text(kept)
-    install = [sys.executable, "-m", "pip", "install", "--quiet"]
-    lists = ["-r", "labs/requirements-colab.txt", "-c", "kept.txt"]
-    subprocess.run(install + lists, check=True)
-    chdir("labs")
-    sys.path.insert(0, str(Path.cwd()))
+if "google.colab" in sys.modules and not Path("utils").is_dir():
+    address, ref = "ADDRESS", "TAG"
+    jupyter = "http://{COLAB_JUPYTER_IP}:{KMP_TARGET_PORT}/api/sessions"
+    try:  # Colab's Jupyter knows where this notebook was opened from
+        said = urlopen(jupyter.format(**os.environ), timeout=9).read().decode()
+    except (KeyError, OSError, ValueError):  # Colab does not document this
+        said = ""
+    said = repository or unquote(unquote(said))
+    place = r"github(?:\.com)?/([\w.-]+/[\w.-]+)(?:/blob/([\w./-]+)/.*\.ipynb)?"
+    if found := re.search(place, said):
+        address, ref = f"https://github.com/{found[1]}", found[2] or "HEAD"
+    assert address, "Write the project's address on GitHub into `repository`."
+    print(f"fetching {address} at {ref}")
+    get = f"git fetch -q --depth=1 {address} {ref} && git checkout FETCH_HEAD"
+    failed = os.system(f"git init -q labs && cd labs && {get}")
+    assert not failed, f"git cannot fetch {ref} from {address}"
+    os.chdir("labs")
+sys.path.insert(0, str(Path.cwd()))  # before any other package called utils
+from utils.lab.setup import set_up
 
-import utils
-
-folder = Path(utils.__file__).parent
-assert folder == Path.cwd() / "utils", f"another utils was found: {{folder}}"
-print("utils from", folder if in_colab else folder.name)
+set_up(keep_on_drive)
 """
+# The last line of the cell, also in earlier versions of the notebooks
+ENDS = ("set_up(keep_on_drive)", 'print("utils from", folder if in_colab else folder.name)')
+ON_GITHUB = re.compile(r"(?:^|[/@])github\.com[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
+NO_ADDRESS = """To open a lab in [Colab](https://colab.research.google.com), choose *File*, *Open
+notebook*, and *GitHub* there, and enter the address of your copy of this project."""
 
 
 def picture(folder: Path, figure: str) -> bytes:
@@ -110,14 +117,28 @@ def picture(folder: Path, figure: str) -> bytes:
 
 
 def project() -> tuple[str, str]:
-    """Return the project's public address, and the tag of its version."""
+    """Return the project's address on GitHub, "" if it has none yet, and its version's tag."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return table["urls"]["repository"], f"v{table['version']}"
+    return table.get("urls", {}).get("repository", ""), f"v{table['version']}"
+
+
+def settle_address() -> None:
+    """Write the address of the git remote into pyproject.toml, if there is none and it has one."""
+    file = ROOT / "pyproject.toml"
+    asked = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+    remote = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    found = ON_GITHUB.search(remote)
+    if found and not project()[0]:
+        line = f'repository = "https://github.com/{found[1]}"'  # without a token
+        text = re.sub("(?m)^# repository = .*$", line, file.read_text(encoding="utf-8"))
+        file.write_text(text, encoding="utf-8")
 
 
 def badge(notebook: str) -> str:
-    """Return the Markdown of a badge that opens a notebook in Colab."""
+    """Return the Markdown of a badge that opens a notebook in Colab, or how to open it there."""
     address, tag = project()
+    if not address:
+        return NO_ADDRESS
     repository = address.removeprefix("https://github.com/")
     link = f"https://colab.research.google.com/github/{repository}/blob/{tag}/{notebook}.ipynb"
     return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({link})"
@@ -126,16 +147,18 @@ def badge(notebook: str) -> str:
 def bootstrap() -> str:
     """Return the source of the cell that sets up the project in Colab."""
     address, tag = project()
-    return BOOTSTRAP.strip().format(address=address, tag=tag)
+    return BOOTSTRAP.strip().replace("ADDRESS", address).replace("TAG", tag)
 
 
 def with_bootstrap(source: str) -> str:
     """Replace the bootstrap code in a setup cell, and leave what stands before and after it."""
     code = bootstrap()
-    first, last = code.splitlines()[0], code.splitlines()[-1]
-    before, found, rest = source.partition(first)
-    _, _, after = rest.partition(last)
-    return before + code + after if found else code
+    before, found, rest = source.partition(code.splitlines()[0])
+    for end in ENDS:
+        _, ended, after = rest.partition(end)
+        if found and ended:
+            return before + code + after
+    return code
 
 
 def publish_addresses() -> None:
@@ -153,7 +176,8 @@ def publish_addresses() -> None:
             elif cell.id == BOOTSTRAP_CELL:
                 cell.source = with_bootstrap(cell.source)
         nbformat.write(notebook, ROOT / f"{name}.ipynb")
-    _fill(ROOT / "README.md", "colab", " ".join(badge(name) for name in NOTEBOOKS))
+    badges = dict.fromkeys(badge(name) for name in NOTEBOOKS)  # one sentence, or three badges
+    _fill(ROOT / "README.md", "colab", " ".join(badges))
 
 
 def publish_options() -> None:
@@ -174,6 +198,37 @@ def options_table() -> str:
         known = "yes" if option.name in trl else "no"
         meaning = option.metadata["help"].replace("|", "\\|")
         lines.append(f"| `{option.name}` | {default} | {known} | {meaning} |")
+    return "\n".join(lines)
+
+
+def publish_expected() -> None:
+    """Write the tables of docs/expected.csv and docs/published.csv into docs/expected.md."""
+    _fill(DOCS / "expected.md", "expected", expected_table())
+    _fill(DOCS / "expected.md", "published", published_table())
+
+
+def expected_table() -> str:
+    """Return the ranges of docs/expected.csv as a Markdown table."""
+    lines = ["| lab | measure | system | expected | label | why |", "|---" * 6 + "|"]
+    for row in pd.read_csv(DOCS / "expected.csv", keep_default_na=False).itertuples():
+        span = f"{row.low:g} to {row.high:g} {row.unit}"
+        name = f"{row.lab} | {row.measure} | {row.system or '–'}"
+        lines.append(f"| {name} | {span} | {row.label} | {row.reason} |")
+    return "\n".join(lines)
+
+
+def published_table() -> str:
+    """Return the scores of docs/published.csv as a Markdown table."""
+    titles = (
+        "system | model | ROUGE-1 | ROUGE-2 | ROUGE-L | references | stemmed | scored on, source"
+    )
+    lines = [f"| {titles} |", "|---" * 8 + "|"]
+    table = pd.read_csv(DOCS / "published.csv", dtype=str, keep_default_na=False)
+    for row in table.itertuples():
+        source = f"[{row.source}]({row.address})" if row.address else row.source
+        scores = f"{row.rouge1} | {row.rouge2} | {row.rougeL}"
+        how = f"{row.references} | {row.stemmed} | {', '.join(filter(None, (row.unit, source)))}"
+        lines.append(f"| {row.system} | {row.size} | {scores} | {how} |")
     return "\n".join(lines)
 
 
@@ -236,8 +291,10 @@ def _fill(page: Path, mark: str, text: str) -> None:
 
 
 if __name__ == "__main__":
+    settle_address()
     publish_addresses()
     publish_options()
+    publish_expected()
     try:
         publish_results(ROOT / "out")
     except ValueError as error:
