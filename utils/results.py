@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,6 +31,7 @@ SECOND_VIEW = {  # measures beside ROUGE: title and scale in tables
 TOO_WIDE = 6  # points: an interval this wide that holds 0 says little
 LIBRARIES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "rouge_score")
 LIBRARIES += ("numpy", "pandas")
+INSTRUCTIONS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "sve", "bf16")  # of CPUs
 
 
 def judge(
@@ -85,6 +88,21 @@ def judge_model(
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that the results depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+def hardware() -> dict[str, str | int | None]:
+    """Return the processor, its memory in GB and the GPU, and nothing that names the machine."""
+    known = torch.cpu.get_capabilities()
+    gpu = torch.cuda.get_device_properties() if torch.cuda.is_available() else None
+    return {
+        "system": platform.system(),
+        "processor": known.get("cpu_name") or platform.machine(),
+        "instructions": " ".join(name for name in INSTRUCTIONS if known.get(name)),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "gpu": gpu and gpu.name,
+        "gpu_memory_gb": gpu and round(gpu.total_memory / 1e9),
+    }
 
 
 def interval_table(systems: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
@@ -256,6 +274,7 @@ def record(
         "seed": settings.seed,
         "seconds": round(seconds, 1),
         "versions": versions(),
+        "hardware": hardware(),
         "settings": settings.table()["value"].to_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
