@@ -107,8 +107,8 @@ set_up(keep_on_drive)
 # The last line of the cell, also in earlier versions of the notebooks
 ENDS = ("set_up(keep_on_drive)", 'print("utils from", folder if in_colab else folder.name)')
 ON_GITHUB = re.compile(r"(?:^|[/@])github\.com[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
-NO_ADDRESS = """To open a lab in [Colab](https://colab.research.google.com), choose *File*, *Open
-notebook*, and *GitHub* there, and enter the address of your copy of this project."""
+NO_ADDRESS = """In [Colab](https://colab.research.google.com), choose *Open notebook* and *GitHub*,
+and enter the address of your copy."""
 
 
 def picture(folder: Path, figure: str) -> bytes:
