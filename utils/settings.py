@@ -167,7 +167,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo_seeds": 5,
         "judged_dialogues": 200,
     },
-    "cpu": _HUB  # sized for 30 minutes a lab on two cores: see docs/performance.md
+    "cpu": _HUB  # aims at 30 minutes a lab on two cores: see docs/performance.md
     | {
         "model": "google/flan-t5-small",
         "train_dialogues": 600,
@@ -179,7 +179,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo_seeds": 1,
         "judged_dialogues": 150,
     },
-    "gpu": _HUB  # sized for 45 minutes a lab on a T4, which has no bf16
+    "gpu": _HUB  # aims at 45 minutes a lab on a T4, which has no bf16
     | {
         "train_dialogues": 3000,
         "sweep_steps": 30,
