@@ -115,8 +115,8 @@ def tuned_copy(
     `changes` override the arguments of `finetune_arguments`; by default it takes one epoch.
     """
     unwatched = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-    options = {"num_train_epochs": 1, "output_dir": str(output_dir), **unwatched} | changes
-    arguments = finetune_arguments(settings, "lora", **options)
+    once = {"num_train_epochs": 1, "output_dir": str(output_dir), "resume": False}
+    arguments = finetune_arguments(settings, "lora", **once | unwatched | changes)
     result = fine_tune(copy.deepcopy(policy), tokenizer, rows, first_rows(rows, 2), **arguments)
     return result.model.merge_and_unload().eval()
 
