@@ -368,7 +368,10 @@ def test_what_no_person_wrote_in_whatsapp_is_left_out_and_counted(tmp_path):
         "~\u202fBo: \u2068@Tom\u2069 ok",
         "Missed voice call",
     ]
-    lines += ['Bo changed the subject to "Trip: Rome"', "Bo: bye <This message was edited>"]
+    lines += [
+        'Bo changed the subject to "Trip: Rome"\nand more',
+        "Bo: bye <This message was edited>",
+    ]
     text = "\n".join(stamp + line for line in lines)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     (one,) = read_conversations(str(tmp_path / "a.txt"))
