@@ -1,80 +1,10 @@
-"""Lab 1 as a course: its size, its pictures, and what the stored run of the small world shows."""
+"""What the stored run of Lab 1 shows on the small world."""
 
 import json
-import re
-from statistics import median
 
-import nbformat
 import pytest
-from course import code, core, lines, long, words
 
 from utils.lab.notebooks import ROOT
-
-LAB1 = nbformat.read(ROOT / "lab1_prompt_engineering.ipynb", 4)
-CORE = core(LAB1)
-TEXT = "\n\n".join(cell.source for cell in CORE if cell.cell_type == "markdown")
-PICTURE = re.compile(r"!\[([^\]]*)\]\(attachment:([^)]+)\)")
-
-
-def test_core_has_at_most_60_cells_and_1800_words():
-    assert len(CORE) <= 60
-    assert words(CORE) <= 1_800
-
-
-def test_code_cells_have_8_lines_in_the_median_and_20_at_most():
-    assert median(map(lines, code(CORE))) <= 8
-    assert long(LAB1.cells) == []
-
-
-def test_one_set_up_cell_is_folded_and_holds_all_imports():
-    (setup,) = (cell for cell in LAB1.cells if cell.id == "colab-bootstrap")
-    assert setup.source.startswith("# @title Set up\n")
-    assert setup.metadata.cellView == "form" and setup.metadata.jupyter.source_hidden
-    assert not [
-        c.id for c in code(LAB1.cells) if re.search(r"^(import|from) ", c.source, re.MULTILINE)
-    ]
-
-
-def test_learner_predicts_at_least_six_times_before_the_result():
-    guesses = [cell for cell in CORE if cell.source.startswith("guess = None  # ")]
-    assert len(guesses) >= 6
-    assert all("reveal(guess, " in cell.source for cell in guesses)
-    assert len(re.findall(r"\*\*Predict", TEXT)) >= len(guesses)
-
-
-def test_at_least_five_exercises_stand_in_the_sections_with_minutes_and_difficulty():
-    title = re.compile(r"^### Exercise (\d+) · .+ \(\d+ minutes, (?:easy|medium|hard)\)$", re.M)
-    assert title.findall(TEXT) == ["1", "2", "3", "4", "5"]
-    cells = [c for c in LAB1.cells if "exercise" in c.metadata.get("tags", [])]
-    titles = title.findall("\n".join(cell.source for cell in LAB1.cells))
-    assert len(cells) == len(titles) == "\n".join(c.source for c in LAB1.cells).count("<details>")
-
-
-def test_every_picture_is_attached_and_has_an_alt_text():
-    found = []
-    for cell in LAB1.cells:
-        for alt, name in PICTURE.findall(cell.source):
-            assert len(alt.split()) >= 15, name
-            assert cell.attachments[name]["image/png"]
-            assert (ROOT / "docs" / "pictures" / name).is_file()
-            found.append(name)
-    assert found == ["task.png", "rouge.png", "encoder-decoder.png", "few-shot-prompt.png"]
-
-
-def test_every_section_ends_in_a_takeaway_and_there_is_a_pause_point():
-    sections = re.findall(r"^## \d+ · ", TEXT, re.MULTILINE)
-    assert TEXT.count("**Takeaway.** ") == len(sections) - 1  # the recap follows the last
-    assert TEXT.count("**Pause point.**") == 1
-
-
-def test_text_tells_what_the_small_world_did_in_callouts_only():
-    text = "\n".join(cell.source for cell in LAB1.cells if cell.cell_type == "markdown")
-    told = [line for line in text.splitlines() if re.search("small world|small model", line)]
-    assert told and all(line.startswith("> **On the small world:** ") for line in told)
-
-
-# What the stored run shows
-
 
 RESULTS = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))["lab1"]
 COMPARED = RESULTS["compared"]
