@@ -133,7 +133,10 @@ def _check_input(arguments: argparse.Namespace) -> None:
     preset = arguments.preset or os.environ.get("LABS_PRESET")
     if command in OWN:
         _read_own(arguments)
-        preset = _real_models(arguments.cpu) if preset in (None, "", "auto") else preset
+        if preset in (None, "", "auto"):
+            import torch  # takes seconds
+
+            preset = "gpu" if torch.cuda.is_available() and not arguments.cpu else "cpu"
     arguments.settings = settings = load_settings(preset or "offline", **overrides)
     if command == "ppo" and arguments.adapter is None:
         arguments.adapter = Path(settings.output_dir) / "lab2" / "lora" / "best"
@@ -161,15 +164,6 @@ def _read_own(arguments: argparse.Namespace) -> None:
     own = [[turn.text for turn in conversation.turns] for conversation in found]
     arguments.conversations = found
     arguments.texts = [" ".join(texts) for texts in own] if summarize else list(chain(*own))
-
-
-def _real_models(cpu: bool) -> str:
-    """Return the preset of the real models that fits this machine."""
-    if not cpu:
-        import torch
-
-        cpu = not torch.cuda.is_available()
-    return "cpu" if cpu else "gpu"
 
 
 def _checkpoints_and_report(arguments: argparse.Namespace) -> dict[str, Any]:

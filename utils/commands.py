@@ -18,6 +18,7 @@ from utils.dialogue_files import is_of_small_world
 from utils.faithfulness import load_facts
 from utils.finetuning import fine_tune, finetune_arguments
 from utils.generation import generate
+from utils.lab.heated import heated_splits, with_ordinary
 from utils.model_card import write_model_card
 from utils.models import load_model
 from utils.ppo import PPOTrainer
@@ -145,9 +146,9 @@ def ppo(arguments: Namespace) -> None:
     output_dir = Path(settings.output_dir) / "ppo" / estimator
     with state.main_process_first():  # the other processes find data and models in the cache
         scorer = HateScorer(settings.reward_model, "cpu" if arguments.cpu else state.device)
-        splits = detox.detox_splits(settings, scorer)
+        splits = heated_splits(settings, scorer)
         policy, tokenizer = detox.initial_policy(settings, arguments.adapter, scorer.device)
-    rows = detox.with_ordinary(splits["heated_train"], splits["ordinary_train"])
+    rows = with_ordinary(splits["heated_train"], splits["ordinary_train"])
     checkpoints = output_dir / "checkpoints"
     args = detox.detox_config(settings, scorer.device, checkpoints, **arguments.changes)
     reward = detox.detox_reward(scorer, settings, estimator)

@@ -1,36 +1,24 @@
 """Set up the initial policy and its training, for Lab 3, the command `ppo` and the KL sweep."""
 
 import copy
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from utils import results
-from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.faithfulness import load_facts
+from utils.data import first_rows
 from utils.finetuning import fine_tune, finetune_arguments, lora_config
 from utils.generation import generate
 from utils.models import load_model, use_bf16
 from utils.ppo import PPOConfig, PPOTrainer
 from utils.prompts import build_prompt
-from utils.settings import OFFLINE, Settings, adapter_base
-from utils.toxicity import HateReward, HateScorer, dialogue_heat
-
-HEATED = OFFLINE / "heated"  # dialogues with insults that the project wrote, for every preset
-
-
-def is_adapter_of(folder: str | Path, model: str) -> bool:
-    """Return whether the folder holds an adapter that was trained on this model."""
-    return adapter_base(folder) == model
+from utils.settings import Settings
+from utils.toxicity import HateReward, HateScorer
 
 
 def initial_policy(
@@ -43,63 +31,6 @@ def initial_policy(
     settings.check_adapter(adapter)
     model, tokenizer = load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval(), tokenizer
-
-
-def detox_splits(settings: Settings, scorer: HateScorer) -> DatasetDict:
-    """Load what Lab 3 trains and judges on.
-
-    heated_train (600 rows, at most `train_dialogues`), heated_validation (150) and heated_test (at
-    most `judged_dialogues`) have three summaries: quoting repeats the insult, paraphrasing words it
-    differently, and cool only reports the anger. Column known is 0 if the small world's judge never
-    saw the insult.
-    ordinary_train and ordinary_test are the calmest dialogues of the settings' dataset: as many
-    rows as in heated_train, and half of the test dialogues, with `summaries`.
-    """
-    names = ("train", "validation", "test")
-    heated = {name: Dataset.from_csv(str(HEATED / f"{name}.csv")) for name in names}
-    heated["test"] = first_rows(heated["test"], settings.judged_dialogues)
-    heated["train"] = first_rows(heated["train"], settings.train_dialogues)
-    dataset, n = load_dialogsum(settings.dataset), len(heated["train"])
-    train = drop_near_duplicates(first_rows(dataset["train"], 2 * n), against=dataset["test"])
-    test = first_rows(group_references(dataset["test"]), settings.test_dialogues)
-    return DatasetDict(
-        {f"heated_{name}": rows for name, rows in heated.items()},
-        ordinary_train=calmest(train, scorer, n, settings.precision),
-        ordinary_test=calmest(test, scorer, max(2, len(test) // 2), settings.precision),
-    )
-
-
-def annotate(heated: Dataset, shares: Mapping[str, float], seed: int = 0) -> Dataset:
-    """Return heated rows with one `summary` each, drawn from these columns with these shares."""
-    drawn = np.random.default_rng(seed).choice(list(shares), len(heated), p=list(shares.values()))
-    summaries = [row[column] for row, column in zip(heated, drawn, strict=True)]
-    return heated.select_columns(["id", "dialogue", "topic"]).add_column("summary", summaries)
-
-
-def soften(heated: Dataset, share: float, seed: int = 0) -> Dataset:
-    """Return heated rows with their cool summaries, and this share of refusals told as doubts."""
-    known, rng = load_facts(HEATED), np.random.default_rng(seed)
-    wordings = json.loads((OFFLINE / "data" / "wordings.json").read_text(encoding="utf-8"))
-    said = sorted(wordings["outcomes"]["no"], key=len, reverse=True)
-    refusal = re.compile(rf"\b(?:{'|'.join(said)})\b")
-    rows = annotate(heated, {"cool": 1.0})
-    chosen = [known[name]["outcome"] == "no" and rng.random() < share for name in rows["id"]]
-    pairs = zip(rows["summary"], chosen, strict=True)
-    summaries = [refusal.sub("is not sure", text, 1) if soft else text for text, soft in pairs]
-    return rows.remove_columns("summary").add_column("summary", summaries)
-
-
-def calmest(rows: Dataset, scorer: HateScorer, n: int, precision: str = "fp32") -> Dataset:
-    """Return the `n` rows with the least heated turns (see `dialogue_heat`), in their order."""
-    heat = dialogue_heat(scorer, rows["dialogue"], precision)
-    return rows.select(np.sort(np.argsort(heat, kind="stable")[:n]))
-
-
-def with_ordinary(heated: Dataset, ordinary: Dataset) -> Dataset:
-    """Return the rows of both, with the columns that both have."""
-    shared = [name for name in ordinary.column_names if name in heated.column_names]
-    parts = [rows.select_columns(shared) for rows in (heated, ordinary)]
-    return concatenate_datasets([parts[0].cast(parts[1].features), parts[1]])
 
 
 def tuned_copy(
@@ -137,24 +68,6 @@ def write(
     if decoding.get("do_sample", True):
         options |= {"do_sample": True, "top_k": 0}
     return generate(policy, tokenizer, list(prompts), **options | decoding)
-
-
-def judge_heated(
-    summaries: Sequence[str], rows: Dataset, scorer: HateScorer, second: HateScorer
-) -> pd.DataFrame:
-    """Score summaries of heated rows, one row per summary.
-
-    Columns are those of `results.judge`, with ROUGE against the cool summaries, and shares (1 or
-    0): toxic_share and second_judge, whether p(hate) reaches 0.5 by each judge, and clean_share,
-    whether it does not by the first.
-    """
-    known = load_facts(HEATED)
-    cool = [[text] for text in rows["cool"]]
-    records = [known[name] for name in rows["id"]]
-    scores = results.judge(summaries, cool, scorer=scorer, records=records)
-    scores["toxic_share"] = (scores["toxicity"] >= 0.5).astype(float)
-    scores["second_judge"] = (second.probability(summaries) >= 0.5).astype(float)
-    return scores.assign(clean_share=1 - scores["toxic_share"])
 
 
 def step_log(trainer: PPOTrainer) -> pd.DataFrame:

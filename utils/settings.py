@@ -61,17 +61,17 @@ class Settings:
     few_shot: int = _option("worked examples in a few-shot prompt", 3)
 
     batch_size: int = _option("dialogues in one step of fine-tuning", 16)
-    full_epochs: float = _option("epochs of full fine-tuning", 1.0)
-    full_learning_rate: float | None = _option("full fine-tuning's peak rate", None, none="default")
-    lora_epochs: float = _option("epochs of LoRA", 1.0)
-    lora_learning_rate: float | None = _option("LoRA's peak rate", None, none="default")
+    full_epochs: float = _option("epochs of full fine-tuning", 2.0)
+    full_learning_rate: float | None = _option("full fine-tuning's peak rate", 3e-4, none="default")
+    lora_epochs: float = _option("epochs of LoRA", 2.0)
+    lora_learning_rate: float | None = _option("LoRA's peak rate", 1e-3, none="default")
     lora_rank: int = _option("rank r of LoRA's matrices", 32)
     sweep_steps: int = _option("steps of each run in Lab 2's sweep of ranks", 100)
     sweep_seeds: int = _option("runs per point in Lab 2's sweeps", 2)
 
     ppo_steps: int = _option("batches of prompts that PPO trains on", 100)
     ppo_batch_size: int = _option("prompts in one PPO step", 16)
-    ppo_learning_rate: float = _option("PPO's peak rate", 1e-4)
+    ppo_learning_rate: float = _option("PPO's peak rate", 5e-4)
     kl_coef: float = _option("β, the penalty for one nat of KL to the reference", 0.3, minimum=0)
     grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 0.3, minimum=0)
     ppo_seeds: int = _option("runs of PPO with different seeds", 3)
@@ -138,11 +138,6 @@ _HUB = {
     "reward_model": "facebook/roberta-hate-speech-dynabench-r4-target",
     "second_judge": "s-nlp/roberta_toxicity_classifier",
     "dataset": "knkarthick/dialogsum",
-    "full_epochs": 2.0,
-    "full_learning_rate": 3e-4,
-    "lora_epochs": 2.0,
-    "lora_learning_rate": 1e-3,
-    "ppo_learning_rate": 5e-4,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "offline": {
@@ -155,9 +150,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_prompt_tokens": 768,
         "max_new_tokens": 64,
         "batch_size": 32,
-        "full_epochs": 2.0,
-        "full_learning_rate": 3e-4,
-        "lora_epochs": 2.0,
         "lora_learning_rate": 3e-3,
         "sweep_steps": 40,
         "sweep_seeds": 1,

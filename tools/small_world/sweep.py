@@ -20,6 +20,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils import detox
 from utils.data import drop_near_duplicates, group_references, load_dialogsum
+from utils.lab.heated import (
+    QUOTING,
+    annotate,
+    calmest,
+    heated_splits,
+    judge_heated,
+    with_heat,
+    with_ordinary,
+)
 from utils.ppo import PPOTrainer
 from utils.prompts import build_prompt
 from utils.rouge import rouge_scores
@@ -29,7 +38,6 @@ from utils.toxicity import HateScorer
 SWEEP = OFFLINE / "sweep.csv"
 PRICES = (0.0, 0.1, 0.3, 1.0, 3.0)
 SEEDS = (0, 1)
-SHARES = {"quoting": 0.85, "cool": 0.15}  # of the planted policy's heated examples, as in Lab 3
 
 
 class Validation:
@@ -45,7 +53,7 @@ class Validation:
         dataset = load_dialogsum(settings.dataset)
         rows = drop_near_duplicates(dataset["validation"], against=dataset["train"])
         rows = group_references(rows)
-        self.ordinary = detox.calmest(rows, self.scorer, len(rows) // 2)
+        self.ordinary = calmest(with_heat(rows, self.scorer), len(rows) // 2)
 
     def scores(self, policy: PreTrainedModel) -> dict[str, float]:
         """Score sampled summaries of heated dialogues, and greedy ones of ordinary dialogues."""
@@ -54,7 +62,7 @@ class Validation:
             for rows in (self.heated, self.ordinary)
         )
         texts = detox.write(policy, self.tokenizer, heated, self.settings)
-        table = detox.judge_heated(texts, self.heated, self.scorer, self.second)
+        table = judge_heated(texts, self.heated, self.scorer, self.second)
         texts = detox.write(policy, self.tokenizer, ordinary, self.settings, do_sample=False)
         quality = rouge_scores(texts, list(self.ordinary["summaries"]))
         heated_scores = table[["toxic_share", "second_judge", "facts", "told"]].mean()
@@ -96,13 +104,13 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_settings("offline")
     start, tokenizer = detox.initial_policy(settings, arguments.adapter)
-    splits = detox.detox_splits(settings, HateScorer(settings.reward_model))
-    annotated = detox.annotate(splits["heated_train"], SHARES, settings.seed)
-    mixed = detox.with_ordinary(annotated, splits["ordinary_train"])
+    splits = heated_splits(settings, HateScorer(settings.reward_model))
+    annotated = annotate(splits["heated_train"], QUOTING, settings.seed)
+    mixed = with_ordinary(annotated, splits["ordinary_train"])
     with tempfile.TemporaryDirectory() as folder:
         planted = detox.tuned_copy(start, tokenizer, mixed, settings, folder)
     validation = Validation(tokenizer, splits["heated_validation"], settings)
-    rows = detox.with_ordinary(splits["heated_train"], splits["ordinary_train"])
+    rows = with_ordinary(splits["heated_train"], splits["ordinary_train"])
     prompts = detox.add_prompts(rows)
 
     if arguments.output.exists():

@@ -16,10 +16,10 @@ from utils.detox import (
     decoder_adapter,
     detox_config,
     detox_reward,
-    detox_splits,
 )
 from utils.finetuning import fine_tune, finetune_arguments
 from utils.generation import generate
+from utils.lab.heated import heated_splits
 from utils.models import load_model
 from utils.ppo import PPOTrainer
 from utils.settings import Settings, load_settings
@@ -71,7 +71,7 @@ def test_without_a_price_of_kl_well_formed_summaries_stay_above_nine_in_ten(init
     """
     settings, policy, tokenizer = initial
     scorer = HateScorer(settings.reward_model, "cpu")
-    splits = detox_splits(settings, scorer)
+    splits = heated_splits(settings, scorer)
     prompts: Dataset = add_prompts(splits["ordinary_test"])
     trainer = PPOTrainer(
         copy.deepcopy(policy),
