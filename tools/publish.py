@@ -73,7 +73,7 @@ SYSTEMS = {  # the rows of each table: name in results.json, name for readers
     },
 }
 BOOTSTRAP = r"""
-# In Colab: fetch the project and what Colab lacks. Elsewhere: nothing.
+# In Colab, this fetches the project and installs what is missing.
 repository = ""  # @param {type:"string"}
 keep_on_drive = False  # @param {type:"boolean"}
 import os
@@ -93,7 +93,7 @@ if "google.colab" in sys.modules and not Path("utils").is_dir():
     place = r"github(?:\.com)?/([\w.-]+/[\w.-]+)(?:/blob/([\w./-]+)/.*\.ipynb)?"
     if found := re.search(place, said):
         address, ref = f"https://github.com/{found[1]}", found[2] or "HEAD"
-    assert address, "Write the project's address on GitHub into `repository`."
+    assert address, "Enter the project's GitHub address in `repository`."
     print(f"fetching {address} at {ref}")
     get = f"git fetch -q --depth=1 {address} {ref} && git checkout FETCH_HEAD"
     failed = os.system(f"git init -q labs && cd labs && {get}")
@@ -107,8 +107,8 @@ set_up(keep_on_drive)
 # The last line of the cell, also in earlier versions of the notebooks
 ENDS = ("set_up(keep_on_drive)", 'print("utils from", folder if in_colab else folder.name)')
 ON_GITHUB = re.compile(r"(?:^|[/@])github\.com[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
-NO_ADDRESS = """In [Colab](https://colab.research.google.com), choose *Open notebook* and *GitHub*,
-and enter the address of your copy."""
+NO_ADDRESS = """In [Colab](https://colab.research.google.com), choose *Open notebook*, then *GitHub*,
+and enter the address of your repository."""
 
 
 def picture(folder: Path, figure: str) -> bytes:

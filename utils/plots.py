@@ -27,7 +27,7 @@ NAMES = {
     "human": "humans", "lead": "lead-2", "longest": "longest-3", "full": "full fine-tuning",
     "flan_template": "FLAN's template", "nearest_copy": "nearest copied",
     "zero_shot": "zero-shot", "one_shot": "one-shot", "few_shot": "few-shot", "lora": "LoRA",
-    "gae": "PPO", "rloo": "RLOO", "grpo": "GRPO",
+    "gae": "PPO", "rloo": "RLOO", "grpo": "GRPO", "before": "initial policy", "after": "PPO",
     "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum",
 }  # fmt: skip
 

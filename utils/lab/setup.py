@@ -55,4 +55,4 @@ def introduce(settings: Settings, lab: str, minutes: Mapping[str, int | str]) ->
         preset, why = ("gpu", "") if gpu else ("cpu", "No CUDA GPU was found. ")
         real = PRESETS[preset]["model"].removeprefix("google/")
         remedy = f'write load_settings("{preset}") in this cell'
-        print(f"{why}To get {real} on {device}, {remedy}: about {minutes[preset]} minutes.")
+        print(f"{why}To run {real} on {device} (about {minutes[preset]} minutes), {remedy}.")

@@ -82,9 +82,11 @@ def test_without_a_price_of_kl_well_formed_summaries_stay_above_nine_in_ten(init
         peft_config=decoder_adapter(settings),
     )
     before = generate(policy, tokenizer, list(prompts["prompt"]), max_new_tokens=64)
-    assert well_formed(before) > 0.98
+    assert well_formed(before) > 0.9
     trainer.train()
     after = generate(trainer.policy, tokenizer, list(prompts["prompt"]), max_new_tokens=64)
     rewards = logged(trainer, "reward")
     assert rewards[-1] > rewards[0] + 0.5
     assert well_formed(after) > 0.9
+    kept = [new for old, new in zip(before, after, strict=True) if well_formed([old])]
+    assert well_formed(kept) > 0.9
