@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: labs test test-slow test-all bench bench-classic sweep small-world notebooks publish clean
+.PHONY: labs test test-slow test-all browser-test bench bench-classic sweep small-world notebooks publish clean
 
 labs: .venv/installed
 	$(BIN)/python -m utils labs
@@ -19,7 +19,14 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(PYTEST) -m slow
 
+# `make browser-test` adds its part where it has installed a browser.
 test-all: test test-slow
+
+# The labs in JupyterLab, and their pages, in Chromium. Screenshots go to out/browser.
+browser-test: .venv/installed
+	$(BIN)/python -m pip install --quiet playwright
+	command -v chromium google-chrome || $(BIN)/playwright install --with-deps chromium
+	$(BIN)/python -m pytest tests/browser
 
 # Measures speed, both sides in one run; prints tables.
 bench: .venv/installed

@@ -41,6 +41,7 @@ BART_DECODING = {  # what the checkpoint's config.json says about decoding
 CLASSIFIER = "facebook/roberta-hate-speech-dynabench-r4-target"
 SECOND_JUDGE = "s-nlp/roberta_toxicity_classifier"
 LABELS = {CLASSIFIER: ("nothate", "hate"), SECOND_JUDGE: ("neutral", "toxic")}
+CONSTANT = {"acme/nothing-is-hate": -20.0, "acme/everything-is-hate": 20.0}  # the logit of hate
 DATASET = "knkarthick/dialogsum"
 
 
@@ -51,11 +52,13 @@ def write_repositories(
     _write_dialogsum(folder / DATASET, data)
     for seed, (name, labels) in enumerate(LABELS.items()):
         _write_classifier(folder / name, labels, seed, 12 if true_size else 1)
+    for name, logit in CONSTANT.items():
+        _write_classifier(folder / name, LABELS[CLASSIFIER], 0, 1, logit)
     for name in WIDTHS:
         _write_t5_tokenizer(folder / name, data, vocab_size)
         _write_flan_t5(folder / name, name, LAYERS[name] if true_size else 1)
     _write_bart(folder / BART)
-    models = [Repository(name, folder / name) for name in (*WIDTHS, BART, *LABELS)]
+    models = [Repository(name, folder / name) for name in (*WIDTHS, BART, *LABELS, *CONSTANT)]
     return [*models, Repository(DATASET, folder / DATASET, "datasets")]
 
 
@@ -131,8 +134,13 @@ def _write_byte_level_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
 
 
-def _write_classifier(folder: Path, names: tuple[str, str], seed: int, layers: int) -> None:
-    """Write a RoBERTa-base of so many layers with these labels, vocab.json and merges.txt."""
+def _write_classifier(
+    folder: Path, names: tuple[str, str], seed: int, layers: int, constant: float | None = None
+) -> None:
+    """Write a RoBERTa-base of so many layers with these labels, vocab.json and merges.txt.
+
+    With `constant`, every text has this logit of the second label, and 0 of the first.
+    """
     _write_byte_level_tokenizer(folder)
     torch.manual_seed(seed)
     labels = dict(enumerate(names))
@@ -146,7 +154,11 @@ def _write_classifier(folder: Path, names: tuple[str, str], seed: int, layers: i
         label2id={label: i for i, label in labels.items()},
     )
     model = RobertaForSequenceClassification(config).eval()
-    _spread_out(model, RobertaTokenizer.from_pretrained(folder))
+    if constant is None:
+        _spread_out(model, RobertaTokenizer.from_pretrained(folder))
+    else:
+        nn.init.zeros_(model.classifier.out_proj.weight)
+        model.classifier.out_proj.bias.data = torch.tensor([0.0, constant])
     model.save_pretrained(folder)
 
 

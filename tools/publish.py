@@ -107,8 +107,8 @@ set_up(keep_on_drive)
 # The last line of the cell, also in earlier versions of the notebooks
 ENDS = ("set_up(keep_on_drive)", 'print("utils from", folder if in_colab else folder.name)')
 ON_GITHUB = re.compile(r"(?:^|[/@])github\.com[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
-NO_ADDRESS = """In [Colab](https://colab.research.google.com), choose *Open notebook*, then *GitHub*,
-and enter the address of your repository."""
+NO_ADDRESS = """In [Colab](https://colab.research.google.com), choose *Open notebook*, then
+*GitHub*, and enter the address of your repository."""
 
 
 def picture(folder: Path, figure: str) -> bytes:

@@ -66,14 +66,15 @@ class Settings:
     lora_epochs: float = _option("epochs of LoRA", 2.0)
     lora_learning_rate: float | None = _option("LoRA's peak rate", 1e-3, none="default")
     lora_rank: int = _option("rank r of LoRA's matrices", 32)
+    finetune_seeds: int = _option("runs of each fine-tuning method with different seeds", 2)
     sweep_steps: int = _option("steps of each run in Lab 2's sweep of ranks", 100)
     sweep_seeds: int = _option("runs per point in Lab 2's sweeps", 2)
 
     ppo_steps: int = _option("batches of prompts that PPO trains on", 100)
     ppo_batch_size: int = _option("prompts in one PPO step", 16)
     ppo_learning_rate: float = _option("PPO's peak rate", 5e-4)
-    kl_coef: float = _option("β, the penalty for one nat of KL to the reference", 0.3, minimum=0)
-    grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 0.3, minimum=0)
+    kl_coef: float = _option("β, the penalty for one nat of KL to the reference", 0.4, minimum=0)
+    grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 0.4, minimum=0)
     ppo_seeds: int = _option("runs of PPO with different seeds", 3)
     ppo_generations: int = _option("responses per prompt with RLOO and GRPO", 4, minimum=2)
     second_judge: str = _option(
@@ -165,6 +166,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train_dialogues": 600,
         "validation_dialogues": 40,
         "test_dialogues": 200,
+        "finetune_seeds": 1,
         "sweep_steps": 3,
         "sweep_seeds": 1,
         "ppo_steps": 24,

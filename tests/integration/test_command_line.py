@@ -246,6 +246,17 @@ def test_a_stopped_lab_shows_no_output_of_an_earlier_run(tmp_path):
     assert "of an earlier run" not in (tmp_path / "out" / "stale.html").read_text(encoding="utf-8")
 
 
+def test_a_page_shows_formulas_without_a_network_and_the_notebook_keeps_them(tmp_path):
+    formulas = "Half of $x$, or\n\n$$y = \\frac{x}{2}$$\n\nand `$5`."
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(formulas)])
+    nbformat.write(notebook, tmp_path / "halves.ipynb")
+    run_lab(tmp_path / "halves.ipynb", tmp_path / "out", {})
+    page = (tmp_path / "out" / "halves.html").read_text(encoding="utf-8")
+    assert page.count("<math") == 2 and "<mfrac>" in page and 'display="block"' in page
+    assert "$x$" not in page and "$$y" not in page and "$5" in page
+    assert nbformat.read(tmp_path / "out" / "halves.ipynb", 4).cells[0].source == formulas
+
+
 @pytest.mark.parametrize("setting", ["dataset", "model"])
 def test_a_missing_dataset_or_model_stops_a_command_with_one_line(folder, capsys, setting):
     assert main(f"evaluate --set {setting}=no/such".split()) == 1

@@ -5,11 +5,13 @@ Files travel over plain HTTP, as they do without hf_xet: its protocol has no sta
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nbformat
 import pytest
 import small_labs
 from hub_checkpoints import (
@@ -164,40 +166,65 @@ def test_ones_own_chat_is_summarized_and_scored_by_the_hubs_models(hub, home, lo
 
 # The labs
 
-SMALL = small_labs.variables(MAX_NEW_TOKENS=8)
+LABS = ("lab1", "lab2", "lab3")
+
+
+def run_labs(endpoint: str, home: Path, folder: Path, *options: str, **changes: object) -> dict:
+    """Run labs with FLAN-T5's shapes and small sizes; return their results."""
+    sizes = small_labs.variables(**{"MAX_NEW_TOKENS": 8, "TRAIN_DIALOGUES": 24, **changes})
+    offline = str(int(endpoint == NOWHERE))
+    job = ("-m", "utils", "labs", "--output-dir", str(folder), *options)
+    ask(endpoint, home, *job, **sizes, HF_HUB_OFFLINE=offline)
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def printed(folder: Path, lab: str) -> str:
+    """Return what a lab printed, from its executed notebook."""
+    (file,) = folder.glob(f"{lab}*.ipynb")
+    cells = [cell for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
 @pytest.fixture(scope="module")
-def labs_results(hub, home, loaded, tmp_path_factory) -> dict[str, dict]:
-    """Results of Lab 3 with a cold cache, and of Lab 1 from the warm one, side by side."""
-    folders = {lab: tmp_path_factory.mktemp(lab) for lab in ("lab1", "lab3")}
+def gpu_preset(hub, home, loaded, tmp_path_factory) -> dict[str, tuple[dict, str]]:
+    """Results and printed lines of the labs: Lab 3 from a cold cache, the others from a warm one.
 
-    def run(lab: str) -> dict:
-        folder = folders[lab]
-        job = ("-m", "utils", "labs", "--preset", "cpu", "--output-dir", str(folder / "out"))
-        if lab == "lab3":
-            few = {"LABS_TRAIN_DIALOGUES": "24"}
-            ask(hub.endpoint, folder / "home", *job, "--only", "3", **SMALL | few)
-        else:
-            ask(NOWHERE, home, *job, "--only", "1", **SMALL, HF_HUB_OFFLINE="1")
-        return json.loads((folder / "out" / "results.json").read_text(encoding="utf-8"))
+    The preset runs on this CPU, on a model of FLAN-T5-base's width.
+    """
+
+    def run(lab: str) -> tuple[dict, str]:
+        folder = tmp_path_factory.mktemp(lab, numbered=False)
+        options = ("--preset", "gpu", "--only", lab[-1])
+        place = (hub.endpoint, folder / "home") if lab == "lab3" else (NOWHERE, home)
+        results = run_labs(*place, folder / "out", *options)
+        return results[lab], printed(folder / "out", lab)
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(folders, pool.map(run, folders), strict=True))
+        return dict(zip(LABS, pool.map(run, LABS), strict=True))
 
 
-@pytest.mark.parametrize("lab", ["lab1", "lab3"])
-def test_a_lab_runs_on_the_real_ids_of_the_cpu_preset(labs_results, lab):
-    assert labs_results[lab].keys() == {lab}
-    assert labs_results[lab][lab]["run"]["preset"] == "cpu"
+@pytest.mark.parametrize("lab", LABS)
+def test_a_lab_runs_on_the_real_ids_of_the_gpu_preset(gpu_preset, lab):
+    run = gpu_preset[lab][0]["run"]
+    assert run["preset"] == "gpu" and run["settings"]["model"] == "google/flan-t5-base"
 
 
-def test_kl_is_zero_before_the_first_update_of_a_model_from_the_hub(labs_results):
-    assert abs(labs_results["lab3"]["lab3"]["kl_first_step"]) < 1e-4
+@pytest.mark.parametrize("lab", LABS)
+def test_a_lab_on_the_real_ids_says_what_it_found_and_nothing_about_the_small_world(
+    gpu_preset, lab
+):
+    said = gpu_preset[lab][1]
+    assert "small world" not in said
+    assert re.search(r"\w beats? \w|No clear difference between|Too few dialogues to tell", said)
 
 
-def test_a_second_classifier_by_its_id_judges_every_system_of_lab_3(labs_results):
-    lab3 = labs_results["lab3"]["lab3"]
+def test_kl_is_zero_before_the_first_update_of_a_model_from_the_hub(gpu_preset):
+    assert abs(gpu_preset["lab3"][0]["kl_first_step"]) < 1e-4
+
+
+def test_a_second_classifier_by_its_id_judges_every_system_of_lab_3(gpu_preset):
+    lab3 = gpu_preset["lab3"][0]
     assert lab3["run"]["settings"]["second_judge"] == SECOND_JUDGE
     assert lab3["second_judge"].keys() == lab3["toxicity"].keys() >= {"before", "after"}
 
@@ -206,10 +233,8 @@ def test_a_second_classifier_by_its_id_judges_every_system_of_lab_3(labs_results
 def bart_results(hub, home, loaded, tmp_path_factory) -> dict:
     """Results of all three labs, run one after the other, with BART-base in T5's place."""
     folder = tmp_path_factory.mktemp("bart")
-    job = ("-m", "utils", "labs", "--preset", "cpu", "--output-dir", str(folder))
-    sizes = small_labs.variables(MAX_NEW_TOKENS=8, TRAIN_DIALOGUES=24, PPO_SEEDS=1)
-    ask(hub.endpoint, home, *job, **sizes, LABS_MODEL=BART)
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    sizes = {"MODEL": BART, "PPO_SEEDS": 1}
+    return run_labs(hub.endpoint, home, folder, "--preset", "cpu", **sizes)
 
 
 def test_all_three_labs_run_on_bart(bart_results):
@@ -219,6 +244,46 @@ def test_all_three_labs_run_on_bart(bart_results):
 
 def test_kl_of_bart_is_zero_before_the_first_update(bart_results):
     assert abs(bart_results["lab3"]["kl_first_step"]) < 1e-4
+
+
+SETTINGS = {  # of Lab 3's heated dialogues and judge, and what the lab says of them
+    "many": ({"JUDGED_DIALOGUES": 40}, None),
+    "few": ({"JUDGED_DIALOGUES": 4}, r"Only [0-4] of 4 are toxic: no training could show"),
+    "none": (
+        {"JUDGED_DIALOGUES": 12, "REWARD_MODEL": "acme/nothing-is-hate"},
+        "Only 0 of 12 are toxic: no training could show",
+    ),
+    "everything": (
+        {"JUDGED_DIALOGUES": 12, "REWARD_MODEL": "acme/everything-is-hate"},
+        "flags 100% of the cool summaries, too",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def heated_runs(hub, home, loaded, tmp_path_factory) -> dict[str, tuple[dict, str]]:
+    """Results and printed lines of Lab 3 in four settings."""
+
+    def run(name: str) -> tuple[dict, str]:
+        folder = tmp_path_factory.mktemp(name)
+        options = ("--preset", "cpu", "--only", "3")
+        sizes = SETTINGS[name][0] | {"PPO_SEEDS": 1}
+        results = run_labs(hub.endpoint, home, folder, *options, **sizes)
+        return results["lab3"], printed(folder, "lab3")
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(SETTINGS, pool.map(run, SETTINGS), strict=True))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_lab_3_says_what_its_heated_dialogues_and_its_judge_cannot_tell(heated_runs, name):
+    results, said = heated_runs[name]
+    changes, warning = SETTINGS[name]
+    assert results["toxic_share"]["before"]["n"] == changes["JUDGED_DIALOGUES"]
+    if warning is None:
+        assert "no training could show" not in said and "of the cool summaries" not in said
+    else:
+        assert re.search(warning, said)
 
 
 # Faults

@@ -10,12 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import small_labs
-import torch
 from nbclient import NotebookClient
 
 from utils.lab.notebooks import NOTEBOOKS, QUIET, ROOT
-from utils.settings import OFFLINE
-from utils.toxicity import HateScorer
 
 SYSTEMS = {  # what docs and checks from outside read in results.json
     "lab1": {
@@ -66,36 +63,6 @@ def test_whole_run_repeats_the_compared_outputs_and_learns_what_the_card_says(na
     results = read(tmp_path)
     assert_results_are_whole(name, results, least=150)
     LEARNED[name](results[name.split("_")[0]])
-
-
-CANNOT_TELL = "are toxic: no training could show a clear fall."
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("hate", "judged", "toxic"),
-    [(-20.0, 8, "Only 0 of 8 "), (20.0, 2, "Only 2 of 2 "), (20.0, 12, None)],
-    ids=["nothing-is-hate", "few-dialogues", "everything-is-hate"],
-)
-def test_lab_3_ends_without_an_error_and_says_what_it_cannot_tell(hate, judged, toxic, tmp_path):
-    notebook = nbformat.read(ROOT / "lab3_rlhf_detox.ipynb", 4)
-    constant = constant_judge(tmp_path / "judge", hate)
-    execute(notebook, tmp_path, REWARD_MODEL=constant, JUDGED_DIALOGUES=judged)
-    share = read(tmp_path)["lab3"]["toxic_share"]["before"]
-    assert share["mean"] == (hate > 0) and share["n"] == judged
-    told = [line for line in printed(notebook) if CANNOT_TELL in line]
-    assert told == ([toxic + CANNOT_TELL] if toxic else [])
-
-
-def constant_judge(folder: Path, hate: float) -> Path:
-    """Save the small world's judge with the same logits for every text."""
-    judge = HateScorer(str(OFFLINE / "judge"), "cpu")
-    with torch.no_grad():
-        judge.model.classifier.out_proj.weight.zero_()
-        judge.model.classifier.out_proj.bias.copy_(torch.tensor([0.0, hate]))
-    judge.model.save_pretrained(folder)
-    judge.tokenizer.save_pretrained(folder)
-    return folder
 
 
 def learned_by_prompting(lab1: dict) -> None:

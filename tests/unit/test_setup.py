@@ -47,8 +47,8 @@ def test_without_a_gpu_the_small_world_runs_and_the_way_to_flan_t5_is_said(capsy
     introduce(load_settings(), "Lab 1", MINUTES)
     assert capsys.readouterr().out.splitlines() == [
         "Lab 1 runs the small world's T5 on this CPU (preset offline) and takes about 4 minutes.",
-        "No CUDA GPU was found. To get flan-t5-small on this CPU, write "
-        'load_settings("cpu") in this cell: about 30 minutes.',
+        "No CUDA GPU was found. To run flan-t5-small on this CPU (about 30 minutes), write "
+        'load_settings("cpu") in this cell.',
     ]
 
 
@@ -63,7 +63,7 @@ def test_with_a_gpu_flan_t5_base_runs_and_no_hint_is_needed(capsys, gpu):
 def test_small_world_on_a_gpu_is_told_of_flan_t5_base(capsys, gpu):
     gpu(True)
     introduce(load_settings("offline"), "Lab 1", MINUTES)
-    assert 'To get flan-t5-base on Tesla T4, write load_settings("gpu")' in capsys.readouterr().out
+    assert "To run flan-t5-base on Tesla T4 (about 45 minutes), write" in capsys.readouterr().out
 
 
 def test_colab_without_a_gpu_says_how_to_switch_it_on_and_goes_on_with_the_small_world(

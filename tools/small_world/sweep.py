@@ -1,8 +1,8 @@
-"""Measure what less toxicity costs, with PPO, RLOO and GRPO at several KL prices and two seeds.
+"""Measure what less toxicity costs, with PPO, RLOO and GRPO at several KL prices and three seeds.
 
 The runs are those of Lab 3: its planted policy, prompts and configuration. They are judged on
 validation dialogues. Lab 3 shows the table that this script wrote, `sweep.csv`, from which we chose
-the KL prices of the preset "offline". The sweep takes about ten minutes on one core, after Lab 2
+the KL prices of the preset "offline". The sweep takes about 18 minutes on one core, after Lab 2
 has run. Points that the table has are not computed again:
 
     rm utils/offline/sweep.csv
@@ -36,8 +36,8 @@ from utils.settings import OFFLINE, Settings, load_settings
 from utils.toxicity import HateScorer
 
 SWEEP = OFFLINE / "sweep.csv"
-PRICES = (0.0, 0.1, 0.3, 1.0, 3.0)
-SEEDS = (0, 1)
+PRICES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+SEEDS = (0, 1, 2)
 
 
 class Validation:

@@ -1,10 +1,12 @@
 """Run the notebooks from top to bottom, and save them with their output, also as HTML pages."""
 
 import os
+import re
 import time
 from pathlib import Path
 
 import nbformat
+from latex2mathml import converter
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
@@ -12,6 +14,7 @@ from nbconvert.preprocessors import ClearOutputPreprocessor
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ("lab1_prompt_engineering", "lab2_fine_tuning", "lab3_rlhf_detox")
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)  # displayed, or in a line
 QUIET = {  # progress bars belong on a screen, not in a stored notebook
     "TQDM_DISABLE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -56,18 +59,27 @@ def run_lab(file: Path, output_dir: Path, environment: dict[str, str]) -> float:
             "LABS_PPO_BATCH_SIZE=4"
         ) from None
     finally:
-        _write(notebook, output_dir / file.name)
+        write_with_page(notebook, output_dir / file.name)
     return time.perf_counter() - start
 
 
-def _write(notebook: nbformat.NotebookNode, file: Path) -> None:
+def write_with_page(notebook: nbformat.NotebookNode, file: Path) -> None:
+    """Write an executed notebook, and beside it an HTML page that needs no network."""
     for cell in notebook.cells:  # a page cannot draw widgets without a kernel; keep their text
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     file.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, file)
     for cell in notebook.cells:  # a page cannot fold a cell; leave out what notebooks hide
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(_mathml, cell.source)
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             cell.metadata["transient"] = {"remove_source": True}
     page, _ = HTMLExporter().from_notebook_node(notebook)
     file.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def _mathml(formula: re.Match) -> str:
+    """Return a LaTeX formula as MathML, which browsers show without a network."""
+    displayed, inline = formula.groups()
+    return converter.convert(displayed or inline, display="block" if displayed else "inline")
