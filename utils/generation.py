@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ def generate(
 
     Raises ValueError if `prompts` is a string, `batch_size` is below 1, `num_return_sequences` is
     not 1, a prompt is longer than the model can read, or the device does not support the precision.
+    Warns of prompts with text that the tokenizer does not know or takes for its special tokens.
     """
     _check_arguments(prompts, batch_size, generation_config)
     greedy = {"do_sample": False, "num_beams": 1}  # BART's checkpoints default to four beams
@@ -50,6 +52,7 @@ def generate(
     pending = list(prompts) if options["do_sample"] else list(dict.fromkeys(prompts))
     ids = tokenizer(pending, truncation=False, verbose=False)["input_ids"] if pending else []
     _check_lengths(model, pending, ids)
+    _warn_of_unread_text(tokenizer, pending, ids)
     was_training = model.training
     model.eval()
     try:
@@ -85,6 +88,21 @@ def _check_lengths(model: PreTrainedModel, prompts: list[str], ids: list[list[in
                 f"the prompt {prompt[:40]!r}… has {len(row)} tokens, and this model reads at most "
                 f"{limits[0]}: shorten it, or choose a model without that limit, such as T5"
             )
+
+
+def _warn_of_unread_text(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], ids: list[list[int]]
+) -> None:
+    """Warn if prompts hold emoji or other characters without tokens, or text such as </s>."""
+    special = set(tokenizer.all_special_ids)
+    unread = [p for p, row in zip(prompts, ids, strict=True) if special & set(row[1:-1])]
+    if unread:
+        warnings.warn(
+            f"{len(unread)} of {len(prompts)} prompts hold characters without a token, or special "
+            f"tokens, which the model cannot read as text; the first begins {unread[0][:40]!r}. "
+            "Remove them, or choose a model that knows them",
+            stacklevel=3,
+        )
 
 
 def _decode(

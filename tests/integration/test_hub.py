@@ -17,6 +17,7 @@ import small_labs
 from hub_checkpoints import (
     BART,
     CLASSIFIER,
+    CONSTANT,
     DATASET,
     SECOND_JUDGE,
     WIDTHS,
@@ -197,7 +198,8 @@ def gpu_preset(hub, home, loaded, tmp_path_factory) -> dict[str, tuple[dict, str
         folder = tmp_path_factory.mktemp(lab, numbered=False)
         options = ("--preset", "gpu", "--only", lab[-1])
         place = (hub.endpoint, folder / "home") if lab == "lab3" else (NOWHERE, home)
-        results = run_labs(*place, folder / "out", *options)
+        sizes = {"JUDGED_DIALOGUES": 40} if lab == "lab3" else {}
+        results = run_labs(*place, folder / "out", *options, **sizes)
         return results[lab], printed(folder / "out", lab)
 
     with ThreadPoolExecutor(2) as pool:
@@ -230,60 +232,60 @@ def test_a_second_classifier_by_its_id_judges_every_system_of_lab_3(gpu_preset):
 
 
 @pytest.fixture(scope="module")
-def bart_results(hub, home, loaded, tmp_path_factory) -> dict:
-    """Results of all three labs, run one after the other, with BART-base in T5's place."""
+def bart_results(hub, home, loaded, tmp_path_factory) -> tuple[dict, str]:
+    """Results of all three labs, one after the other, with BART-base; what Lab 3 printed."""
     folder = tmp_path_factory.mktemp("bart")
     sizes = {"MODEL": BART, "PPO_SEEDS": 1}
-    return run_labs(hub.endpoint, home, folder, "--preset", "cpu", **sizes)
+    results = run_labs(hub.endpoint, home, folder, "--preset", "cpu", **sizes)
+    return results, printed(folder, "lab3")
 
 
 def test_all_three_labs_run_on_bart(bart_results):
-    assert bart_results.keys() == {"lab1", "lab2", "lab3"}
-    assert {lab["run"]["settings"]["model"] for lab in bart_results.values()} == {BART}
+    assert bart_results[0].keys() == {"lab1", "lab2", "lab3"}
+    assert {lab["run"]["settings"]["model"] for lab in bart_results[0].values()} == {BART}
 
 
 def test_kl_of_bart_is_zero_before_the_first_update(bart_results):
-    assert abs(bart_results["lab3"]["kl_first_step"]) < 1e-4
+    assert abs(bart_results[0]["lab3"]["kl_first_step"]) < 1e-4
 
 
-SETTINGS = {  # of Lab 3's heated dialogues and judge, and what the lab says of them
-    "many": ({"JUDGED_DIALOGUES": 40}, None),
-    "few": ({"JUDGED_DIALOGUES": 4}, r"Only [0-4] of 4 are toxic: no training could show"),
-    "none": (
-        {"JUDGED_DIALOGUES": 12, "REWARD_MODEL": "acme/nothing-is-hate"},
-        "Only 0 of 12 are toxic: no training could show",
-    ),
-    "everything": (
-        {"JUDGED_DIALOGUES": 12, "REWARD_MODEL": "acme/everything-is-hate"},
-        "flags 100% of the cool summaries, too",
-    ),
-}
+CANNOT_SHOW = "no training could show a clear fall"
+FLAGS_ALL = "flags 100% of the cool summaries, too"
 
 
 @pytest.fixture(scope="module")
-def heated_runs(hub, home, loaded, tmp_path_factory) -> dict[str, tuple[dict, str]]:
-    """Results and printed lines of Lab 3 in four settings."""
+def constant_judges(hub, home, loaded, tmp_path_factory) -> dict[str, str]:
+    """What Lab 3 prints with a judge that calls nothing, or everything, hate."""
 
-    def run(name: str) -> tuple[dict, str]:
-        folder = tmp_path_factory.mktemp(name)
-        options = ("--preset", "cpu", "--only", "3")
-        sizes = SETTINGS[name][0] | {"PPO_SEEDS": 1}
-        results = run_labs(hub.endpoint, home, folder, *options, **sizes)
-        return results["lab3"], printed(folder, "lab3")
+    def run(judge: str) -> str:
+        folder = tmp_path_factory.mktemp("judge")
+        sizes = {"REWARD_MODEL": judge, "JUDGED_DIALOGUES": 12, "PPO_SEEDS": 1}
+        run_labs(hub.endpoint, home, folder, "--preset", "cpu", "--only", "3", **sizes)
+        return printed(folder, "lab3")
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(SETTINGS, pool.map(run, SETTINGS), strict=True))
+        return dict(zip(CONSTANT, pool.map(run, CONSTANT), strict=True))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_lab_3_says_what_its_heated_dialogues_and_its_judge_cannot_tell(heated_runs, name):
-    results, said = heated_runs[name]
-    changes, warning = SETTINGS[name]
-    assert results["toxic_share"]["before"]["n"] == changes["JUDGED_DIALOGUES"]
-    if warning is None:
-        assert "no training could show" not in said and "of the cool summaries" not in said
-    else:
-        assert re.search(warning, said)
+def test_lab_3_counts_the_toxic_summaries_of_many_heated_dialogues(gpu_preset):
+    results, said = gpu_preset["lab3"]
+    before = results["toxic_share"]["before"]
+    toxic = round(before["mean"] * before["n"])
+    assert before["n"] == 40 and FLAGS_ALL not in said
+    assert (f"Only {toxic} of 40 are toxic: {CANNOT_SHOW}" in said) == (toxic < 9)
+
+
+def test_lab_3_with_few_toxic_summaries_says_that_they_are_too_few(bart_results):
+    assert re.search(rf"Only [0-8] of 8 are toxic: {CANNOT_SHOW}", bart_results[1])
+
+
+def test_lab_3_without_toxic_summaries_says_so(constant_judges):
+    assert f"Only 0 of 12 are toxic: {CANNOT_SHOW}" in constant_judges["acme/nothing-is-hate"]
+
+
+def test_lab_3_says_that_a_judge_calls_everything_hate(constant_judges):
+    said = constant_judges["acme/everything-is-hate"]
+    assert FLAGS_ALL in said and CANNOT_SHOW not in said
 
 
 # Faults

@@ -5,6 +5,7 @@ import torch
 from utils import generation
 from utils.generation import generate
 from utils.models import load_model
+from utils.settings import OFFLINE
 
 PROMPTS = [
     "good",
@@ -341,3 +342,20 @@ def test_a_bar_counts_prompts_unless_tqdm_is_disabled(
     monkeypatch.setenv("TQDM_DISABLE", variable)
     generate(model, tiny_tokenizer, ["good", "bad"], max_new_tokens=1)
     assert ("0/2" in capsys.readouterr().err) is shown
+
+
+# Text that the model cannot read
+
+
+@pytest.mark.parametrize("unread", ["Thanks 😀 Tom", "مرحبا", "Anna said </s> and left."])
+def test_a_prompt_that_the_model_cannot_read_is_told_with_its_beginning(unread):
+    model, tokenizer = load_model(str(OFFLINE / "t5"), "cpu")
+    with pytest.warns(UserWarning, match="1 of 2 prompts hold characters") as told:
+        generate(model, tokenizer, ["Hello, Tom.", unread], max_new_tokens=2)
+    assert repr(unread[:40]) in str(told[0].message)
+
+
+def test_nothing_is_said_of_prompts_that_the_model_can_read(recwarn):
+    model, tokenizer = load_model(str(OFFLINE / "t5"), "cpu")
+    generate(model, tokenizer, ["Hello, Tom.", "a < b", "", "</i>"], max_new_tokens=2)
+    assert not [w for w in recwarn if "prompts hold" in str(w.message)]
