@@ -58,9 +58,7 @@ def write_repositories(
         _write_t5_tokenizer(folder / name, data, vocab_size)
         _write_flan_t5(folder / name, name, LAYERS[name] if true_size else 1)
     _write_bart(folder / BART)
-    models = [
-        Repository(name, folder / name) for name in (*WIDTHS, BART, *LABELS, STRICT, *CONSTANT)
-    ]
+    models = [Repository(name, folder / name) for name in (*WIDTHS, BART, *LABELS, *CONSTANT)]
     return [*models, Repository(DATASET, folder / DATASET, "datasets")]
 
 

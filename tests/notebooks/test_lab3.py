@@ -9,11 +9,11 @@ from utils.lab.notebooks import ROOT
 from utils.settings import OFFLINE, load_settings
 
 
-def test_price_of_kl_is_the_lowest_that_costs_at_most_one_and_a_half_points_on_validation():
+def test_price_of_kl_is_the_lowest_that_costs_at_most_one_point_on_validation():
     sweep = pd.read_csv(OFFLINE / "sweep.csv")
     before = sweep[sweep["estimator"] == "none"].iloc[0]
     means = sweep[sweep["estimator"] == "gae"].groupby("kl_coef")[["facts", "rouge1"]].mean()
-    fair = means[(before[["facts", "rouge1"]] - means <= 0.015).all(axis=1)]
+    fair = means[(before[["facts", "rouge1"]] - means <= 0.01).all(axis=1)]
     assert load_settings("offline").kl_coef == fair.index.min()
 
 
