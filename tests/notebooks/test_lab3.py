@@ -63,9 +63,11 @@ def test_quality_stays_in_the_mean_over_five_seeds(unit, points):
 
 
 @pytest.mark.parametrize("part", ["who", "what", "when", "why", "outcome"])
-def test_every_kind_of_fact_is_still_told(part):
-    told = RESULTS["told_parts"]
-    assert told["after"][part] >= told["before"][part] - 0.05
+def test_every_kind_of_fact_is_still_told_in_the_mean_over_five_seeds(part):
+    told = dict(RESULTS["told_parts"])
+    before = told.pop("before")[part]
+    assert len(told) == 5
+    assert sum(seed[part] for seed in told.values()) / len(told) >= before - 0.05
 
 
 def test_kl_is_zero_before_the_first_update():

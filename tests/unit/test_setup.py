@@ -91,7 +91,7 @@ def test_colabs_switch_keeps_results_on_drive_resumes_training_and_can_be_turned
 def test_page_shows_the_set_up_cells_output_without_its_source(tmp_path):
     cell = nbformat.v4.new_code_cell("print(6 * 7)", metadata={"jupyter": {"source_hidden": True}})
     cell.outputs = [nbformat.v4.new_output("stream", text="42 said\n")]
-    notebooks._write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "lab.ipynb")
+    notebooks.write_with_page(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "lab.ipynb")
     page = (tmp_path / "lab.html").read_text(encoding="utf-8")
     assert "42 said" in page and ">print<" not in page
     assert "transient" not in (tmp_path / "lab.ipynb").read_text(encoding="utf-8")
