@@ -142,7 +142,7 @@ def plot_frontier(
     size = (4.6 * len(measures), 3.4)
     figure, grid = plt.subplots(1, len(measures), figsize=size, layout="constrained", squeeze=False)
     for axes, (measure, (label, scale)) in zip(grid.flat, measures.items(), strict=True):
-        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+        axes.set_xscale("symlog", linthresh=1, linscale=1.5)
         ticks = [tick for tick in (0, 0.5, 1, 3, 10, 30, 100) if tick <= 1.5 * runs["kl"].max()]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xlim(min(-0.1, runs["kl"].min()), 1.5 * runs["kl"].max())
