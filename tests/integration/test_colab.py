@@ -204,7 +204,7 @@ def test_where_colab_has_no_such_jupyter_the_projects_address_is_fetched(
     [
         ("https://github.com/typed/labs", "HEAD"),
         ("github.com/typed/labs", "HEAD"),
-        ("https://github.com/typed/labs/blob/my/topic/lab2_fine_tuning.ipynb", "my/topic"),
+        ("https://github.com/typed/labs/blob/my/work/lab2_fine_tuning.ipynb", "my/work"),
         ("https://colab.research.google.com/github/typed/labs/blob/main/lab1.ipynb", "main"),
     ],
 )
