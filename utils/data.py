@@ -114,6 +114,15 @@ def _check_rows(rows: Dataset, name: str) -> None:
             )
 
 
+def check_texts(name: str, texts: Sequence[str]) -> None:
+    """Raise ValueError if `texts` is one string, or holds anything but strings."""
+    if isinstance(texts, str):
+        raise ValueError(f"{name} is the string {texts[:40]!r}: pass a list of texts")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{i}] is {text!r}: pass text, or leave it out")
+
+
 def first_rows(rows: Dataset, n: int | None) -> Dataset:
     """Return the first `n` rows, or all rows if there are fewer or `n` is None."""
     return rows if n is None else rows.select(range(min(n, len(rows))))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from utils.data import check_texts
 from utils.settings import OFFLINE
 
 Texts = Sequence[str]
@@ -93,6 +94,7 @@ def _names(text: str, ordinary: set[str]) -> set[str]:
 
 
 def _check_lengths(name: str, texts: Sequence, predictions: Texts) -> None:
+    check_texts("predictions", predictions)
     if len(texts) != len(predictions):
         raise ValueError(
             f"{len(predictions)} predictions with {len(texts)} {name}: pass one for each prediction"
@@ -130,6 +132,8 @@ def facts(predictions: Texts, records: Sequence[Mapping]) -> pd.DataFrame:
     Raises ValueError if lengths differ.
     """
     _check_lengths("records", records, predictions)
+    if unlike := [i for i, record in enumerate(records) if "thing" not in record]:
+        raise ValueError(f"records[{unlike[0]}] is not a dialogue's record from load_facts")
     return pd.DataFrame([_checked(*pair) for pair in zip(predictions, records, strict=True)])
 
 

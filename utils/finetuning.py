@@ -35,6 +35,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from transformers.trainer_utils import EvalLoopOutput
 
+from utils.data import check_texts
 from utils.generation import MAX_NEW_TOKENS, generate
 from utils.models import parameter_counts, use_bf16
 from utils.ppo.checkpointing import CheckedTrainer, Recipe, check_recipe, last_whole_checkpoint
@@ -427,11 +428,15 @@ def _check_data(train: Dataset, validation: Dataset, limits: dict[str, int]) -> 
     for name, rows in (("train", train), ("validation", validation)):
         if len(rows) == 0:
             raise ValueError(f"{name} has no rows: pass at least one dialogue with its summary")
-        if "dialogue" not in rows.column_names or _summary_column(rows) is None:
+        column = _summary_column(rows)
+        if "dialogue" not in rows.column_names or column is None:
             raise ValueError(
                 f"{name} has the columns {rows.column_names}: it needs dialogue, and summary or "
                 "summaries, as load_dialogsum and group_references return them"
             )
+        told = [one if isinstance(one, str) else (one or [None])[0] for one in rows[column]]
+        check_texts(f"{name} dialogue", rows["dialogue"])
+        check_texts(f"{name} summary", told)
     for name, value in limits.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} must be a whole number, at least 1")

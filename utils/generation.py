@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 from transformers.modeling_outputs import BaseModelOutput
 
+from utils.data import check_texts
 from utils.models import autocast
 from utils.ppo.precision import weights_cast_once
 from utils.training.memory import device_memory
@@ -43,7 +45,8 @@ def generate(
     `max_new_tokens` is 128.
 
     Raises ValueError if `prompts` is a string, `batch_size` is below 1, `num_return_sequences` is
-    not 1, a prompt is longer than the model can read, or the device does not support the precision.
+    not 1, prompts are longer than the model or memory allows, or the device does not support the
+    precision.
     Warns of prompts with text that the tokenizer does not know or takes for its special tokens.
     """
     _check_arguments(prompts, batch_size, generation_config)
@@ -70,10 +73,11 @@ def generate(
 
 
 def _check_arguments(prompts: Sequence[str], batch_size: Any, options: dict[str, Any]) -> None:
-    if isinstance(prompts, str):
-        raise ValueError(f"prompts is the string {prompts[:40]!r}: pass a list of texts")
+    check_texts("prompts", prompts)
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise ValueError(f"batch_size={batch_size} must be a whole number, at least 1")
+    if options.get("num_beams", 1) < 1:
+        raise ValueError(f"num_beams={options['num_beams']} must be at least 1")
     if options.get("num_return_sequences", 1) != 1:
         raise ValueError("num_return_sequences must be 1: for several samples, repeat the prompt")
 
@@ -125,17 +129,32 @@ def _decode(
         for rows in batches:
             batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
             batch = batch.to(model.device)
-            output = model.generate(
-                encoder_outputs=_encode(model, batch, encoded),
-                attention_mask=batch["attention_mask"],
-                stopping_criteria=criteria,
-                **options,
-            )
+            with _memory_told(len(rows), lengths[rows[0]]):
+                output = model.generate(
+                    encoder_outputs=_encode(model, batch, encoded),
+                    attention_mask=batch["attention_mask"],
+                    stopping_criteria=criteria,
+                    **options,
+                )
             texts = tokenizer.batch_decode(output, skip_special_tokens=True)
             for i, text in zip(rows, texts, strict=True):
                 answers[i] = text
             bar.update(len(rows))
     return answers
+
+
+@contextlib.contextmanager
+def _memory_told(prompts: int, tokens: int) -> Iterator[None]:
+    """Raise ValueError with the remedy if these prompts do not fit into memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        remedy = "lower batch_size" if prompts > 1 else "shorten it, or summarize it in parts"
+        raise ValueError(
+            f"{prompts} prompt(s) of up to {tokens} tokens do not fit into memory: {remedy}"
+        ) from error
 
 
 def _tokens_at_once(device: torch.device) -> tuple[int, int]:

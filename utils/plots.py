@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -35,6 +36,33 @@ NAMES = {
 def readable(name: str) -> str:
     """Return the name that figures show for a system or a measure."""
     return NAMES.get(name, str(name).replace("_", " "))
+
+
+def show() -> None:
+    """Show the current figure, with its text (see `describe`) for readers who cannot see it."""
+    figure = plt.gcf()
+    display(figure, metadata={"image/png": {"alt": describe(figure)}})
+    plt.close(figure)
+
+
+def describe(figure: Figure) -> str:
+    """Return what a figure shows, as text: titles, axes, and the values of every line."""
+    parts = [figure.get_suptitle()]
+    for axes in (one for one in figure.axes if one.get_visible()):
+        rows = [label.get_text() for label in axes.get_yticklabels()]
+        notes = [note.get_text().strip() for note in axes.texts]
+        notes = notes or [f"{bar.get_width():.3g}" for bar in axes.patches]
+        labels = f"{axes.get_xlabel()} (x) and {axes.get_ylabel()} (y)"
+        parts += [axes.get_title(), labels if axes.get_ylabel() else axes.get_xlabel()]
+        if len(notes) == len(rows):  # the means of `plot_intervals`, or bars
+            parts += [f"{row} {note}" for row, note in zip(rows, notes, strict=True)]
+        for line in axes.get_lines():
+            x, y = line.get_xdata(), line.get_ydata()
+            name = "" if line.get_label().startswith("_") else f"{line.get_label()}: "
+            ends = "" if len(x) == 1 else f" to {y[-1]:.3g} at {x[-1]:.3g}"
+            if name or len(x) > 2:
+                parts.append(f"{name}{y[0]:.3g} at {x[0]:.3g}{ends}")
+    return "; ".join(filter(None, parts)).replace("\n", " ") + "."
 
 
 def plot_intervals(

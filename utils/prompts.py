@@ -94,6 +94,10 @@ def fitting_examples(
 def _fill(dialogue: str, examples: Sequence[Example], template: str) -> str:
     if "{dialogue}" not in template:
         raise ValueError(f"the template {template!r} has no {{dialogue}}: add it to the template")
+    if not isinstance(dialogue, str):
+        raise ValueError(f"the dialogue is {dialogue!r}: pass text")
+    if unlike := [pair for pair in examples if isinstance(pair, str) or len(pair) != 2]:
+        raise ValueError(f"the example {unlike[0]!r} is no pair of a dialogue and its summary")
     shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
     return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
 

@@ -2,6 +2,8 @@
 
 import json
 import platform
+import time
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +14,7 @@ import pandas as pd
 import psutil
 import torch
 from datasets import Dataset
+from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.faithfulness import facts, faithful_names, output_length, right_speakers
@@ -151,16 +154,36 @@ def record(
         "settings": settings.table()["value"].to_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(whole | {lab: entry}, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with FileLock(path.with_suffix(".lock")):  # another lab may end now
+        whole = _others(path)
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(whole | {lab: entry}, indent=2) + "\n", encoding="utf-8")
+        draft.replace(path)
     return path
 
 
+def _others(path: Path) -> dict[str, Any]:
+    """Return what results.json holds; if it cannot be read, set it aside with a warning."""
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        aside = path.with_suffix(f".damaged-{time.time_ns()}.json")
+        path.replace(aside)
+        warnings.warn(f"{path} is not JSON ({error}): it is kept as {aside.name}", stacklevel=3)
+        return {}
+
+
 def read_results(path: str | Path) -> pd.DataFrame:
-    """Read the scores of a results.json as one table: lab, measure, system, mean, low, high, n."""
-    whole = json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read the scores of a results.json as one table: lab, measure, system, mean, low, high, n.
+
+    Raises ValueError if the file is not JSON.
+    """
+    try:
+        whole = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): run the labs again") from None
     rows = [
         {"lab": lab, "measure": measure, "system": system, **values}
         for lab, measures in whole.items()

@@ -21,7 +21,7 @@ from rouge_score.scoring import fmeasure
 from rouge_score.tokenize import NON_ALPHANUM_RE, tokenize
 from rouge_score.tokenizers import Tokenizer
 
-from utils.data import turns
+from utils.data import check_texts, turns
 from utils.statistics import compare, confidence_interval, holm  # noqa: F401 (importable from here)
 
 Texts = Sequence[str]
@@ -80,14 +80,21 @@ def paper_rouge_scores(
 
 
 def lead(dialogue: str, n: int) -> str:
-    """Return the first `n` turns, the usual baseline."""
+    """Return the first `n` turns, the usual baseline; raises ValueError if `n` is below 1."""
+    _check_turns(n)
     return "\n".join(turns(dialogue)[:n])
 
 
 def longest(dialogue: str, n: int) -> str:
-    """Return the `n` turns with the most words, in the dialogue's order."""
+    """Return the `n` turns with the most words, in order; raises ValueError if `n` is below 1."""
+    _check_turns(n)
     by_length = sorted(enumerate(turns(dialogue)), key=lambda item: -len(item[1].split()))
     return "\n".join(turn for _, turn in sorted(by_length[:n]))
+
+
+def _check_turns(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"n={n}: ask for at least one turn")
 
 
 def extractive_oracle(dialogue: str, references: Texts, tokenizer: Tokenizer | None = None) -> str:
@@ -95,7 +102,7 @@ def extractive_oracle(dialogue: str, references: Texts, tokenizer: Tokenizer | N
 
     Turns are added greedily while the mean of ROUGE-1 + ROUGE-2 rises (Nallapati et al. 2017).
     """
-    _refuse_bare_text(references)
+    check_texts("references", references)
     tokens = tokenizer.tokenize if tokenizer else _porter_tokens()
     _warn_of_dropped_scripts([dialogue, *references], tokens)
     scorer, candidates = _caching_scorer(ROUGE_TYPES[:2], tokens), turns(dialogue)
@@ -123,7 +130,8 @@ def human_agreement(
 
     Raises ValueError if a dialogue has fewer than two references.
     """
-    _refuse_bare_text(*references)
+    for i, texts in enumerate(references):
+        check_texts(f"references[{i}]", texts)
     if lonely := [i for i, texts in enumerate(references) if len(texts) < 2]:
         raise ValueError(f"dialogue {lonely[0]} has fewer than two references: pass at least two")
     pairs = [(i, *pair) for i, texts in enumerate(references) for pair in combinations(texts, 2)]
@@ -135,7 +143,9 @@ def _score_table(
     tokens: Tokens, predictions: Texts, references: References, reduce: str, l_power: float = 1.0
 ) -> pd.DataFrame:
     """Compute F1 with ROUGE-L's precision and recall raised to `l_power`: a row per prediction."""
-    _refuse_bare_text(predictions, references)
+    check_texts("predictions", predictions)
+    if isinstance(references, str):
+        raise ValueError(f"references is the string {references[:40]!r}: pass a list of texts")
     if len(predictions) != len(references):
         lengths = f"{len(predictions)} predictions against {len(references)} references"
         raise ValueError(f"{lengths}: pass one entry of references per prediction")
@@ -144,6 +154,8 @@ def _score_table(
     targets = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
     if [] in targets:
         raise ValueError(f"prediction {targets.index([])} has no reference: pass one or more")
+    for i, texts in enumerate(targets):
+        check_texts(f"references[{i}]", texts)
     _warn_of_dropped_scripts([*predictions, *chain(*targets)], tokens)
     scorer = _caching_scorer(ROUGE_TYPES, tokens)
 
@@ -159,11 +171,6 @@ def _score_table(
         for prediction, texts in zip(predictions, targets, strict=True)
     ]
     return pd.DataFrame(rows, columns=list(ROUGE_TYPES), dtype=float)
-
-
-def _refuse_bare_text(*lists: Texts) -> None:
-    if any(isinstance(texts, str) for texts in lists):
-        raise ValueError("predictions and references must be lists of texts: [text], not text")
 
 
 def _warn_of_dropped_scripts(texts: Texts, tokens: Tokens) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import logging
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+LOG = logging.getLogger(__name__)
 OFFLINE = Path(__file__).parent / "offline"
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 READERS = {  # type: function that reads its text, and its name in messages
@@ -48,7 +50,7 @@ class Settings:
     )
     cpu_speedups: bool = _option("faster layers on CPUs; off uses the libraries' own", True)
     seed: int = _option("seed of all random choices", 42, minimum=0, below=2**32)
-    output_dir: str = _option("folder for results, checkpoints and pages", "out")
+    output_dir: str = _option("folder for results, checkpoints and pages")
     resume: bool = _option("continue interrupted training from output_dir", False)
 
     train_dialogues: int | None = _option("dialogues for training and examples", None, none="all")
@@ -111,14 +113,22 @@ class Settings:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "meaning"])
 
     def check_adapter(self, folder: str | Path) -> None:
-        """Raise ValueError unless the folder holds an adapter that was trained on this model."""
+        """Raise ValueError unless the folder holds an adapter that was trained on this model.
+
+        If the model's folder of that time is gone, this model is taken for it, with a warning.
+        """
         base = adapter_base(folder)
         if base is None:
             raise ValueError(
                 f"{folder} holds no adapter: run Lab 2 first, or give a folder that the command "
                 "finetune wrote (for a fully fine-tuned model, set model to its folder instead)"
             )
-        if base != self.model:
+        if base == self.model:
+            return
+        if Path(base).is_absolute() and not Path(base).exists() and Path(self.model).is_dir():
+            moved = "the adapter in %s was trained on %s, which is gone: %s must have its weights"
+            LOG.warning(moved, folder, base, self.model)
+        else:
             raise ValueError(
                 f"the adapter in {folder} belongs to {base!r}, not to {self.model!r}: choose the "
                 "preset or model that it was trained with, or run Lab 2 again"
@@ -142,6 +152,7 @@ _HUB = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "offline": {
+        "output_dir": "out",  # each preset has its own, so that none overwrites another's results
         "model": str(OFFLINE / "t5"),
         "reward_model": str(OFFLINE / "judge"),
         "second_judge": str(OFFLINE / "second_judge"),
@@ -162,6 +173,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "cpu": _HUB  # aims at 30 minutes a lab on two cores: see docs/performance.md
     | {
+        "output_dir": "out/cpu",
         "model": "google/flan-t5-small",
         "train_dialogues": 600,
         "validation_dialogues": 40,
@@ -175,6 +187,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "gpu": _HUB  # aims at 45 minutes a lab on a T4, which has no bf16
     | {
+        "output_dir": "out/gpu",
         "train_dialogues": 3000,
         "sweep_steps": 30,
         "ppo_steps": 100,

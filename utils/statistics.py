@@ -87,8 +87,13 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Adjust p-values for multiple tests, in the order given (Holm 1979)."""
+    """Adjust p-values for multiple tests, in the order given (Holm 1979).
+
+    Raises ValueError if one is not between 0 and 1.
+    """
     p = np.asarray(p_values, dtype=float)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values {p.tolist()}: all must be between 0 and 1")
     order = np.argsort(p)
     # multiply the k-th smallest of m p-values by m - k + 1, and never decrease
     adjusted = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
@@ -114,11 +119,17 @@ def _totals(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, 
 
 
 def _checked(scores: pd.DataFrame) -> np.ndarray:
-    """Return the scores as floats; raise ValueError if there are too few or one is missing."""
-    values = scores.to_numpy(dtype=float)
+    """Return the scores as floats; raise ValueError if there are too few or one is no number."""
+    try:
+        values = scores.to_numpy(dtype=float)
+    except ValueError as error:
+        raise ValueError(f"a score is no number ({error}): leave columns of text out") from None
     if len(values) < 2:
         raise ValueError(f"{len(values)} dialogue(s) are too few: score at least two")
     missing = np.isnan(values).any(axis=1)
     if missing.any():
         raise ValueError(f"row {missing.argmax()} has a missing score: score every dialogue")
+    if not np.isfinite(values).all():
+        row = (~np.isfinite(values)).any(axis=1).argmax()
+        raise ValueError(f"row {row} has an infinite score: intervals need finite ones")
     return values

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from utils.data import turns
+from utils.data import check_texts, turns
 from utils.hub import from_hub
 from utils.models import autocast, pick_device, use_bf16
 
@@ -98,8 +98,7 @@ class HateScorer:
 
     @torch.no_grad()
     def _all_logits(self, texts: Sequence[str]) -> torch.Tensor:
-        if isinstance(texts, str):
-            raise TypeError(f"texts is the string {texts[:40]!r}: pass a list of texts")
+        check_texts("texts", texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         logits = torch.empty(len(texts), self.model.config.num_labels)  # (texts, labels)
         quiet = bool(os.environ.get("TQDM_DISABLE")) or len(texts) < 1_000

@@ -57,6 +57,18 @@ def test_pages_show_every_command():
     assert shown >= {"labs", "finetune", "ppo", "summarize", "evaluate", "toxicity"}
 
 
+def test_every_example_in_contributing_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    examples, names = re.findall(r"```python\n(.*?)```", text, re.DOTALL), {}
+    for example in examples:
+        exec(example, names)
+    said = capsys.readouterr().out
+    assert len(examples) == 5
+    for line in ("'questions': 0.5", "brevity", "trainable params", "beats lead-1", "✓ exercise 1"):
+        assert line in said
+
+
 @pytest.mark.parametrize(("lab", "measure"), SYSTEMS)
 def test_every_row_of_the_results_page_has_the_stored_mean_interval_and_number_of_dialogues(
     lab, measure

@@ -1,10 +1,13 @@
 """Figures have labeled axes with units and draw each system in its own color and marker."""
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -133,3 +136,58 @@ def test_frontier_shows_every_run_the_means_and_the_score_before_training():
     ] * 2
     assert len({text.get_position()[1] for text in axes.texts}) == 2  # one row for each estimator
     assert axes.lines[-1].get_ydata()[0] == 0.9
+
+
+def test_a_figure_is_described_by_its_title_axes_and_values():
+    rows = {"mean": [0.3, 0.6], "low": [0.2, 0.5], "high": [0.4, 0.7], "n": [50, 50]}
+    index = pd.MultiIndex.from_product(
+        [["zero_shot", "human"], ["rouge1"]], names=["system", "measure"]
+    )
+    figure = plots.plot_intervals(pd.DataFrame(rows, index), "rouge1", "Prompts")
+    axis = "ROUGE-1 F1, points; bars: 95% interval over 50 dialogues"
+    assert plots.describe(figure) == f"Prompts; {axis}; zero-shot 30.0; humans 60.0."
+    curves = [("reward", pd.Series([1.0, 3.0, 2.0], [1, 2, 3]))]
+    figure = plots.plot_panels(curves, "PPO step")
+    assert plots.describe(figure) == "PPO step (x) and reward (y); reward: 1 at 1 to 2 at 3."
+
+
+def test_a_figure_is_shown_once_with_its_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "display", lambda figure, metadata: shown.append(metadata))
+    plots.plot_panels([("reward", pd.Series([1.0, 2.0]))], "PPO step")
+    number = plt.gcf().number
+    plots.show()
+    (metadata,) = shown
+    assert metadata["image/png"]["alt"].endswith("reward: 1 at 0 to 2 at 1.")
+    assert number not in plt.get_fignums()
+
+
+def _lightness_and_hue(color: str, lacking: str) -> np.ndarray:
+    """A color as someone sees it who lacks one kind of cone (Viénot, Brettel and Mollon 1999)."""
+    linear = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]) ** 2.2
+    seen = {
+        "red": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+        "green": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+        "none": np.eye(3),
+    }[lacking]
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.clip(xyz @ seen @ linear, 1e-4, None) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])  # CIELAB
+
+
+TOGETHER = [
+    ("gae", "rloo", "grpo"),
+    ("zero_shot", "one_shot", "few_shot", "human"),
+    ("zero_shot", "full", "lora", "human"),
+    ("before", "after", "polite prompt"),
+]
+
+
+@pytest.mark.parametrize("systems", TOGETHER)
+@pytest.mark.parametrize("lacking", ["none", "red", "green"])
+def test_colors_of_one_figure_differ_for_color_blind_readers(systems, lacking):
+    """By 10 units of CIELAB, several times what is just noticeable; markers differ besides."""
+    colors = {plots.STYLES[name][0] for name in systems}
+    colors = [_lightness_and_hue(color, lacking) for color in sorted(colors)]
+    gaps = [np.linalg.norm(a - b) for a, b in itertools.combinations(colors, 2)]
+    assert min(gaps) > 10

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 
 import pytest
@@ -343,3 +344,22 @@ def test_an_adapter_must_exist_and_belong_to_the_model(tmp_path):
     with pytest.raises(ValueError, match="belongs to 'another/model', not to"):
         settings.check_adapter(tmp_path)
     load_settings("offline", model="another/model").check_adapter(tmp_path)
+
+
+def test_an_adapter_whose_models_folder_was_moved_is_used_with_a_warning(tmp_path, caplog):
+    old, new = tmp_path / "old", tmp_path / "new"
+    config = json.dumps({"base_model_name_or_path": str(old)})
+    (tmp_path / "adapter_config.json").write_text(config, encoding="utf-8")
+    new.mkdir()
+    load_settings("offline", model=str(new)).check_adapter(tmp_path)
+    assert f"{old}, which is gone: {new} must have its weights" in caplog.text
+    old.mkdir()  # not moved after all
+    with pytest.raises(ValueError, match="belongs to"):
+        load_settings("offline", model=str(new)).check_adapter(tmp_path)
+    with pytest.raises(ValueError, match="belongs to"):
+        load_settings("offline", model="hub/id").check_adapter(tmp_path)
+
+
+def test_every_preset_has_a_folder_of_its_own_for_results():
+    folders = [load_settings(preset).output_dir for preset in PRESETS]
+    assert folders == ["out", "out/cpu", "out/gpu"]

@@ -95,3 +95,12 @@ def test_page_shows_the_set_up_cells_output_without_its_source(tmp_path):
     page = (tmp_path / "lab.html").read_text(encoding="utf-8")
     assert "42 said" in page and ">print<" not in page
     assert "transient" not in (tmp_path / "lab.ipynb").read_text(encoding="utf-8")
+
+
+def test_page_gives_a_figures_text_to_those_who_cannot_see_it(tmp_path):
+    data, alt = {"image/png": "aGk="}, {"image/png": {"alt": "Width; 30 at 10 to 60 at 100."}}
+    cell = nbformat.v4.new_code_cell("plots.show()", execution_count=1)
+    cell.outputs = [nbformat.v4.new_output("display_data", data=data, metadata=alt)]
+    notebooks.write_with_page(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "lab.ipynb")
+    page = (tmp_path / "lab.html").read_text(encoding="utf-8")
+    assert 'alt="Width; 30 at 10 to 60 at 100."' in page

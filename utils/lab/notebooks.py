@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,7 @@ from nbconvert.preprocessors import ClearOutputPreprocessor
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ("lab1_prompt_engineering", "lab2_fine_tuning", "lab3_rlhf_detox")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)  # displayed, or in a line
+UNDESCRIBED = "No description has been provided for this image"  # nbconvert's words
 QUIET = {  # progress bars belong on a screen, not in a stored notebook
     "TQDM_DISABLE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -76,6 +78,10 @@ def write_with_page(notebook: nbformat.NotebookNode, file: Path) -> None:
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             cell.metadata["transient"] = {"remove_source": True}
     page, _ = HTMLExporter().from_notebook_node(notebook)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    texts = iter(o.metadata.get("image/png", {}).get("alt", UNDESCRIBED) for o in figures)
+    page = re.sub(f'alt="{UNDESCRIBED}"', lambda _: f'alt="{escape(next(texts))}"', page)
     file.with_suffix(".html").write_text(page, encoding="utf-8")
 
 

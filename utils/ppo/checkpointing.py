@@ -1,12 +1,16 @@
 """Check that checkpoints are complete, belong to this run, and hold only finite numbers."""
 
+import contextlib
+import hashlib
 import json
 import logging
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,6 +18,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 LOG = logging.getLogger(__name__)
+DIGESTS = "sha256.json"  # in a checkpoint: a hash of each file of these kinds, to find damage
+HASHED = (".safetensors", ".pt", ".pth", ".json")
 
 
 class TrainingError(RuntimeError):
@@ -36,10 +42,10 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def checkpoint_flaw(folder: Path) -> str | None:
-    """Return which file of a checkpoint is missing or truncated, or None if it is complete.
+    """Return which file of a checkpoint is missing, truncated or damaged, or None if none is.
 
     A safetensors header states the file's length, and a torch.save archive ends with its table of
-    contents, so neither has to be read in full. The Trainer writes trainer_state.json last.
+    contents. A `CheckedTrainer` writes the hashes of the files last.
     """
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -56,11 +62,45 @@ def checkpoint_flaw(folder: Path) -> str | None:
             return f"{file.name} is missing or truncated"
     if not states:
         return "rng_state.pth is missing"
+    known = {}
+    for name in ("trainer_state.json", DIGESTS):
+        try:
+            known = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return f"{name} is missing or truncated"
+    damaged = [name for name, digest in known.items() if _digest(folder / name) != digest]
+    return f"{damaged[0]} is damaged: {DIGESTS} has another hash" if damaged else None
+
+
+def write_digests(folder: Path) -> None:
+    """Write the hashes of a checkpoint's files, by which `checkpoint_flaw` finds damaged ones."""
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in HASHED]
+    digests = {file.name: _digest(file) for file in files if file.name != DIGESTS}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+
+def _digest(file: Path) -> str | None:
+    """Return the SHA-256 of a file, or None if it does not exist."""
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def only_run_in(output_dir: str | Path) -> Iterator[None]:
+    """Hold a folder for one run; the operating system releases it even if the run is killed.
+
+    Raises TrainingError if another process trains there.
+    """
+    lock = FileLock(Path(output_dir) / ".lock", timeout=0)
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "trainer_state.json is missing or truncated"
-    return None
+        with lock:
+            yield
+    except Timeout as error:
+        raise TrainingError(
+            f"another run is training in {output_dir}: wait for it, or choose another output_dir"
+        ) from error
 
 
 class Recipe(TrainerCallback, ExportableState):
@@ -103,8 +143,13 @@ class CheckedTrainer(Trainer):
         self.add_callback(FiniteGradients)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as the Trainer does; raises TrainingError if a trained weight is not finite."""
-        output = super().train(*args, **kwargs)
+        """Train as the Trainer does.
+
+        Raises TrainingError if a trained weight is not finite, or another run trains in the folder.
+        """
+        folder = self.args.output_dir
+        with only_run_in(folder) if self.args.should_save else contextlib.nullcontext():
+            output = super().train(*args, **kwargs)
         check_weights(self.model, self.args, self.state)
         return output
 
@@ -118,6 +163,9 @@ class CheckedTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(*args, **kwargs)
+            self.accelerator.wait_for_everyone()  # each process writes its random state
+            if self.args.should_save:
+                write_digests(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
                 f"cannot write {folder}: {error}. Free some space or choose another disk, then "

@@ -25,6 +25,14 @@ CHOICES = {
 }
 
 
+TINY, BIG = 1e-6, 1e6
+BOUNDS = {  # options: lowest and highest value
+    ("gamma", "lam", "top_p", "min_p", "ref_model_mixup_alpha"): (0, 1),
+    ("beta", "vf_coef", "min_advantage_std", "value_learning_rate"): (0, BIG),
+    ("epsilon", "epsilon_high", "epsilon_value", "delta", "temperature"): (TINY, BIG),
+}
+
+
 def _option(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
@@ -222,6 +230,11 @@ class PPOConfig(TrainingArguments):
         self.steps_per_generation = self.generation_batch_size // batch
 
     def _check(self) -> None:
+        for names, (low, high) in BOUNDS.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not low <= value <= high:
+                    raise ValueError(f"{name}={value} must be between {low:g} and {high:g}")
         for name in ("num_generations", "num_iterations", "max_completion_length", "kl_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

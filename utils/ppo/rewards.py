@@ -192,7 +192,10 @@ def _checked(name: str, rewards: Sequence[float | None], completions: list[str])
         )
     given = [i for i, reward in enumerate(rewards) if reward is not None]
     column = torch.full((len(completions),), torch.nan)
-    column[given] = torch.tensor([float(rewards[i]) for i in given])
+    try:
+        column[given] = torch.tensor([float(rewards[i]) for i in given])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the reward function {name} returned no numbers: {error}") from error
     if bad := [i for i in given if not column[i].isfinite()]:
         raise ValueError(
             f"the reward function {name} returned {column[bad[0]].item()} for the completion "

@@ -99,6 +99,9 @@ def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
             raise ValueError(
                 f"no column is named 'prompt' (columns: {', '.join(names)}): rename one"
             )
+        if isinstance(rows, Dataset) and None in rows["prompt"]:
+            row = list(rows["prompt"]).index(None)
+            raise ValueError(f"row {row} has no prompt (None): write one, or leave the row out")
         if clash := RESERVED & set(names):
             raise ValueError(
                 f"the column {clash.pop()!r} has a name reserved for reward functions: rename it"

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,13 @@ from torch.testing import assert_close
 from transformers import TrainerCallback
 
 from utils.models import load_model
-from utils.ppo.checkpointing import TrainingError, check_recipe, checkpoint_flaw
+from utils.ppo.checkpointing import (
+    TrainingError,
+    check_recipe,
+    checkpoint_flaw,
+    only_run_in,
+    write_digests,
+)
 from utils.ppo.checkpointing import last_whole_checkpoint as last_whole
 
 EIGHT = Dataset.from_dict({"prompt": [f"{p} {word}" for p in PROMPTS for word in ("bad", "nice")]})
@@ -301,10 +309,12 @@ def write_checkpoint(output_dir: Path, step: int) -> Path:
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"state": torch.zeros(100)}, folder / name)
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}), encoding="utf-8")
+    write_digests(folder)
     return folder
 
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+FILES += ("sha256.json",)
 
 
 def test_the_newest_checkpoint_is_found_by_its_number_not_its_name(tmp_path):
@@ -317,14 +327,20 @@ def test_a_whole_checkpoint_has_no_flaw(tmp_path):
     assert checkpoint_flaw(write_checkpoint(tmp_path, 1)) is None
 
 
-@pytest.mark.parametrize("how", ["missing", "cut short", "empty"])
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("how", ["missing", "cut short", "empty", "one bit flipped"])
 @pytest.mark.parametrize("name", FILES)
 def test_a_broken_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog, name, how):
     good, broken = write_checkpoint(tmp_path, 10), write_checkpoint(tmp_path, 20)
     content = (broken / name).read_bytes()
     (broken / name).unlink()
     if how != "missing":
-        (broken / name).write_bytes(content[:-1] if how == "cut short" else b"")
+        damaged = {"cut short": content[:-1], "empty": b"", "one bit flipped": flipped(content)}
+        (broken / name).write_bytes(damaged[how])
     assert last_whole(tmp_path) == good
     assert f"skipping {broken}" in caplog.text
     assert name in caplog.text or "safetensors" in caplog.text
@@ -335,6 +351,7 @@ def test_the_random_state_of_every_process_must_be_whole(tmp_path):
     content = (folder / "rng_state.pth").read_bytes()
     (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
     (folder / "rng_state_1.pth").write_bytes(content)
+    write_digests(folder)
     assert checkpoint_flaw(folder) is None
     (folder / "rng_state_1.pth").write_bytes(content[:-1])
     assert checkpoint_flaw(folder) == "rng_state_1.pth is missing or truncated"
@@ -356,6 +373,25 @@ def test_a_checkpoint_without_a_recipe_is_of_another_run(tmp_path):
     (folder / "trainer_state.json").write_text(written, encoding="utf-8")
     with pytest.raises(ValueError, match="seed None, now 1"):
         check_recipe(folder, {"seed": 1})
+
+
+def test_a_second_run_in_a_folder_is_refused_and_a_killed_one_leaves_it_free(tmp_path):
+    hold = "import sys, time; from utils.ppo.checkpointing import only_run_in\n"
+    hold += "with only_run_in(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "held\n"
+    refused = pytest.raises(TrainingError, match=r"another run is training in .*another output_dir")
+    with refused, only_run_in(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with only_run_in(tmp_path):
+        pass
 
 
 def test_where_nothing_is_whole_there_is_no_checkpoint(tmp_path):
