@@ -78,7 +78,6 @@ repository = ""  # @param {type:"string"}
 keep_on_drive = False  # @param {type:"boolean"}
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from urllib.request import unquote, urlopen
@@ -90,15 +89,14 @@ if "google.colab" in sys.modules and not Path("utils").is_dir():
         said = urlopen(jupyter.format(**os.environ), timeout=9).read().decode()
     except (KeyError, OSError, ValueError):  # Colab does not document this
         said = ""
-    said = repository or unquote(unquote(said))
-    place = r"github(?:\.com)?/([\w.-]+/[\w.-]+)(?:/blob/(\w[\w./-]*)/.*\.ipynb)?"
-    if found := re.search(place, said):
+    place = r"github(?:\.com)?/([\w.-]+/[\w.-]+)(?:/blob/(\w[\w./-]*)/.*ipynb)?"
+    if found := re.search(place, repository or unquote(unquote(said))):
         address, ref = f"https://github.com/{found[1]}", found[2] or "HEAD"
     assert address, "Enter the project's GitHub address in `repository`."
     print(f"fetching {address} at {ref}")
     fetch = f"-C labs fetch -q --depth=1 {address} {ref}"
     for step in ("init -q labs", fetch, "-C labs checkout -q FETCH_HEAD"):
-        failed = subprocess.run(["git", *step.split()]).returncode
+        failed = os.spawnlp(os.P_WAIT, "git", "git", *step.split())
         assert not failed, f"git cannot fetch {ref} from {address}"
     os.chdir("labs")
 sys.path.insert(0, str(Path.cwd()))  # before any other package called utils

@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         option("--format", choices=FORMATS, help="FILE's format (default: as it looks)")
     for option in (summarize, evaluate):
         option("--adapter", help="folder of an adapter to merge into the model")
+        option("--int8", action="store_true", help="int8 on the CPU: faster; needs ctranslate2")
     for option in (finetune, ppo):
         option("--checkpoint-steps", type=int, metavar="N", help="save a checkpoint every N steps")
         option("--resume", action="store_true", help="resume from the newest complete checkpoint")

@@ -17,7 +17,7 @@ from utils.data import load_splits
 from utils.dialogue_files import is_of_small_world
 from utils.faithfulness import load_facts
 from utils.finetuning import fine_tune, finetune_arguments
-from utils.generation import generate
+from utils.generation import Int8Model, generate
 from utils.lab.heated import heated_splits, with_ordinary
 from utils.model_card import write_model_card
 from utils.models import load_model
@@ -174,12 +174,16 @@ def ppo(arguments: Namespace) -> None:
     print(f"{trained['train_runtime']:.0f} s of training; model and history: {output_dir}")
 
 
-def _load_model(arguments: Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_model(
+    arguments: Namespace,
+) -> tuple[PreTrainedModel | Int8Model, PreTrainedTokenizerBase]:
     """Load the settings' model, and merge the command's adapter into it if there is one."""
-    settings, device = arguments.settings, "cpu" if arguments.cpu else None
+    settings, device = arguments.settings, "cpu" if arguments.cpu or arguments.int8 else None
     if arguments.adapter is None:
-        return load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)
-    return detox.initial_policy(settings, arguments.adapter, device)
+        model, tokenizer = load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)
+    else:
+        model, tokenizer = detox.initial_policy(settings, arguments.adapter, device)
+    return Int8Model(model, tokenizer) if arguments.int8 else model, tokenizer
 
 
 def _score(

@@ -82,9 +82,14 @@ def add_prompts(rows: Dataset) -> Dataset:
 
 
 def decoder_adapter(settings: Settings) -> LoraConfig:
-    """Return LoRA without dropout for the decoder only; the encoder then runs once per prompt."""
-    decoder = r".*decoder.*\.(q|v|q_proj|v_proj)"  # as T5 and the BART family name them
-    return lora_config(settings.lora_rank, lora_dropout=0.0, target_modules=decoder)
+    """Return LoRA without dropout for the decoder only; the encoder then runs once per prompt.
+
+    It adapts all linear layers. On validation dialogues of the small world, query and value alone
+    learned less in the same steps, at the same cost in quality.
+    """
+    encoder = r"(.*\.)?encoder\..*"
+    options = {"target_modules": "all-linear", "exclude_modules": encoder}
+    return lora_config(settings.lora_rank, lora_dropout=0.0, **options)
 
 
 def detox_config(

@@ -1,9 +1,11 @@
 """Answer many prompts with one model, in a few well-filled batches."""
 
 import contextlib
+import importlib.util
 import math
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,8 +30,49 @@ LONG = 60.0  # seconds; no estimate is printed for shorter work
 TIMED_TOKENS = 3
 
 
+class Int8Model:
+    """A copy of an encoder-decoder with int8 weights, for `generate` on a CPU.
+
+    It needs the package ctranslate2. Weights are rounded to 8 bits, each row with its own scale, so
+    that summaries may differ slightly. Only greedy decoding and beam search are possible.
+
+    Raises ValueError if the package is missing, or does not know the model's family.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        if importlib.util.find_spec("ctranslate2") is None:
+            raise ValueError("int8 on a CPU needs a package: pip install ctranslate2")
+        from ctranslate2 import Translator
+        from ctranslate2.converters import TransformersConverter
+
+        self.config = model.config
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(f"{folder}/model")
+            tokenizer.save_pretrained(f"{folder}/model")
+            TransformersConverter(f"{folder}/model").convert(f"{folder}/int8", quantization="int8")
+            self.translator = Translator(f"{folder}/int8", intra_threads=torch.get_num_threads())
+
+    def answer(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        ids: list[list[int]],
+        batch_size: int | None,
+        options: dict[str, Any],
+    ) -> list[str]:
+        """Answer tokenized prompts; raises ValueError for an option that it does not have."""
+        names = {"num_beams": "beam_size", "max_new_tokens": "max_decoding_length"}
+        names |= {"min_new_tokens": "min_decoding_length", "length_penalty": "length_penalty"}
+        if unknown := [name for name in options if name not in names and options[name]]:
+            raise ValueError(f"an int8 model has no option {unknown[0]}: leave it out, or int8")
+        rows = [tokenizer.convert_ids_to_tokens(row) for row in ids]
+        given = {names[name]: value for name, value in options.items() if name in names}
+        results = self.translator.translate_batch(rows, max_batch_size=batch_size or 64, **given)
+        found = [tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
+        return tokenizer.batch_decode(found, skip_special_tokens=True)
+
+
 def generate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Int8Model,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     batch_size: int | None = None,
@@ -56,6 +99,25 @@ def generate(
     ids = tokenizer(pending, truncation=False, verbose=False)["input_ids"] if pending else []
     _check_lengths(model, pending, ids)
     _warn_of_unread_text(tokenizer, pending, ids)
+    if isinstance(model, Int8Model):
+        answers = model.answer(tokenizer, ids, batch_size, options)
+    else:
+        answers = _in_eval_mode(model, tokenizer, ids, batch_size, precision, options)
+    if options["do_sample"]:
+        return answers
+    by_prompt = dict(zip(pending, answers, strict=True))
+    return [by_prompt[prompt] for prompt in prompts]
+
+
+def _in_eval_mode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[list[int]],
+    batch_size: int | None,
+    precision: str | None,
+    options: dict[str, Any],
+) -> list[str]:
+    """Answer tokenized prompts in a precision, and restore the model's mode."""
     was_training = model.training
     model.eval()
     try:
@@ -63,13 +125,9 @@ def generate(
             contextlib.nullcontext() if precision is None else autocast(precision, model.device),
             weights_cast_once(model),
         ):
-            answers = _decode(model, tokenizer, ids, batch_size, options)
+            return _decode(model, tokenizer, ids, batch_size, options)
     finally:
         model.train(was_training)
-    if options["do_sample"]:
-        return answers
-    by_prompt = dict(zip(pending, answers, strict=True))
-    return [by_prompt[prompt] for prompt in prompts]
 
 
 def _check_arguments(prompts: Sequence[str], batch_size: Any, options: dict[str, Any]) -> None:

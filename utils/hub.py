@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TypeVar
 
 import httpx2
@@ -32,6 +33,7 @@ ANSWERS = {  # status: cause, remedy
     ),
     429: ("the hub got too many requests from here", f"Wait a few minutes and run again ({KEPT})"),
 }
+LOADING = (OSError, ValueError, SafetensorError, UnpicklingError, DatasetsError, httpx2.HTTPError)
 T = TypeVar("T")
 
 
@@ -56,7 +58,7 @@ def from_hub(id_or_path: str, read: Callable[[], T], kind: str = "model") -> T:
     for wait in (*WAITS, None):
         try:
             return _read_and_check(id_or_path, read, kind, start)
-        except (OSError, ValueError, SafetensorError, DatasetsError, httpx2.HTTPError) as error:
+        except LOADING as error:
             cause, remedy, may_pass = _explain(error)
             if wait is None or not may_pass:
                 raise UnavailableError(
@@ -138,6 +140,8 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
     if among(httpx2.HTTPError, LocalEntryNotFoundError):
         remedy = f"Check the connection and run again ({KEPT})"
         return f"no complete answer from {constants.ENDPOINT}", remedy, among(httpx2.ReadError)
+    if among(UnpicklingError):  # torch refuses to run it
+        return "its weights hold more than tensors", "Choose a model with safetensors", False
     if among(DatasetsError):  # datasets wraps its reader's error
         cause = next(e for e in chain if not isinstance(e, DatasetsError))
         return f"its files cannot be read ({_first_line(cause)})", "Tell its owner", False

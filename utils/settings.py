@@ -167,7 +167,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sweep_seeds": 1,
         "ppo_steps": 18,
         "ppo_batch_size": 32,
-        "ppo_learning_rate": 3e-3,
+        "ppo_learning_rate": 1e-3,
         "ppo_seeds": 5,
         "judged_dialogues": 200,
     },

@@ -98,6 +98,8 @@ class HateScorer:
 
     @torch.no_grad()
     def _all_logits(self, texts: Sequence[str]) -> torch.Tensor:
+        if isinstance(texts, str):
+            raise TypeError(f"texts is the string {texts[:40]!r}: pass a list of texts")
         check_texts("texts", texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         logits = torch.empty(len(texts), self.model.config.num_labels)  # (texts, labels)

@@ -10,7 +10,6 @@ split, which lists each dialogue three times, so it writes three times as many s
 import argparse
 import importlib.util
 import random
-import tempfile
 import time
 from collections.abc import Callable
 
@@ -19,7 +18,7 @@ import torch
 from bench_finetuning import PROMPT_TOKENS, model
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from utils.generation import generate
+from utils.generation import Int8Model, generate
 from utils.models import has_bf16
 from utils.settings import OFFLINE
 from utils.training.cpu import use_cpu_speedups
@@ -61,23 +60,8 @@ def in_batches(batch_size: int, dtype: torch.dtype) -> Answer:
 
 def by_ctranslate2(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Answer:
     """Return a method that uses CTranslate2 with int8 weights."""
-    import ctranslate2
-    from ctranslate2.converters import TransformersConverter
-
-    with tempfile.TemporaryDirectory() as folder:
-        model().save_pretrained(f"{folder}/model")
-        tokenizer.save_pretrained(f"{folder}/model")
-        TransformersConverter(f"{folder}/model").convert(f"{folder}/int8", quantization="int8")
-        translator = ctranslate2.Translator(f"{folder}/int8", intra_threads=torch.get_num_threads())
-    length = {"min_decoding_length": NEW_TOKENS, "max_decoding_length": NEW_TOKENS, "beam_size": 1}
-
-    def answer(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> None:
-        """Summarize the prompts and discard the summaries."""
-        rows = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(prompts)["input_ids"]]
-        for result in translator.translate_batch(rows, max_batch_size=batch_size, **length):
-            tokenizer.decode(tokenizer.convert_tokens_to_ids(result.hypotheses[0]))
-
-    return answer
+    net = Int8Model(model(), tokenizer)
+    return lambda tokenizer, prompts: generate(net, tokenizer, prompts, batch_size, **LENGTH)
 
 
 def ours() -> Answer:

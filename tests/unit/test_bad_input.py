@@ -166,8 +166,8 @@ REFUSED = {  # name: what is done, and what the ValueError says
         "'median': choose 'mean' or 'max'",
     ),
     "the paper's ROUGE of nothing": (lambda: paper_rouge_scores([None], ["a"]), "is None"),
-    "the first −1 turns": (lambda: lead("A: Hi.\nB: Hi.", -1), "n=-1: ask for at least one turn"),
-    "the longest 0 turns": (lambda: longest("A: Hi.", 0), "n=0: ask for at least one turn"),
+    "the first −1 turns": (lambda: lead("A: Hi.\nB: Hi.", -1), "n=-1: ask for 0 turns or more"),
+    "the longest −2 turns": (lambda: longest("A: Hi.", -2), "n=-2: ask for 0 turns or more"),
     "an oracle of bare text": (lambda: extractive_oracle("A: Hi.", "Hi."), "is the string 'Hi.'"),
     "humans who cannot be compared": (
         lambda: human_agreement([["a", "b"], ["a"]]),
@@ -191,7 +191,6 @@ REFUSED = {  # name: what is done, and what the ValueError says
     "a p-value that is NaN": (lambda: holm([0.1, NAN]), "must be between 0 and 1"),
     "a table without dialogues": (lambda: interval_table({"a": frame()}), "too few"),
     # judges and rewards
-    "a text that is not in a list": (lambda: scorer().probability("Hi."), "texts is the string"),
     "a text that is None": (lambda: scorer().probability([None]), r"texts\[0\] is None"),
     "a label that the judge lacks": (lambda: scorer().logits(["Hi."], "toxic"), "nothate, hate"),
     "an unknown kind of reward": (lambda: HateReward(scorer(), kind="p"), "'logp' or 'logit'"),

@@ -1,0 +1,52 @@
+"""An int8 model by CTranslate2, where that package is installed, writes what the model writes."""
+
+import importlib.util
+
+import pytest
+
+from utils import generation
+from utils.data import first_rows, load_splits
+from utils.generation import Int8Model, generate
+from utils.prompts import build_prompt
+from utils.rouge import rouge_scores
+from utils.settings import load_settings
+
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def test_rows():
+    return first_rows(load_splits(load_settings("offline"))["test"], 40)
+
+
+@needs_package
+def test_summaries_are_nearly_always_those_of_the_model(offline_model, test_rows):
+    model, tokenizer = offline_model
+    prompts = [build_prompt(dialogue) for dialogue in test_rows["dialogue"]]
+    whole = generate(model, tokenizer, prompts, max_new_tokens=64)
+    int8 = generate(Int8Model(model, tokenizer), tokenizer, prompts, max_new_tokens=64)
+    assert sum(a == b for a, b in zip(whole, int8, strict=True)) >= 34
+    scores = [
+        rouge_scores(texts, list(test_rows["summaries"]))["rouge1"] for texts in (whole, int8)
+    ]
+    assert abs(scores[0].mean() - scores[1].mean()) < 0.01
+
+
+@needs_package
+def test_beams_are_possible_and_sampling_is_refused(offline_model, test_rows):
+    model, tokenizer = offline_model
+    int8, prompts = Int8Model(model, tokenizer), [build_prompt(test_rows[0]["dialogue"])]
+    options = {"max_new_tokens": 64, "num_beams": 4}
+    assert generate(int8, tokenizer, prompts, **options) == generate(
+        model, tokenizer, prompts, **options
+    )
+    with pytest.raises(ValueError, match="an int8 model has no option do_sample"):
+        generate(int8, tokenizer, prompts, do_sample=True)
+
+
+def test_without_the_package_the_remedy_is_said(monkeypatch, offline_model):
+    monkeypatch.setattr(generation.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install ctranslate2"):
+        Int8Model(*offline_model)
