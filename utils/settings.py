@@ -74,7 +74,7 @@ class Settings:
 
     ppo_steps: int = _option("batches of prompts that PPO trains on", 100)
     ppo_batch_size: int = _option("prompts in one PPO step", 16)
-    ppo_learning_rate: float = _option("PPO's peak rate", 5e-4)
+    ppo_learning_rate: float = _option("PPO's peak rate", 1e-3)
     kl_coef: float = _option("β, the penalty for one nat of KL to the reference", 0.4, minimum=0)
     grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 0.8, minimum=0)
     ppo_seeds: int = _option("runs of PPO with different seeds", 3)
@@ -165,9 +165,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora_learning_rate": 3e-3,
         "sweep_steps": 40,
         "sweep_seeds": 1,
-        "ppo_steps": 18,
+        "ppo_steps": 20,
         "ppo_batch_size": 32,
-        "ppo_learning_rate": 1e-3,
+        "ppo_learning_rate": 1.7e-3,
         "ppo_seeds": 5,
         "judged_dialogues": 200,
     },

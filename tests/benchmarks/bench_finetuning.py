@@ -7,6 +7,7 @@ with `fine_tune`, full and LoRA, and tells what share of the machine's matrix-pr
 """
 
 import argparse
+import os
 import tempfile
 import time
 
@@ -34,7 +35,7 @@ FLAN_T5_BASE = T5Config(
     d_model=768,
     d_kv=64,
     d_ff=2048,
-    num_layers=12,
+    num_layers=int(os.environ.get("BENCH_LAYERS", 12)),  # fewer only to try a script
     num_heads=12,
     feed_forward_proj="gated-gelu",
     tie_word_embeddings=False,

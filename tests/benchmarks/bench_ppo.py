@@ -55,7 +55,7 @@ def classifier(folder: str) -> HateScorer:
     return HateScorer(folder)
 
 
-def ours(adapter: str, steps: int) -> dict[str, float]:
+def ours(adapter: str, steps: int, responses: int = PROMPTS) -> dict[str, float]:
     """Seconds of a step, and the highest memory of the process (on CUDA of the device)."""
     device, times = pick_device(), StepTimes()
     with tempfile.TemporaryDirectory() as folder:
@@ -68,15 +68,16 @@ def ours(adapter: str, steps: int) -> dict[str, float]:
         def reward(completions):
             return HateReward(scorer, "auto")(completions=[text] * len(completions))
 
-        letters = [f"{chr(97 + i // 26)} {chr(97 + i % 26)}" for i in range(PROMPTS * steps)]
+        letters = [f"{chr(97 + i // 26)} {chr(97 + i % 26)}" for i in range(responses * steps)]
         prompts = ["the " * (PROMPT_TOKENS - 3) + pair for pair in letters]  # none is seen twice
+        assert len(set(prompts)) == responses * steps
         trainer = PPOTrainer(
             initial.eval(),
             reward,
             PPOConfig(
                 folder,
                 max_steps=steps * MINIBATCHES,
-                per_device_train_batch_size=PROMPTS // MINIBATCHES,
+                per_device_train_batch_size=responses // MINIBATCHES,
                 steps_per_generation=MINIBATCHES,
                 num_iterations=1,
                 max_completion_length=NEW_TOKENS,
@@ -154,12 +155,13 @@ def main() -> None:
     parser.add_argument("--classic", metavar="PYTHON")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--adapter", choices=ADAPTERS, help="only this one of ours, as JSON")
+    parser.add_argument("--responses", type=int, default=PROMPTS, help="in a step, with --adapter")
     parser.add_argument("--unshared", action="store_true", help="project in every pass")
     arguments = parser.parse_args()
     if arguments.unshared:
         policy.SHARED_BYTES = 0
     if arguments.adapter:
-        print(json.dumps(ours(arguments.adapter, arguments.steps)))
+        print(json.dumps(ours(arguments.adapter, arguments.steps, arguments.responses)))
         return
 
     def measured(adapter: str, *options: str) -> dict[str, float]:

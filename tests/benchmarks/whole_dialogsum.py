@@ -22,7 +22,7 @@ from datasets import Dataset
 from from_scratch import make_tokenizer
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from utils.data import group_references, load_dialogsum
+from utils.data import first_rows, group_references, load_dialogsum
 from utils.finetuning import fine_tune, tokenize_pairs
 from utils.generation import generate
 from utils.prompts import build_prompt
@@ -34,6 +34,12 @@ WAYS = {
 }
 
 
+def _wait() -> None:
+    """Wait until a GPU has done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 class EpochTimes(TrainerCallback):
     """Measure the seconds of each epoch."""
 
@@ -42,12 +48,12 @@ class EpochTimes(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         """Start the clock."""
-        torch.cuda.synchronize()
+        _wait()
         self.start = time.perf_counter()
 
     def on_epoch_end(self, args, state, control, **kwargs):
         """Stop the clock."""
-        torch.cuda.synchronize()
+        _wait()
         self.seconds.append(time.perf_counter() - self.start)
 
 
@@ -112,17 +118,22 @@ def main() -> None:
     )
     parser.add_argument("dataset")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--only", choices=WAYS, nargs="+", default=list(WAYS))
+    parser.add_argument("--rows", type=int, help="of each split, to try the script")
     options = parser.parse_args()
-    dataset = load_dialogsum(options.dataset)
-    train, validation = dataset["train"], dataset["validation"].select(range(8))
+    splits = load_dialogsum(options.dataset).items()
+    dataset = {name: first_rows(rows, options.rows) for name, rows in splits}
+    train, validation = dataset["train"], first_rows(dataset["validation"], 8)
     tokenizer = make_tokenizer([*train["dialogue"], *train["summary"]], 8_000)
     tokenized = tokenize_pairs(train, tokenizer)
     tokens = sum(map(len, tokenized["input_ids"])) + sum(map(len, tokenized["labels"]))
     peak = max(matmul_peak() for _ in range(3))
-    print(f"{torch.cuda.get_device_name()}, matrix products {peak / 1e12:.0f} TFLOP/s")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+    print(f"{device}, matrix products {peak / 1e12:.2f} TFLOP/s")
     print(f"{tokens:,} tokens per epoch")
     rows = {}
-    for name, way in WAYS.items():
+    for name in options.only:
+        way = WAYS[name]
         rows[name] = epochs(train, validation, tokenizer, count=options.epochs, **way)
         last = rows[name]["last epoch, s"]
         rows[name] |= {
@@ -140,13 +151,13 @@ def print_speed_of_summaries(test: Dataset, tokenizer: PreTrainedTokenizerBase) 
     net = model().eval()
     generate(net, tokenizer, prompts[:16], precision="auto", **LENGTH)
     for _ in range(3):
-        torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         generate(net, tokenizer, prompts, precision="auto", **LENGTH)
-        seconds, memory = time.perf_counter() - start, torch.cuda.max_memory_allocated() / 1e9
+        seconds = time.perf_counter() - start
         speed = NEW_TOKENS * len(prompts) / seconds
         print(f"{len(prompts)} summaries in {seconds:.2f} s, {speed:.0f} tokens per second")
-        print(f"{memory:.1f} GB with the model")
+    if torch.cuda.is_available():
+        print(f"at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB with the model")
 
 
 if __name__ == "__main__":
