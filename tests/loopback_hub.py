@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,8 +48,9 @@ class Repository:
 class Fault:
     """What goes wrong with requests for a file.
 
-    An HTTP status; the answer cut off, with one bit flipped, or without its last bytes; or the
-    connection reset. `times` is how many requests meet the fault; None means all.
+    An HTTP status; the answer cut off, with one bit flipped, or without its last bytes; the
+    connection reset; or no answer for a while. `times` is how many requests meet the fault; None
+    means all.
     """
 
     status: int | None = None
@@ -57,6 +59,7 @@ class Fault:
     flip_byte: int | None = None
     short_by: int | None = None
     reset_after: int | None = None
+    hang: float | None = None  # seconds before the answer begins
     methods: tuple[str, ...] = ("GET",)
     times: int | None = None
 
@@ -191,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
             content[fault.flip_byte] ^= 1
         if fault and fault.short_by is not None:
             del content[-fault.short_by :]
+        if fault and fault.hang is not None:
+            time.sleep(fault.hang)
         status, total, start = 200, len(content), 0
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             status, start, end = 206, int(match[1]), int(match[2] or total - 1)

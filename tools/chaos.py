@@ -3,10 +3,10 @@
     python -m tools.chaos                         # ten kills of each run, one and two processes
     python -m tools.chaos --kills 2 --only ppo
 
-Every run is the command `finetune` or `ppo` on a small part of the small world. A kill (SIGKILL to
-all processes of the run) comes at a random moment of the time that the undisturbed run took, and
-the run is then started again with --resume. Prints how many of the resumed runs ended with the
-same bytes of weights, and writes out/chaos.csv. Ten kills take about 20 minutes on two cores.
+Every run is the command `finetune` or `ppo` on a small part of the small world. Each kill sends
+SIGKILL to all processes of the run at a random moment, between 30% and 100% of the time that an
+uninterrupted run took. The run is then started again with --resume. Prints how many of the resumed
+runs ended with the same bytes of weights, and writes out/chaos.csv.
 """
 
 import argparse

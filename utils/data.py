@@ -156,9 +156,10 @@ def turns(dialogue: str) -> list[str]:
 
 
 def shortest(dialogues: Sequence[str], pattern: str | re.Pattern, least: int = 9) -> int:
-    """Return the position of the shortest dialogue with a text that the pattern finds.
+    """Return the index of the shortest dialogue that matches the pattern.
 
-    It has at least `least` turns of two people. If no dialogue fits, it is the shortest of all.
+    It has at least `least` turns and no third speaker. If there is none, return the index of the
+    shortest dialogue of all.
     """
     fits = [
         re.search(pattern, text) and len(turns(text)) >= least and "#Person3#" not in text

@@ -1,7 +1,5 @@
 """Read your own conversations from files, and check whether a model knows their words."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import re

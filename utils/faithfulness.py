@@ -165,7 +165,9 @@ def _checked(text: str, record: Mapping) -> dict[str, float]:
     wrong = any(told[name] and not right[name] for name in ("third", "day", "reason"))
     wrong = wrong or (insult is not None and not _right_insult(insult, record["insult"]))
     row = {"who": np.nan if text.startswith("I ") else people}
-    row |= {"what": bool(request) and _words_of(request) <= _request_words(record["topic"])}
+    words = set(re.findall(r"\w+", re.sub(_NAME, " ", request)))
+    usual = {*_wordings()["requests"][record["topic"]], *_wordings()["requests"]["any"], "I"}
+    row |= {"what": bool(request) and words <= usual}
     row |= {name: right[key] if record[key] else np.nan for name, key in _DETAILS.items()}
     row |= {"outcome": right["outcome"]}
     row |= {"facts": people and row["what"] and row["outcome"] and not wrong}
@@ -181,17 +183,6 @@ def _at_thing(text: str, thing: str) -> tuple[str, str, str]:
     ends = _any(_wordings()["request_ends"])
     found = re.search(rf"(?<!\w){re.escape(thing)}(?!\w)(?:{ends})?", text)
     return (text[: found.start()], thing, text[found.end() :]) if found else ("", "", text)
-
-
-def _words_of(request: str) -> set[str]:
-    """Return the words of a request without names."""
-    return set(re.findall(r"\w+", re.sub(_NAME, " ", request)))
-
-
-@functools.cache
-def _request_words(topic: str) -> set[str]:
-    """Return the words that may stand in a request of this kind, before the thing."""
-    return {*_wordings()["requests"][topic], *_wordings()["requests"]["any"], "I"}
 
 
 def _right_people(

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import logging
 import math
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from transformers.trainer_utils import EvalLoopOutput
+from trl.trainer.utils import hash_module
 
 from utils.data import check_texts
 from utils.generation import MAX_NEW_TOKENS, generate
@@ -278,7 +281,7 @@ def fine_tune(
     set_seed(args.seed)  # before the adapter is initialized
     if method == "lora":
         model = _with_adapter(model, peft_config or lora_config())
-    recipe = _recipe(args, method=method, template=template, train_dialogues=len(train))
+    recipe = _recipe(args, model, train, method=method, template=template)
     evaluation = (validation, template, {"max_new_tokens": max_new_tokens})
     build = partial(
         SummaryTrainer,
@@ -366,8 +369,15 @@ def _memory_in_use(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-def _recipe(args: Seq2SeqTrainingArguments, **others: Any) -> dict[str, Any]:
+def _recipe(
+    args: Seq2SeqTrainingArguments, model: nn.Module, train: Dataset, **others: Any
+) -> dict[str, Any]:
+    """Return what must match when a run is resumed; `model` has its initial weights."""
+    texts = json.dumps([list(train[name]) for name in ("dialogue", _summary_column(train))])
     return others | {
+        "train_dialogues": len(train),
+        "texts": sha256(texts.encode()).hexdigest()[:16],
+        "initial_model": hash_module(model),
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": str(args.lr_scheduler_type.value),
         "batch_size": _global_batch(args),

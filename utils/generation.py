@@ -59,11 +59,13 @@ class Int8Model:
         batch_size: int | None,
         options: dict[str, Any],
     ) -> list[str]:
-        """Answer tokenized prompts; raises ValueError for an option that it does not have."""
+        """Answer tokenized prompts; raises ValueError for an option that it does not support."""
         names = {"num_beams": "beam_size", "max_new_tokens": "max_decoding_length"}
         names |= {"min_new_tokens": "min_decoding_length", "length_penalty": "length_penalty"}
         if unknown := [name for name in options if name not in names and options[name]]:
-            raise ValueError(f"an int8 model has no option {unknown[0]}: leave it out, or int8")
+            raise ValueError(
+                f"int8 models do not support {unknown[0]}: remove it, or use the model without int8"
+            )
         rows = [tokenizer.convert_ids_to_tokens(row) for row in ids]
         given = {names[name]: value for name, value in options.items() if name in names}
         results = self.translator.translate_batch(rows, max_batch_size=batch_size or 64, **given)
@@ -102,30 +104,23 @@ def generate(
     if isinstance(model, Int8Model):
         answers = model.answer(tokenizer, ids, batch_size, options)
     else:
-        answers = _in_eval_mode(model, tokenizer, ids, batch_size, precision, options)
+        with _inference(model, precision):
+            answers = _decode(model, tokenizer, ids, batch_size, options)
     if options["do_sample"]:
         return answers
     by_prompt = dict(zip(pending, answers, strict=True))
     return [by_prompt[prompt] for prompt in prompts]
 
 
-def _in_eval_mode(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: list[list[int]],
-    batch_size: int | None,
-    precision: str | None,
-    options: dict[str, Any],
-) -> list[str]:
-    """Answer tokenized prompts in a precision, and restore the model's mode."""
+@contextlib.contextmanager
+def _inference(model: PreTrainedModel, precision: str | None) -> Iterator[None]:
+    """Compute in eval mode and in a precision, and restore the model's mode."""
     was_training = model.training
     model.eval()
+    cast = contextlib.nullcontext() if precision is None else autocast(precision, model.device)
     try:
-        with (
-            contextlib.nullcontext() if precision is None else autocast(precision, model.device),
-            weights_cast_once(model),
-        ):
-            return _decode(model, tokenizer, ids, batch_size, options)
+        with cast, weights_cast_once(model):
+            yield
     finally:
         model.train(was_training)
 

@@ -34,6 +34,7 @@ ANSWERS = {  # status: cause, remedy
     429: ("the hub got too many requests from here", f"Wait a few minutes and run again ({KEPT})"),
 }
 LOADING = (OSError, ValueError, SafetensorError, UnpicklingError, DatasetsError, httpx2.HTTPError)
+File = tuple[Path, int]  # and when it last changed
 T = TypeVar("T")
 
 
@@ -54,10 +55,10 @@ def from_hub(id_or_path: str, read: Callable[[], T], kind: str = "model") -> T:
 
     Raises UnavailableError if the model or dataset cannot be loaded.
     """
-    start = time.time()
+    before = _cached_files(id_or_path, kind)
     for wait in (*WAITS, None):
         try:
-            return _read_and_check(id_or_path, read, kind, start)
+            return _read_and_check(id_or_path, read, kind, before)
         except LOADING as error:
             cause, remedy, may_pass = _explain(error)
             if wait is None or not may_pass:
@@ -70,30 +71,40 @@ def from_hub(id_or_path: str, read: Callable[[], T], kind: str = "model") -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def _read_and_check(id_or_path: str, read: Callable[[], T], kind: str, start: float) -> T:
+def _read_and_check(id_or_path: str, read: Callable[[], T], kind: str, before: set[File]) -> T:
     try:
         value = read()
     except Exception as error:
-        _remove_damaged_files(id_or_path, kind, 0, error)  # a damaged file explains it better
+        _remove_damaged_files(id_or_path, kind, set(), error)  # a damaged file explains it better
         raise
-    _remove_damaged_files(id_or_path, kind, start)
+    _remove_damaged_files(id_or_path, kind, before)
     return value
 
 
+def _snapshots(id_or_path: str, kind: str) -> list[Path]:
+    name = f"{kind}s--{id_or_path.replace('/', '--')}"
+    return list(Path(constants.HF_HUB_CACHE, name, "snapshots").glob("*"))
+
+
+def _cached_files(id_or_path: str, kind: str) -> set[File]:
+    """Return the cached files of a model or dataset, each with the time of its last change."""
+    files = (path for folder in _snapshots(id_or_path, kind) for path in folder.rglob("*"))
+    return {(path, path.stat().st_mtime_ns) for path in files if path.is_file()}
+
+
 def _remove_damaged_files(
-    id_or_path: str, kind: str, since: float, error: Exception | None = None
+    id_or_path: str, kind: str, known: set[File], error: Exception | None = None
 ) -> None:
-    """Remove damaged files newer than `since` from the cache; raise DamagedFileError if any."""
-    damaged = []
-    cached = Path(constants.HF_HUB_CACHE, f"{kind}s--{id_or_path.replace('/', '--')}", "snapshots")
-    for snapshot in cached.glob("*"):
-        files = [p for p in snapshot.rglob("*") if p.is_file() and p.stat().st_mtime >= since]
+    """Remove damaged files from the cache, except `known` ones; raise DamagedFileError if any."""
+    damaged, found = [], _cached_files(id_or_path, kind) - known  # a clock may jump back
+    for snapshot in _snapshots(id_or_path, kind):
+        files = [path for path, _ in found if snapshot in path.parents]
         if constants.HF_HUB_OFFLINE:  # verify_repo_checksums asks the hub
             damaged += [path for path in files if not _matches_its_checksum(path)]
         elif files:
             verify = HfApi().verify_repo_checksums
-            known = verify(id_or_path, repo_type=kind, revision=snapshot.name)
-            damaged += [snapshot / mismatch["path"] for mismatch in known.mismatches]
+            checked = verify(id_or_path, repo_type=kind, revision=snapshot.name)
+            damaged += [snapshot / mismatch["path"] for mismatch in checked.mismatches]
     for path in damaged:
         path.resolve().unlink(missing_ok=True)  # what the link points to
         path.unlink(missing_ok=True)

@@ -39,14 +39,14 @@ def readable(name: str) -> str:
 
 
 def show() -> None:
-    """Show the current figure, with its text (see `describe`) for readers who cannot see it."""
+    """Show the current figure with alt text (see `describe`)."""
     figure = plt.gcf()
     display(figure, metadata={"image/png": {"alt": describe(figure)}})
     plt.close(figure)
 
 
 def describe(figure: Figure) -> str:
-    """Return what a figure shows, as text: titles, axes, and the values of every line."""
+    """Return alt text for a figure: titles, axis labels, and the ends of each curve."""
     parts = [figure.get_suptitle()]
     for axes in (one for one in figure.axes if one.get_visible()):
         rows = [label.get_text() for label in axes.get_yticklabels()]

@@ -97,7 +97,7 @@ def _fill(dialogue: str, examples: Sequence[Example], template: str) -> str:
     if not isinstance(dialogue, str):
         raise ValueError(f"the dialogue is {dialogue!r}: pass text")
     if unlike := [pair for pair in examples if isinstance(pair, str) or len(pair) != 2]:
-        raise ValueError(f"the example {unlike[0]!r} is no pair of a dialogue and its summary")
+        raise ValueError(f"the example {unlike[0]!r} is not a pair: pass (dialogue, summary)")
     shots = [f"{template.replace('{dialogue}', shown)} {summary}" for shown, summary in examples]
     return "\n\n".join([*shots, template.replace("{dialogue}", dialogue)])
 

@@ -115,7 +115,8 @@ class Settings:
     def check_adapter(self, folder: str | Path) -> None:
         """Raise ValueError unless the folder holds an adapter that was trained on this model.
 
-        If the model's folder of that time is gone, this model is taken for it, with a warning.
+        If the folder of the adapter's model no longer exists, this logs a warning and assumes that
+        this model is a copy.
         """
         base = adapter_base(folder)
         if base is None:
@@ -126,8 +127,8 @@ class Settings:
         if base == self.model:
             return
         if Path(base).is_absolute() and not Path(base).exists() and Path(self.model).is_dir():
-            moved = "the adapter in %s was trained on %s, which is gone: %s must have its weights"
-            LOG.warning(moved, folder, base, self.model)
+            gone = "the adapter in %s was trained on %s, which no longer exists: %s must be a copy"
+            LOG.warning(gone, folder, base, self.model)
         else:
             raise ValueError(
                 f"the adapter in {folder} belongs to {base!r}, not to {self.model!r}: choose the "

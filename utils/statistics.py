@@ -119,11 +119,11 @@ def _totals(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, 
 
 
 def _checked(scores: pd.DataFrame) -> np.ndarray:
-    """Return the scores as floats; raise ValueError if there are too few or one is no number."""
+    """Return the scores as floats; raise ValueError if there are too few or one is not a number."""
     try:
         values = scores.to_numpy(dtype=float)
     except ValueError as error:
-        raise ValueError(f"a score is no number ({error}): leave columns of text out") from None
+        raise ValueError(f"a score is not a number ({error}): leave out text columns") from None
     if len(values) < 2:
         raise ValueError(f"{len(values)} dialogue(s) are too few: score at least two")
     missing = np.isnan(values).any(axis=1)

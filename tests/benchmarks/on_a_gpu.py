@@ -1,14 +1,14 @@
-"""Measure on a GPU, within some minutes, what the pages leave open: one command for a short loan.
+"""Measure on a GPU, in a few minutes, what the documentation still leaves open.
 
     python tests/benchmarks/on_a_gpu.py path/to/dialogsum             # at most 8 minutes
     python tests/benchmarks/on_a_gpu.py utils/offline/data --toy      # tries the script, on a CPU
 
-The most wanted comes first: a PPO step of 16 and of 64 responses, the summaries of the test split,
-whole epochs of DialogSum (tokens per second, share of the peak of matrix products), and last the
-three labs at the true size of the preset `gpu`, with random weights and 15 GB of memory, as a T4
-has. Each part is a benchmark of this folder or a command for maintainers, in a process of its own.
-What does not fit into the minutes is stopped and says so. Everything that the parts print is kept
-in out/on_a_gpu/, also if the script itself is stopped.
+The most important parts run first: a PPO step of 16 and of 64 responses; one epoch of DialogSum
+(tokens per second, share of the peak of matrix products), followed by the summaries of its test
+split; and the three labs at the true size of the preset `gpu`, with random weights and 15 GB of
+memory, as a T4 has. Each part is a benchmark of this folder or a command for
+maintainers, in a process of its own. A part that exceeds the time limit is stopped, and the table
+says so. Everything that the parts print is kept in out/on_a_gpu/, also if the script is stopped.
 """
 
 import argparse

@@ -322,6 +322,8 @@ FAULTS = {  # the file, its fault, and what the error says, if there is one
         "model.safetensors had a wrong checksum",
     ),
     "reset": (WEIGHTS, Fault(reset_after=2_000_000, times=1), None),
+    "hung": (WEIGHTS, Fault(hang=2, times=2), None),
+    "hung-always": (WEIGHTS, Fault(hang=2), "no complete answer from http://127.0.0.1"),
     "flipped-tokenizer": ("tokenizer.json", Fault(flip_byte=0, times=1), None),
     "flipped-config": ("config.json", Fault(flip_byte=5, times=1), None),
     "full-disk": (WEIGHTS, Fault(), "the disk is full. Free some space"),
@@ -380,7 +382,8 @@ def faulty(tmp_path_factory) -> tuple[LoopbackHub, dict[str, dict], Path]:
         hub.faults["acme/two-flipped/model.safetensors"] = Fault(flip_byte=3_000_000, times=1)
         hub.faults["acme/two-flipped/generation_config.json"] = Fault(flip_byte=9, times=1)
         names.remove("no-links")
-        yield hub, load_all(hub.endpoint, home, *names, "none"), home
+        patience = {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+        yield hub, load_all(hub.endpoint, home, *names, "none", **patience), home
 
 
 @pytest.mark.parametrize("name", PASSES)

@@ -107,7 +107,7 @@ REFUSED = {  # name: what is done, and what the ValueError says
     ),
     "an example without a summary": (
         lambda: build_prompt("A: Hi.", ["B: Hello."]),
-        "'B: Hello.' is no pair of a dialogue and its summary",
+        "'B: Hello.' is not a pair: pass",
     ),
     "a budget without a tokenizer": (
         lambda: build_prompt("A: Hi.", max_tokens=5),
@@ -180,7 +180,10 @@ REFUSED = {  # name: what is done, and what the ValueError says
     # statistics
     "a missing score": (lambda: confidence_interval(frame(1, NAN)), "row 1 has a missing score"),
     "an infinite score": (lambda: confidence_interval(frame(1, math.inf)), "row 1 has an infinite"),
-    "a score that is text": (lambda: confidence_interval(frame("a", "b")), "no number.*columns of"),
+    "a score that is text": (
+        lambda: confidence_interval(frame("a", "b")),
+        "not a number.*text columns",
+    ),
     "one dialogue": (lambda: confidence_interval(frame(1.0)), "too few: score at least two"),
     "no dialogue": (lambda: confidence_interval(frame()), "too few: score at least two"),
     "a level in percent": (lambda: confidence_interval(frame(1, 2), level=95), "between 0 and 1"),

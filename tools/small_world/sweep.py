@@ -36,7 +36,7 @@ from utils.settings import OFFLINE, Settings, load_settings
 from utils.toxicity import HateScorer
 
 SWEEP = OFFLINE / "sweep.csv"
-PRICES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+PRICES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6)
 SEEDS = (0, 1, 2)
 ESTIMATORS = ("gae", "rloo", "grpo")
 

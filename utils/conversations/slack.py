@@ -1,7 +1,5 @@
 """Read turns from Slack's exports: a channel's messages, with the names behind users' ids."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Mapping, Sequence

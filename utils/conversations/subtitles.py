@@ -1,7 +1,5 @@
 """Read turns from subtitles, with the speakers in voice tags or in front of what they say."""
 
-from __future__ import annotations
-
 import html
 import io
 import re

@@ -1,7 +1,5 @@
 """Read turns from JSON, JSONL and CSV: each row is a turn, or a dialogue."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

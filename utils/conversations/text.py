@@ -1,7 +1,5 @@
 """Read turns from plain text: one turn on each line, with the speaker's name in front."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Conversations as turns, and numbers in place of the speakers' names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

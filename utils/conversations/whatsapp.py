@@ -1,7 +1,5 @@
 """Read turns from WhatsApp's exports, whatever the phone, the language and the way of dates."""
 
-from __future__ import annotations
-
 import re
 
 from .turns import Conversation, Turn, clean

@@ -41,7 +41,8 @@ def _option(default: Any, help_text: str) -> Any:
 class PPOConfig(TrainingArguments):
     """Add the options of PPO, RLOO and GRPO to TrainingArguments.
 
-    Names, meanings and defaults are those of TRL's RLOOConfig and GRPOConfig. As in TRL,
+    Options that TRL also has keep TRL's names and meanings. Defaults follow TRL's PPOConfig (gae),
+    RLOOConfig and GRPOConfig, unless an option's help says otherwise. As in TRL,
     `per_device_train_batch_size` counts completions, and a global step is one optimizer step.
     The trainer samples `steps_per_generation` batches at once and passes over them
     `num_iterations` times. For options in DEFAULTS, None means the estimator's default.

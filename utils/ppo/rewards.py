@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 LOG = logging.getLogger(__name__)
 RewardFunc = str | nn.Module | Callable[..., Any]
@@ -25,9 +26,7 @@ def reward_name(reward: RewardFunc) -> str:
     if isinstance(reward, nn.Module):
         folder = getattr(getattr(reward, "config", None), "name_or_path", "")
         return folder.rstrip("/").split("/")[-1] or type(reward).__name__
-    while not hasattr(reward, "__name__") and hasattr(reward, "func"):  # functools.partial
-        reward = reward.func
-    return getattr(reward, "__name__", type(reward).__name__)
+    return get_callable_name(reward)
 
 
 class Rewards:
@@ -96,14 +95,14 @@ class Rewards:
         Raises ValueError if a function returns too few or too many rewards, or a non-finite one.
         """
         named |= {"prompts": prompts, "completions": completions}
-        coroutines = [f(**_accepted(f, named)) for f in self.funcs if _is_async(f)]
+        coroutines = [f(**_accepted(f, named)) for f in self.funcs if is_async_callable(f)]
         awaited = iter(_run(coroutines))
         columns = []
         for f, name, tokenizer in zip(self.funcs, self.names, self.tokenizers, strict=True):
             if isinstance(f, nn.Module):
                 rewards = _classify(f, tokenizer, prompts, completions)
             else:
-                rewards = next(awaited) if _is_async(f) else f(**_accepted(f, named))
+                rewards = next(awaited) if is_async_callable(f) else f(**_accepted(f, named))
             columns.append(_checked(name, rewards, completions))
         table = torch.stack(columns, dim=1)  # (completions, functions)
         if (unscored := table.isnan().all(dim=1)).any():
@@ -147,10 +146,6 @@ def _tokenizer(model: nn.Module, given: PreTrainedTokenizerBase | None) -> PreTr
     if isinstance(model, PreTrainedModel):
         model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
-
-
-def _is_async(f: RewardFunc) -> bool:
-    return inspect.iscoroutinefunction(f) or inspect.iscoroutinefunction(type(f).__call__)
 
 
 def _accepted(f: Callable[..., Any], named: dict[str, Any]) -> dict[str, Any]:

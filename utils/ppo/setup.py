@@ -1,7 +1,6 @@
 """Prepare the model, check the data, and list the settings that a resumed run must match."""
 
 import copy
-import hashlib
 import logging
 import warnings
 from typing import Any
@@ -12,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN_TO_PEFT
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from trl.trainer.utils import hash_module
 
 from .config import PPOConfig
 from .policy import remove_value_head
@@ -140,14 +140,5 @@ def recipe(
         "lr_scheduler_type": str(args.lr_scheduler_type.value),
         "reward_funcs": reward_names,
         "prompts": getattr(train_dataset, "_fingerprint", None),
-        "initial_policy": weights_fingerprint(model),
+        "initial_policy": hash_module(model),
     }
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """Return a hash of all weights, to tell initial policies apart."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

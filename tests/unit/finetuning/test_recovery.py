@@ -1,6 +1,7 @@
 """What a run of fine-tuning survives: a stop, a full disk, too little memory, bad numbers."""
 
 import math
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_resuming_passes_over_a_checkpoint_that_was_cut_short(train, tmp_path, c
     newest = tmp_path / "checkpoint-4" / "optimizer.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     again = train("full", tiny_model("t5"), resume=True, **arguments)
-    assert "checkpoint-4: optimizer.pt is missing or truncated" in caplog.text
+    assert "checkpoint-4: optimizer.pt is missing or damaged" in caplog.text
     assert f"resuming from {tmp_path / 'checkpoint-3'}" in caplog.text
     assert same(weights(again.model), whole)
 
@@ -128,6 +129,26 @@ def test_a_full_disk_stops_training_and_names_the_last_whole_checkpoint(train, t
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.__cause__ is not None
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-1"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_an_interrupted_run_keeps_a_whole_checkpoint_and_resumes_to_the_same_weights(
+    train, tmp_path, method
+):
+    """As with Ctrl-C, or the stop button of a notebook, in the middle of the third step."""
+
+    class Interrupt(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    steps = EVERY_STEP | {"num_train_epochs": 3, "lr_scheduler_type": "constant"}
+    whole = train(method, tiny_model("t5"), **steps | {"output_dir": tmp_path / "whole"})
+    with pytest.raises(KeyboardInterrupt):
+        train(method, tiny_model("t5"), callbacks=[Interrupt()], **steps)
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
+    resumed = train(method, tiny_model("t5"), resume=True, **steps)
+    assert same(weights(resumed.model), weights(whole.model))
 
 
 # --- numbers that are not finite ---
