@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from utils.data import check_texts
 from utils.models import autocast
-from utils.ppo.precision import weights_cast_once
+from utils.ppo.precision import prepared_for_decoding
 from utils.training.memory import device_memory
 
 MAX_NEW_TOKENS = 128  # T5's own default of 20 cuts summaries off
@@ -119,7 +119,7 @@ def _inference(model: PreTrainedModel, precision: str | None) -> Iterator[None]:
     model.eval()
     cast = contextlib.nullcontext() if precision is None else autocast(precision, model.device)
     try:
-        with cast, weights_cast_once(model):
+        with cast, prepared_for_decoding(model):
             yield
     finally:
         model.train(was_training)

@@ -29,7 +29,7 @@ from transformers import LogitsProcessorList, T5ForConditionalGeneration
 from utils.finetuning import lora_config
 from utils.models import autocast, has_bf16
 from utils.ppo.policy import InverseTransformSampling
-from utils.ppo.precision import weights_cast_once
+from utils.ppo.precision import prepared_for_decoding
 from utils.training.cpu import ATTENTION, BitDropout
 
 NEW_TOKENS, SAMPLES = 32, 16
@@ -72,7 +72,7 @@ PIECES: dict[str, Piece] = {
     "BitDropout": bit_dropout,
     "attention_by_products": products,
     "InverseTransformSampling": one_number,
-    "weights_cast_once": weights_cast_once,
+    "prepared_for_decoding": prepared_for_decoding,
 }
 STEP = ("BitDropout", "attention_by_products")
 WORKS = {
@@ -81,7 +81,7 @@ WORKS = {
     "samples": (
         "attention_by_products",
         "InverseTransformSampling",
-        "weights_cast_once",
+        "prepared_for_decoding",
     ),
 }
 

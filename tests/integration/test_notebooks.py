@@ -1,5 +1,6 @@
 """Every lab runs from top to bottom: small with its exercises solved, and whole as it is stored."""
 
+import itertools
 import json
 import os
 import re
@@ -167,6 +168,32 @@ def test_stored_notebook_shows_a_whole_run_in_order(stored):
     outputs = [output for cell in cells for output in cell.outputs]
     assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs)
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_stored_notebook_is_small_and_holds_no_widgets(stored):
+    assert len(nbformat.writes(stored).encode()) <= 1_000_000
+    assert "widgets" not in stored.metadata
+    outputs = [o for cell in stored.cells for o in cell.get("outputs", [])]
+    assert not any("widget-view" in kind for o in outputs for kind in o.get("data", {}))
+
+
+def test_every_figure_of_a_stored_notebook_has_a_text_for_those_who_cannot_see_it(stored):
+    outputs = [o for cell in stored.cells for o in cell.get("outputs", [])]
+    figures = [o for o in outputs if "image/png" in o.get("data", {})]
+    texts = [figure.metadata.get("image/png", {}).get("alt", "") for figure in figures]
+    assert len(figures) >= 4 and all(len(text) >= 30 for text in texts)
+
+
+def test_headings_of_a_stored_notebook_go_down_one_level_at_a_time(stored):
+    cells = [cell.source for cell in stored.cells if cell.cell_type == "markdown"]
+    headings = [h for source in cells for h in re.findall(r"^(#+) ", _without_code(source), re.M)]
+    levels = [len(marks) for marks in headings]
+    assert levels[0] == 1
+    assert all(later <= level + 1 for level, later in itertools.pairwise(levels))
+
+
+def _without_code(source: str) -> str:
+    return re.sub(r"```.*?```", "", source, flags=re.DOTALL)
 
 
 def test_stored_notebook_has_outputs_that_are_compared(stored):

@@ -10,9 +10,7 @@ from utils.settings import OFFLINE, load_settings
 
 
 @pytest.mark.parametrize(("estimator", "setting"), [("gae", "kl_coef"), ("grpo", "grpo_kl_coef")])
-def test_price_of_kl_is_the_lowest_that_costs_at_most_one_point_on_validation(
-    estimator, setting
-):
+def test_price_of_kl_is_the_lowest_that_costs_at_most_one_point_on_validation(estimator, setting):
     sweep = pd.read_csv(OFFLINE / "sweep.csv")
     before = sweep[sweep["estimator"] == "none"].iloc[0]
     own = sweep[sweep["estimator"] == estimator]

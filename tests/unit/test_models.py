@@ -20,7 +20,7 @@ from utils.models import (
     pick_device,
     use_bf16,
 )
-from utils.ppo.precision import frozen_weights_in_bf16, weights_cast_once
+from utils.ppo.precision import frozen_weights_in_bf16, prepared_for_decoding
 from utils.training.cpu import ATTENTION, uses_cpu_speedups
 
 CPU = torch.device("cpu")
@@ -278,7 +278,7 @@ def test_a_weight_used_three_times_is_cast_once_and_the_outcome_is_the_same(froz
     layer, x = nn.Linear(7, 5).requires_grad_(not frozen), torch.randn(3, 7)
     with torch.autocast("cpu", torch.bfloat16):
         expected = layer(x)
-        with Casts(layer.weight.shape) as casts, weights_cast_once(layer):
+        with Casts(layer.weight.shape) as casts, prepared_for_decoding(layer):
             outcomes = [layer(x) for _ in range(3)]
     assert casts.count == 1 or (
         not frozen and casts.count == 0
@@ -298,7 +298,7 @@ def test_a_frozen_weight_is_cast_at_each_use_without_it():
 def test_a_weight_cast_without_a_gradient_still_learns_afterwards_under_the_same_autocast():
     layer, x = nn.Linear(7, 5), torch.randn(3, 7)
     with torch.autocast("cpu", torch.bfloat16):
-        with weights_cast_once(layer):
+        with prepared_for_decoding(layer):
             layer(x)
         layer(x).sum().backward()
     assert torch.allclose(layer.weight.grad, x.sum(dim=0).expand(5, 7), atol=0.05)  # d Σ xW / dW
@@ -307,7 +307,7 @@ def test_a_weight_cast_without_a_gradient_still_learns_afterwards_under_the_same
 def test_a_layer_computes_as_before_after_a_fault():
     layer, x = nn.Linear(2, 2).requires_grad_(False), torch.ones(1, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        with pytest.raises(KeyError), weights_cast_once(layer):
+        with pytest.raises(KeyError), prepared_for_decoding(layer):
             raise KeyError
         layer.weight.zero_()  # a layer that still had its cast weight would not see this
         assert torch.equal(layer(x)[0], layer.bias.bfloat16())
@@ -316,18 +316,18 @@ def test_a_layer_computes_as_before_after_a_fault():
 def test_a_layer_with_a_forward_of_its_own_keeps_it():
     layer, x = nn.Linear(2, 2), torch.ones(1, 2)
     layer.forward = hook = lambda hidden: hidden + 1  # as accelerate sets one to move weights
-    with torch.autocast("cpu", torch.bfloat16), weights_cast_once(layer):
+    with torch.autocast("cpu", torch.bfloat16), prepared_for_decoding(layer):
         assert torch.equal(layer(x), x + 1)
     assert layer.forward is hook
 
 
 def test_float32_layers_are_left_alone_without_autocast_and_where_speedups_are_off():
     layer, x = nn.Linear(2, 2), torch.ones(1, 2)
-    with weights_cast_once(layer):
+    with prepared_for_decoding(layer):
         assert layer(x).dtype == torch.float32
     layer.cpu_speedups = False
     casts = Casts(layer.weight.shape)
-    with torch.autocast("cpu", torch.bfloat16), casts, weights_cast_once(layer):
+    with torch.autocast("cpu", torch.bfloat16), casts, prepared_for_decoding(layer):
         assert casts.count == 0
 
 

@@ -57,7 +57,7 @@ from .policy import (
     start_token,
     zero_dropout,
 )
-from .precision import float32_head, frozen_weights_in_bf16, weights_cast_once
+from .precision import float32_head, frozen_weights_in_bf16, prepared_for_decoding
 from .rewards import RewardFunc, Rewards, as_text
 from .setup import check_data, prepared_model, recipe, reward_weights
 
@@ -304,7 +304,7 @@ class PPOTrainer(CheckedTrainer):
         options = {"padding": True, "pad_to_multiple_of": self.args.pad_to_multiple_of}
         batch = self.processing_class(unique, return_tensors="pt", **options).to(device)
         index = torch.tensor([unique.index(prompt) for prompt in prompts], device=device)
-        with self.accelerator.autocast(), weights_cast_once(base_model(model)):
+        with self.accelerator.autocast(), prepared_for_decoding(base_model(model)):
             encoded = encode(model, batch["input_ids"], batch["attention_mask"])
             encoded = {name: tensor[index] for name, tensor in encoded.items()}
             ids, sampled = sample(model, encoded, self.generation_config, self.args.temperature)
