@@ -386,3 +386,48 @@ def test_a_quantized_base_needs_cuda_and_says_so(offline_t5, quantization):
 def test_an_unknown_quantization_is_refused_with_the_choices(offline_t5):
     with pytest.raises(ValueError, match="'3bit': choose '8bit', '4bit' or None"):
         load_model(offline_t5, quantization="3bit")
+
+
+@pytest.fixture
+def adapted(tiny_t5):
+    """A T5 whose LoRA adapter changes something, in eval mode."""
+    net = get_peft_model(tiny_t5, lora_config(4, target_modules="all-linear")).eval()
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    return net
+
+
+INPUTS = {"input_ids": torch.tensor([[5, 6, 7, 1]]), "labels": torch.tensor([[8, 9, 1]])}
+
+
+def test_an_adapter_is_added_to_its_weights_for_decoding_and_nothing_stays_changed(adapted):
+    before = {name: weight.clone() for name, weight in adapted.named_parameters()}
+    with torch.no_grad():
+        expected = adapted(**INPUTS).logits
+        layer = next(m for m in adapted.modules() if hasattr(m, "lora_A"))
+        calls = []
+        layer.lora_A["default"].register_forward_hook(lambda *args: calls.append(1))
+        with prepared_for_decoding(adapted):
+            merged = adapted(**INPUTS).logits
+        assert not calls  # the adapter's own products were not computed
+        assert torch.allclose(merged, expected, atol=1e-5) and not torch.equal(merged, expected)
+        with adapted.disable_adapter(), prepared_for_decoding(adapted):
+            assert not torch.allclose(adapted(**INPUTS).logits, expected, atol=1e-3)
+        assert torch.equal(adapted(**INPUTS).logits, expected) and calls
+    assert all(torch.equal(before[name], weight) for name, weight in adapted.named_parameters())
+
+
+@pytest.mark.parametrize("why", ["speedups are off", "it trains", "it is DoRA"])
+def test_an_adapter_that_is_no_plain_sum_or_may_not_be_merged_computes_itself(adapted, why):
+    if why == "it is DoRA":
+        base = adapted.unload()
+        adapted = get_peft_model(base, lora_config(4, use_dora=True)).eval()
+    adapted.train(why == "it trains")
+    adapted.cpu_speedups = why != "speedups are off"
+    layer, calls = next(m for m in adapted.modules() if hasattr(m, "lora_A")), []
+    layer.lora_A["default"].register_forward_hook(lambda *args: calls.append(1))
+    with torch.no_grad(), prepared_for_decoding(adapted):
+        adapted(**INPUTS)
+    assert calls
