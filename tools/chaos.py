@@ -10,10 +10,11 @@ runs ended with the same bytes of weights, and writes out/chaos.csv.
 """
 
 import argparse
+import contextlib
 import hashlib
+import itertools
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 from peft import get_peft_model
 
 from utils.finetuning import lora_config
@@ -65,6 +67,13 @@ def fingerprint(command: str, folder: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def _processes(run: subprocess.Popen) -> list[psutil.Process]:
+    """Return a run and all that it has started, which accelerate puts into other sessions."""
+    if run.poll() is not None:
+        return []
+    return [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
+
+
 def strike(
     command: str, processes: int, adapter: Path, folder: Path, seconds: float
 ) -> tuple[bool, int]:
@@ -72,8 +81,11 @@ def strike(
     run = start(command, processes, adapter, folder)
     time.sleep(seconds)
     hit = run.poll() is None
-    if hit:
-        os.killpg(run.pid, signal.SIGKILL)
+    while hit and (alive := _processes(run)):
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                process.kill()
+        psutil.wait_procs(alive, timeout=5)
     run.communicate()
     checkpoints = len(list(folder.rglob("checkpoint-*")))
     finish(start(command, processes, adapter, folder, "--resume"))
@@ -88,8 +100,10 @@ def torment(command: str, processes: int, adapter: Path, kills: int, seed: int) 
         finish(start(command, processes, adapter, Path(place) / "whole"))
         seconds = time.perf_counter() - begun
         expected = fingerprint(command, Path(place) / "whole")
-        while len(rows) < kills:
-            folder, moment = Path(place) / str(len(rows)), rng.uniform(0.3, 1) * seconds
+        for attempt in itertools.count():
+            if len(rows) == kills:
+                break
+            folder, moment = Path(place) / str(attempt), rng.uniform(0.3, 1) * seconds
             hit, checkpoints = strike(command, processes, adapter, folder, moment)
             row = {"command": command, "processes": processes, "second": round(moment, 1)}
             row |= {"checkpoints": checkpoints, "same": fingerprint(command, folder) == expected}

@@ -381,6 +381,8 @@ def _recipe(
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": str(args.lr_scheduler_type.value),
         "batch_size": _global_batch(args),
+        "weight_decay": args.weight_decay,
+        "label_smoothing_factor": args.label_smoothing_factor,
         "seed": args.seed,
     }
 

@@ -34,7 +34,8 @@ class Int8Model:
     """A copy of an encoder-decoder with int8 weights, for `generate` on a CPU.
 
     It needs the package ctranslate2. Weights are rounded to 8 bits, each row with its own scale, so
-    that summaries may differ slightly. Only greedy decoding and beam search are possible.
+    that summaries may differ slightly. Only greedy decoding and beam search are possible, and the
+    model's own generation settings are not used.
 
     Raises ValueError if the package is missing, or does not know the model's family.
     """
@@ -62,13 +63,17 @@ class Int8Model:
         """Answer tokenized prompts; raises ValueError for an option that it does not support."""
         names = {"num_beams": "beam_size", "max_new_tokens": "max_decoding_length"}
         names |= {"min_new_tokens": "min_decoding_length", "length_penalty": "length_penalty"}
-        if unknown := [name for name in options if name not in names and options[name]]:
+        neutral = {
+            name for name, value in options.items() if str(value) in ("None", "False", "1", "1.0")
+        }
+        if unknown := sorted(options.keys() - names.keys() - neutral):
             raise ValueError(
                 f"int8 models do not support {unknown[0]}: remove it, or use the model without int8"
             )
         rows = [tokenizer.convert_ids_to_tokens(row) for row in ids]
         given = {names[name]: value for name, value in options.items() if name in names}
-        results = self.translator.translate_batch(rows, max_batch_size=batch_size or 64, **given)
+        given |= {"max_batch_size": batch_size or 64, "max_input_length": 0}  # 0: do not cut
+        results = self.translator.translate_batch(rows, **given)
         found = [tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
         return tokenizer.batch_decode(found, skip_special_tokens=True)
 
@@ -102,6 +107,8 @@ def generate(
     _check_lengths(model, pending, ids)
     _warn_of_unread_text(tokenizer, pending, ids)
     if isinstance(model, Int8Model):
+        if precision == "bf16":
+            raise ValueError("an int8 model has no precision 'bf16': choose 'auto' or 'fp32'")
         answers = model.answer(tokenizer, ids, batch_size, options)
     else:
         with _inference(model, precision):
@@ -202,7 +209,7 @@ def _memory_told(prompts: int, tokens: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not should_reduce_batch_size(error):
+        if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
             raise
         remedy = "lower batch_size" if prompts > 1 else "shorten it, or summarize it in parts"
         raise ValueError(

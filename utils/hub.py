@@ -1,5 +1,6 @@
 """Load from the Hugging Face Hub, with retries, checksums and messages that name the remedy."""
 
+import contextlib
 import errno
 import sys
 import time
@@ -75,7 +76,8 @@ def _read_and_check(id_or_path: str, read: Callable[[], T], kind: str, before: s
     try:
         value = read()
     except Exception as error:
-        _remove_damaged_files(id_or_path, kind, set(), error)  # a damaged file explains it better
+        with contextlib.suppress(httpx2.HTTPError, HfHubHTTPError):  # without a hub, no check
+            _remove_damaged_files(id_or_path, kind, set(), error)  # explains it better
         raise
     _remove_damaged_files(id_or_path, kind, before)
     return value

@@ -57,12 +57,16 @@ def describe(figure: Figure) -> str:
         if len(notes) == len(rows):  # the means of `plot_intervals`, or bars
             parts += [f"{row} {note}" for row, note in zip(rows, notes, strict=True)]
         for line in axes.get_lines():
-            x, y = line.get_xdata(), line.get_ydata()
-            name = "" if line.get_label().startswith("_") else f"{line.get_label()}: "
-            ends = "" if len(x) == 1 else f" to {y[-1]:.3g} at {x[-1]:.3g}"
-            if name or len(x) > 2:
-                parts.append(f"{name}{y[0]:.3g} at {x[0]:.3g}{ends}")
+            points = [f"{_short(y)} at {_short(x)}" for x, y in line.get_xydata()]
+            unnamed, dots = line.get_label().startswith("_"), line.get_linestyle() == "None"
+            if points and not (unnamed and (dots or len(points) < 3)):
+                name = "" if unnamed else f"{line.get_label()}: "
+                parts.append(name + " to ".join(dict.fromkeys((points[0], points[-1]))))
     return "; ".join(filter(None, parts)).replace("\n", " ") + "."
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}"
 
 
 def plot_intervals(

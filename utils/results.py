@@ -27,7 +27,7 @@ from utils.toxicity import HateScorer, has_insulting_word
 
 SCORES = ("mean", "low", "high", "difference", "lowest_seed", "highest_seed")  # columns of tables
 LIBRARIES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "rouge_score")
-LIBRARIES += ("numpy", "pandas")
+LIBRARIES += ("trl", "numpy", "pandas")
 INSTRUCTIONS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "sve", "bf16")  # of CPUs
 
 
@@ -167,8 +167,8 @@ def _others(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         aside = path.with_suffix(f".damaged-{time.time_ns()}.json")
         path.replace(aside)
         warnings.warn(f"{path} is not JSON ({error}): it is kept as {aside.name}", stacklevel=3)

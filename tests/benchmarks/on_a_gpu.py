@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests/benchmarks"
@@ -43,10 +44,13 @@ def measure(command: list[str], log: Path, seconds: float, layers: int) -> tuple
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
         options = {"cwd": ROOT, "env": environment, "stdout": file, "stderr": subprocess.STDOUT}
+        part = subprocess.Popen([sys.executable, *command], **options)
         try:
-            done = subprocess.run([sys.executable, *command], timeout=seconds, **options)
-            status = "done" if done.returncode == 0 else f"failed ({done.returncode})"
-        except subprocess.TimeoutExpired:
+            code = part.wait(timeout=seconds)
+            status = "done" if code == 0 else f"failed ({code})"
+        except subprocess.TimeoutExpired:  # a lab's kernel is a process of its own
+            for process in (*psutil.Process(part.pid).children(recursive=True), part):
+                process.kill()
             status = "stopped: out of minutes"
     return status, time.perf_counter() - start
 
@@ -67,15 +71,16 @@ def main() -> int:
         command = [*true_size, *(toy_size if arguments.toy else ())]
         if arguments.toy and name == "labs":
             command = TOY_LABS
-        command = [part.format(data=arguments.dataset) for part in command]
+        command = [part.format(data=Path(arguments.dataset).resolve()) for part in command]
         log, left = folder / f"{name.replace(' ', '_')}.log", end - time.perf_counter()
         layers = 1 if arguments.toy else 12
+        log.unlink(missing_ok=True)
         status, seconds = measure(command, log, left, layers) if left > 5 else ("no time", 0.0)
         rows[name] = {"status": status, "seconds": round(seconds)}
         tail = log.read_text(encoding="utf-8").splitlines()[-12:] if log.exists() else []
         print(f"── {name}: {status}", *tail, sep="\n", flush=True)
-    table = pd.DataFrame(rows).T
-    table.to_csv(folder / "parts.csv")
+        table = pd.DataFrame(rows).T
+        table.to_csv(folder / "parts.csv")
     print(table.to_string())
     return int((table["status"] != "done").any())
 

@@ -374,6 +374,11 @@ def test_results_of_other_labs_stay_and_a_damaged_file_is_set_aside(tmp_path):
     with pytest.raises(ValueError, match=r"results\.json is not JSON"):
         read_results(path)
     damaged = path.read_text(encoding="utf-8")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "results.json").write_text("null", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"it is kept as results\.damaged"):
+        record("lab1", table, load_settings("offline", output_dir=str(other)), 1.0)
     with pytest.warns(UserWarning, match=r"it is kept as results\.damaged"):
         record("lab3", table, settings, 1.0)
     assert set(read_results(path)["lab"]) == {"lab3"}

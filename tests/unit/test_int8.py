@@ -1,6 +1,7 @@
 """An int8 model by CTranslate2, where that package is installed, writes what the model writes."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,6 +45,24 @@ def test_beams_are_possible_and_sampling_is_refused(offline_model, test_rows):
     )
     with pytest.raises(ValueError, match="int8 models do not support do_sample"):
         generate(int8, tokenizer, prompts, do_sample=True)
+
+
+@needs_package
+def test_a_long_prompt_is_not_cut_and_bf16_is_refused(offline_model, test_rows):
+    model, tokenizer = offline_model
+    long = build_prompt("\n".join(test_rows["dialogue"][:16]))
+    assert len(tokenizer(long)["input_ids"]) > 1_100
+    int8, asked = Int8Model(model, tokenizer), []
+
+    def translate_batch(rows, **given):
+        asked.append((len(rows[0]), given["max_input_length"]))
+        return [SimpleNamespace(hypotheses=[["▁the"]]) for _ in rows]
+
+    int8.translator = SimpleNamespace(translate_batch=translate_batch)
+    assert generate(int8, tokenizer, [long], temperature=1.0) == ["the"]
+    assert asked[0][0] > 1_100 and asked[0][1] == 0  # CTranslate2's default cuts at 1,024
+    with pytest.raises(ValueError, match="no precision 'bf16'"):
+        generate(int8, tokenizer, [long], precision="bf16")
 
 
 def test_without_the_package_the_remedy_is_said(monkeypatch, offline_model):

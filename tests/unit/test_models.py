@@ -419,6 +419,20 @@ def test_an_adapter_is_added_to_its_weights_for_decoding_and_nothing_stays_chang
     assert all(torch.equal(before[name], weight) for name, weight in adapted.named_parameters())
 
 
+def test_under_autocast_an_adapter_is_not_merged_because_bf16_would_round_it_away(adapted):
+    layer, calls = next(m for m in adapted.modules() if hasattr(m, "lora_A")), []
+    layer.lora_A["default"].register_forward_pre_hook(lambda *args: calls.append(1))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), prepared_for_decoding(adapted):
+        adapted(**INPUTS)
+    assert vars(layer).get("forward") is None and calls
+
+
+def test_an_adapter_over_bf16_weights_computes_itself_without_autocast(adapted):
+    adapted = adapted.to(torch.bfloat16)
+    with torch.no_grad(), prepared_for_decoding(adapted):
+        assert adapted(**INPUTS).logits.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("why", ["speedups are off", "it trains", "it is DoRA"])
 def test_an_adapter_that_is_no_plain_sum_or_may_not_be_merged_computes_itself(adapted, why):
     if why == "it is DoRA":

@@ -139,7 +139,8 @@ def projections_shared(model: nn.Module, prompts: Prompts) -> AbstractContextMan
     """Project a frozen encoder's output to keys and values only once for all passes on a sample.
 
     Inside the `with` block, `prompts`, from `encode`, keeps the outputs of the frozen layers that
-    read it, up to SHARED_BYTES in all. Of a layer with an adapter, this is the frozen part.
+    read it, up to SHARED_BYTES in all. Of a layer with an adapter, this is the frozen part, unless
+    the adapter is merged for sampling.
     """
     linear = [m for m in model.modules() if type(m) is nn.Linear and "last_hidden_state" in prompts]
     frozen = [m for m in linear if {p.requires_grad for p in m.parameters()} == {False}]

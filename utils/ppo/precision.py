@@ -13,41 +13,42 @@ from transformers import PreTrainedModel
 def prepared_for_decoding(model: nn.Module) -> Iterator[None]:
     """Prepare the weights of linear layers once per `with` block; gradients are off.
 
-    Decoding uses every weight for each token. LoRA adapters are added to their layers' weights in
-    float32, because their small products take longer than they should. Under autocast, weights are
-    also cast, which would otherwise happen at each use; on a CPU, they get the layout of its bf16
-    kernels. A model whose attribute `cpu_speedups` is False is not changed.
+    Decoding uses every weight for each token. In float32, a LoRA adapter is added to its layer's
+    weight, which saves its own small products. Under autocast, each weight is cast, which would
+    otherwise happen at each use; on a CPU, it gets the layout of the bf16 kernels. Adapters are not
+    added then: bf16 would round small updates away, and samples would not come from the policy. A
+    model whose attribute `cpu_speedups` is False is not changed.
     """
     device = next(model.parameters()).device.type
     fast = getattr(model, "cpu_speedups", True)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     modules = [m for m in model.modules() if fast and "forward" not in vars(m)]  # hooks stay
-    adapted = [module for module in modules if _is_plain_lora(module)]
-    inner = {part for layer in adapted for part in layer.modules()}
-    linear = [m for m in modules if dtype and type(m) is nn.Linear and m not in inner]
     with torch.no_grad():
-        forwards = {layer: _linear(layer.base_layer, dtype, _lora(layer)) for layer in adapted}
-        forwards |= {layer: _linear(layer, dtype) for layer in linear}
+        if dtype is None:
+            forwards = {m: _merged(m) for m in modules if _is_plain_lora(m)}
+        else:
+            forwards = {m: _cast_linear(m, dtype) for m in modules if type(m) is nn.Linear}
         with forward_replaced(forwards):
             yield
 
 
 def _is_plain_lora(module: nn.Module) -> bool:
-    """Return whether the module is a linear layer with LoRA that acts like one merged weight."""
+    """Return whether the module is a float32 layer with LoRA that acts like one merged weight."""
     return (
         type(module) is LoraLinear
         and type(module.base_layer) is nn.Linear
+        and module.base_layer.weight.dtype == torch.float32
         and not (module.training or module.merged or module.disable_adapters)
         and not (module.lora_variant or any(module.lora_bias.values()))
     )
 
 
-def _lora(layer: LoraLinear) -> Tensor:
-    """Return what the active adapters add to the layer's weight, in float32."""
-    with torch.autocast(layer.base_layer.weight.device.type, enabled=False):
-        names = [name for name in layer.active_adapters if name in layer.lora_A]
-        added = [layer.get_delta_weight(name).float() for name in names]
-    return sum(added, torch.zeros((), device=layer.base_layer.weight.device))
+def _merged(layer: LoraLinear) -> Callable[[Tensor], Tensor]:
+    """Return the layer's forward pass with its active adapters added to its weight."""
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    added = (layer.get_delta_weight(name).float() for name in names)
+    weight, bias = sum(added, layer.base_layer.weight), layer.base_layer.bias
+    return lambda hidden: nn.functional.linear(hidden, weight, bias)
 
 
 @contextlib.contextmanager
@@ -65,14 +66,9 @@ def forward_replaced(forwards: dict[nn.Module, Callable[..., Tensor]]) -> Iterat
                 module.forward = forward
 
 
-def _linear(
-    layer: nn.Linear, dtype: torch.dtype | None, added: Tensor | None = None
-) -> Callable[[Tensor], Tensor]:
-    """Return the layer's forward pass with its weight, plus `added`, and bias cast to `dtype`."""
-    weight = layer.weight if added is None else layer.weight + added
-    if dtype is None:
-        return lambda hidden: nn.functional.linear(hidden, weight, layer.bias)
-    weight = weight.to(dtype)
+def _cast_linear(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Return the layer's forward pass with its weight and bias cast to `dtype`."""
+    weight = layer.weight.to(dtype)
     bias = None if layer.bias is None else layer.bias.to(dtype)
     kernels, packs = torch.ops.mkldnn, weight.device.type == "cpu" and dtype == torch.bfloat16
     if not packs or not kernels._is_mkldnn_bf16_supported():

@@ -134,7 +134,9 @@ def recipe(
 ) -> dict[str, Any]:
     """Return the settings that must match when a run is resumed."""
     names = ("advantage_estimator", "num_generations", "num_iterations", "max_completion_length")
-    names += ("beta", "learning_rate", "seed")
+    names += ("beta", "learning_rate", "weight_decay", "seed", "gamma", "lam", "epsilon", "vf_coef")
+    names += ("value_learning_rate", "value_trunk", "min_advantage_std", "loss_type")
+    names += ("scale_rewards", "temperature", "missing_eos_penalty")
     names += ("generation_batch_size", "gradient_accumulation_steps")
     return {name: getattr(args, name) for name in names} | {
         "lr_scheduler_type": str(args.lr_scheduler_type.value),
