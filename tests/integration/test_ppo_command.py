@@ -21,6 +21,7 @@ SMALL = (
     "judged_dialogues=8",
     "ppo_batch_size=8",
     "ppo_steps=6",
+    "num_iterations=2",
     "max_new_tokens=16",
 )
 
