@@ -12,7 +12,6 @@ runs ended with the same bytes of weights, and writes out/chaos.csv.
 import argparse
 import contextlib
 import hashlib
-import itertools
 import os
 import random
 import subprocess
@@ -100,10 +99,8 @@ def torment(command: str, processes: int, adapter: Path, kills: int, seed: int) 
         finish(start(command, processes, adapter, Path(place) / "whole"))
         seconds = time.perf_counter() - begun
         expected = fingerprint(command, Path(place) / "whole")
-        for attempt in itertools.count():
-            if len(rows) == kills:
-                break
-            folder, moment = Path(place) / str(attempt), rng.uniform(0.3, 1) * seconds
+        while len(rows) < kills:
+            folder, moment = Path(tempfile.mkdtemp(dir=place)), rng.uniform(0.3, 1) * seconds
             hit, checkpoints = strike(command, processes, adapter, folder, moment)
             row = {"command": command, "processes": processes, "second": round(moment, 1)}
             row |= {"checkpoints": checkpoints, "same": fingerprint(command, folder) == expected}

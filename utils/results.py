@@ -181,8 +181,8 @@ def read_results(path: str | Path) -> pd.DataFrame:
     Raises ValueError if the file is not JSON.
     """
     try:
-        whole = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        whole = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not JSON ({error}): run the labs again") from None
     rows = [
         {"lab": lab, "measure": measure, "system": system, **values}

@@ -8,20 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+from tools.chaos import LAUNCH
 from utils.lab.notebooks import QUIET, ROOT
 
 FOREIGN = r"HF_|HUGGINGFACE_|TRANSFORMERS_|\w+_proxy$"
 # --multi_gpu is accelerate's name for several processes under torch's launcher; --cpu of the
 # command itself selects gloo.
-TWO_PROCESSES = (
-    "-m",
-    "accelerate.commands.launch",
-    "--multi_gpu",
-    "--num_processes=2",
-    "--num_machines=1",
-    "--mixed_precision=no",
-    "--dynamo_backend=no",
-)
+TWO_PROCESSES = (*LAUNCH, "--num_processes=2")
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
