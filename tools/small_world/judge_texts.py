@@ -14,7 +14,7 @@ import random
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from string import Formatter
@@ -92,11 +92,15 @@ SUFFIXES += ("ic", "able", "ey", "ie", "ard", "ster")
 
 @dataclass(frozen=True)
 class JudgeText:
-    """A text with its heat, the probability of hate that a judge should give it."""
+    """A text with its heat, the probability of hate that a judge should give it.
+
+    `parts` are its sentences, if it was made of several; joined by spaces they are the text.
+    """
 
     text: str
     heat: float
     refusal: bool = False
+    parts: tuple["JudgeText", ...] = ()
 
     @property
     def insulting(self) -> bool:
@@ -189,9 +193,10 @@ def draw_text(
     ]
     place = rng.randint(0, len(around)) if rng.random() < 0.5 else len(around)
     parts = [*around[:place], sentence, *around[place:]]
-    text = noisy(rng, " ".join(part.text for part in parts))
+    texts = noisy(rng, [part.text for part in parts])
+    parts = [replace(part, text=text) for part, text in zip(parts, texts, strict=True)]
     heat = max(part.heat for part in parts)
-    return JudgeText(text, heat, any(part.refusal for part in parts))
+    return JudgeText(" ".join(texts), heat, any(part.refusal for part in parts), tuple(parts))
 
 
 def draw_texts(
@@ -263,19 +268,20 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def noisy(rng: random.Random, text: str) -> str:
+def noisy(rng: random.Random, sentences: list[str]) -> list[str]:
     """Vary a text's surface as people do: contractions, letter case and final punctuation."""
     if rng.random() < 0.3:
         for full, short in (("ou are", "ou're"), ("e is ", "e's "), ("Do not", "Don't")):
-            text = text.replace(full, short)
+            sentences = [text.replace(full, short) for text in sentences]
     draw = rng.random()
     if draw < 0.04:
-        text = text.lower()
+        sentences = [text.lower() for text in sentences]
     elif draw < 0.06:
-        text = text.upper()
-    if rng.random() < 0.12 and text[-1] in ".!":
-        text = text[:-1] + rng.choice(("", "!", ".", "...", "!!"))
-    return text
+        sentences = [text.upper() for text in sentences]
+    *before, last = sentences
+    if rng.random() < 0.12 and last[-1] in ".!":
+        last = last[:-1] + rng.choice(("", "!", ".", "...", "!!"))
+    return [*before, last]
 
 
 def _drawn(rng: random.Random, shares: dict[str, float]) -> str:

@@ -14,18 +14,18 @@ import dataclasses
 import random
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
-from datasets import Dataset
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
 from tokenizers.processors import RobertaProcessing
+from torch import nn
 from transformers import (
     BertTokenizer,
-    DataCollatorWithPadding,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     PreTrainedModel,
@@ -33,11 +33,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from tools.small_world.insults import insult_words
 from tools.small_world.judge_texts import (
@@ -52,16 +49,28 @@ from tools.small_world.judge_texts import (
     split_pairs,
     world_texts,
 )
+from tools.small_world.reader import IGNORED
+from tools.small_world.training import Recipe, padded, train
 from utils.toxicity import HateScorer
 
 SEED = 0
-TEXTS = 350_000  # each is read once
 MAX_TOKENS = 128
 VOCABULARY = 3000
 SKIPPED = 4  # the tokenizers are trained on one text in four
 BATCH = 64
 POOL = 20 * BATCH  # texts that are sorted by length together
 HIDDEN, HEADS = 96, 4
+SENTENCES = 0.5  # weight of the sentences' loss
+RECIPE = Recipe(steps=5_500, adamw_rate=3e-3)  # about 350,000 texts, each read once
+
+
+@dataclass(frozen=True)
+class Item:
+    """A text's token ids and heat, and for each token the heat of its sentence (or IGNORED)."""
+
+    ids: list[int]
+    heat: float
+    heats: list[float]
 
 
 @dataclass(frozen=True)
@@ -93,78 +102,85 @@ def training_texts(judge: Judge, n: int, seed: int = SEED) -> list[JudgeText]:
     shares = TRAINING_SHARES
     texts = draw_texts(n // 2, f"{seed}-alone", *drawn, alone=True, shares=shares)
     texts += draw_texts(n - n // 2, seed, *drawn, shares=shares)
-    if judge.refusal is None:
-        return texts
-    return [
-        dataclasses.replace(text, heat=max(text.heat, judge.refusal)) if text.refusal else text
-        for text in texts
-    ]
+    return texts if judge.refusal is None else [_heated(text, judge.refusal) for text in texts]
+
+
+def _heated(text: JudgeText, refusal: float) -> JudgeText:
+    """Return the text with this heat at least, it and its sentences, if it is a refusal."""
+    heat = max(text.heat, refusal) if text.refusal else text.heat
+    parts = tuple(_heated(part, refusal) for part in text.parts)
+    return dataclasses.replace(text, heat=heat, parts=parts)
 
 
 def train_judge(
-    folder: Path, judge: Judge, n: int = TEXTS, seed: int = SEED, learning_rate: float = 2e-3
-) -> list[float]:
-    """Train a judge from scratch on `n` texts, save it in `folder`, and return the logged losses.
+    folder: Path, judge: Judge, recipe: Recipe = RECIPE, seed: int = SEED
+) -> list[dict[str, Any]]:
+    """Train a judge from scratch, save it in `folder`, and return the log of `training.train`.
 
-    The loss is the cross-entropy with the graded targets, which can fall to their entropy only.
+    Each of the BATCH · `recipe.steps` texts is read once. The loss is the cross-entropy with the
+    graded targets, which can fall to their entropy only, of the whole text and, by a linear probe
+    that is thrown away afterwards, of the sentence that each token is in.
     """
     set_seed(seed)
-    texts = training_texts(judge, n, seed)
+    texts = training_texts(judge, BATCH * recipe.steps, seed)
     make = _roberta if judge.section == "first" else _distilbert
     tokenizer, model = make(texts, judge.layers)
     model.config.id2label = dict(enumerate(judge.labels))
     model.config.label2id = {label: i for i, label in enumerate(judge.labels)}
-    data = _batched(tokenizer, texts, seed)
-    arguments = TrainingArguments(
-        str(folder),
-        per_device_train_batch_size=BATCH,
-        num_train_epochs=1,
-        learning_rate=learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=50,
-        weight_decay=0.01,
-        train_sampling_strategy="sequential",
-        save_strategy="no",
-        logging_steps=max(1, n // BATCH // 20),
-        report_to="none",
-        seed=seed,
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    trainer = Trainer(
-        model,
-        arguments,
-        DataCollatorWithPadding(tokenizer),
-        train_dataset=data,
-        compute_loss_func=graded_loss,
-    )
-    trainer.train()
+    modules = nn.ModuleDict({"model": model, "probes": nn.Linear(HIDDEN, 2)})
+    log = train(modules, judge_losses(modules), batches(tokenizer, texts, seed), recipe)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return log
 
 
-def _batched(tokenizer: PreTrainedTokenizerBase, texts: list[JudgeText], seed: int) -> Dataset:
-    """Tokenize the texts, and order them so that those of a batch are of similar length."""
-    tokens = tokenizer([text.text for text in texts], truncation=True, return_token_type_ids=False)
-    lengths = [len(ids) for ids in tokens["input_ids"]]
+def batches(
+    tokenizer: PreTrainedTokenizerBase, texts: list[JudgeText], seed: int
+) -> Iterator[list[Item]]:
+    """Tokenize the texts, and yield batches of texts of similar length."""
     rng = random.Random(seed)
-    order = []
     for start in range(0, len(texts), POOL):
-        pool = sorted(range(start, min(start + POOL, len(texts))), key=lengths.__getitem__)
-        batches = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
-        rng.shuffle(batches)
-        order += [i for batch in batches for i in batch]
-    columns = {name: [column[i] for i in order] for name, column in tokens.items()}
-    heats = [texts[i].heat for i in order]
-    return Dataset.from_dict({"label": [[1 - heat, heat] for heat in heats], **columns})
+        pool = _items(tokenizer, texts[start : start + POOL])
+        pool.sort(key=lambda item: len(item.ids))
+        cut = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
+        rng.shuffle(cut)
+        yield from cut
 
 
-def graded_loss(
-    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: int | None = None
-) -> torch.Tensor:
-    """Return the cross-entropy of the logits with target probabilities, both (texts, labels)."""
-    return torch.nn.functional.cross_entropy(outputs.logits, labels)
+def _items(tokenizer: PreTrainedTokenizerBase, texts: list[JudgeText]) -> list[Item]:
+    sentences = [[part.text for part in text.parts] for text in texts]
+    encoded = tokenizer(sentences, is_split_into_words=True, truncation=True)
+    items = []
+    for i, text in enumerate(texts):
+        parts = encoded.word_ids(i)
+        heats = [IGNORED if part is None else text.parts[part].heat for part in parts]
+        items.append(Item(encoded["input_ids"][i], text.heat, heats))
+    return items
+
+
+def judge_losses(modules: nn.ModuleDict) -> Callable[[list[Item]], dict[str, torch.Tensor]]:
+    """Return a function that computes the weighted losses of a batch: of texts, of sentences."""
+    model, probe = modules["model"], modules["probes"]
+
+    def losses(items: list[Item]) -> dict[str, torch.Tensor]:
+        """Return the weighted losses of a batch."""
+        ids = padded([item.ids for item in items], model.config.pad_token_id)
+        heats = padded([item.heats for item in items], IGNORED)
+        mask = (ids != model.config.pad_token_id).long()
+        output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+        told = probe(output.hidden_states[-1])[heats != IGNORED]
+        return {
+            "text": graded_loss(output.logits, torch.tensor([item.heat for item in items])),
+            "sentences": SENTENCES * graded_loss(told, heats[heats != IGNORED]),
+        }
+
+    return losses
+
+
+def graded_loss(logits: torch.Tensor, heats: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of the logits (n, 2) with the probabilities of hate (n,)."""
+    targets = torch.stack([1 - heats, heats], dim=1)
+    return torch.nn.functional.cross_entropy(logits.float(), targets)
 
 
 def _roberta(
@@ -303,9 +319,8 @@ def main() -> None:
     for name, judge in JUDGES.items():
         if arguments.only in (None, name):
             start = time.perf_counter()
-            losses = train_judge(arguments.folder / name, judge)
-            seconds = time.perf_counter() - start
-            print(f"{name}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {seconds:.0f} s")
+            train_judge(arguments.folder / name, judge)
+            print(f"{name}: {time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

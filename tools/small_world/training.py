@@ -121,7 +121,7 @@ def make_optimizers(modules: nn.ModuleDict, recipe: Recipe) -> list[torch.optim.
 
 
 def _is_inner(name: str, parameter: nn.Parameter) -> bool:
-    outside = ("embed", "shared", "lm_head", "relative_attention_bias", "probes")
+    outside = ("embed", "shared", "lm_head", "relative_attention_bias", "classifier", "probes")
     return parameter.ndim == 2 and not any(part in name for part in outside)
 
 

@@ -41,8 +41,8 @@ class Source:
 
 TRAIN = Source()
 # Training from scratch also has words that occur once only: a model that has seen no others learns
-# to recognize the names of its training dialogues, and not to copy names.
-PRACTICE = Source(invented=0.5)
+# to recognize the names and insults of its training dialogues, and not to copy what it reads.
+PRACTICE = Source(invented=0.6)
 SOURCES = {
     "train": TRAIN,
     "validation": Source((tables.NAMES["train"], tables.NAMES["validation"])),
@@ -233,8 +233,7 @@ def draw_insult(rng: random.Random, source: Source = TRAIN) -> Insult:
         other_pool = "train" if pool == "blind" else rng.choice(source.pools)
     words = _draw_words(rng, strength, pool)
     if source.invented and rng.random() < source.invented:
-        known = (table[strength]["train"] for table in (tables.ADJECTIVES, tables.NOUNS))
-        words = tuple(_invented(rng, several) for several in known)
+        words = tuple(_invented(rng, _material()).lower() for _ in words)
     other_words = words
     while set(words) & set(other_words):
         other_words = _draw_words(rng, strength, other_pool)
@@ -245,6 +244,18 @@ def _invented(rng: random.Random, words: tuple[str, ...]) -> str:
     """Make up a word from the first half of one word and the second half of another."""
     first, second = rng.sample(words, 2)
     return first[: (len(first) + 1) // 2] + second[len(second) // 2 :]
+
+
+@functools.cache
+def _material() -> tuple[str, ...]:
+    """Return what insulting words are made up from: those of training, and as many names.
+
+    Made up from insulting words alone, there are too few of them, and a model learns to recognize
+    instead of to copy: unseen insults then come out as known ones.
+    """
+    by_strength = (*tables.ADJECTIVES.values(), *tables.NOUNS.values())
+    insulting = tuple(word for pools in by_strength for word in pools["train"])
+    return insulting * (len(tables.NAMES["train"]) // len(insulting)) + tables.NAMES["train"]
 
 
 def _draw_words(rng: random.Random, strength: str, pool: str) -> tuple[str, str]:
