@@ -33,7 +33,7 @@ BOUNDS = {  # options: lowest and highest value
 }
 
 
-def _option(default: Any, help_text: str) -> Any:
+def _option(help_text: str, default: Any = None) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
@@ -55,141 +55,93 @@ class PPOConfig(TrainingArguments):
         "model_init_kwargs",
     )
 
-    advantage_estimator: str = _option("gae", "gae (PPO with a value head), rloo, or grpo")
-    num_generations: int | None = _option(None, "completions per prompt in training")
-    num_generations_eval: int | None = _option(
-        None, "completions per prompt in evaluation; None: as many as in training"
-    )
-    max_completion_length: int = _option(512, "longest completion, in tokens")
-    shuffle_dataset: bool = _option(True, "reshuffle the prompts in each epoch")
-    generation_batch_size: int | None = _option(
-        None, "completions sampled at once, across all processes"
-    )
-    steps_per_generation: int | None = _option(
-        None, "batches sampled at once; None: gradient_accumulation_steps"
-    )
-    num_iterations: int | None = _option(None, "passes over each sample of completions")
+    advantage_estimator: str = _option("gae (PPO with a value head), rloo, or grpo", "gae")
+    num_generations: int | None = _option("completions per prompt in training")
+    num_generations_eval: int | None = _option("as num_generations, in evaluation; None: the same")
+    max_completion_length: int = _option("longest completion, in tokens", 512)
+    shuffle_dataset: bool = _option("reshuffle the prompts in each epoch", True)
+    generation_batch_size: int | None = _option("completions sampled at once, over all processes")
+    steps_per_generation: int | None = _option("sampled batches; None: gradient_accumulation_steps")
+    num_iterations: int | None = _option("passes over each sample of completions")
 
-    temperature: float = _option(
-        1.0, "sampling temperature; log-probabilities are computed with it, too"
-    )
-    top_p: float = _option(1.0, "nucleus sampling; below 1, samples do not come from the policy")
-    top_k: int = _option(0, "number of most likely tokens to sample from; 0: all")
-    min_p: float | None = _option(
-        None, "minimum probability of a sampled token, relative to the most likely token's"
-    )
-    repetition_penalty: float = _option(
-        1.0, "penalty on repeated tokens; above 1, samples do not come from the policy"
-    )
-    generation_kwargs: dict[str, Any] | str | None = _option(
-        None, "additional arguments for transformers' GenerationConfig"
-    )
-    chat_template_kwargs: dict[str, Any] | str | None = _option(
-        None, "more arguments for the tokenizer's apply_chat_template"
-    )
-    pad_to_multiple_of: int | None = _option(None, "pad prompts to a multiple of this many tokens")
-    cache_implementation: str | None = _option(None, "key-value cache to use in generation")
+    temperature: float = _option("sampling temperature; log-probabilities use it, too", 1.0)
+    top_p: float = _option("nucleus sampling; below 1, samples do not come from the policy", 1.0)
+    top_k: int = _option("number of most likely tokens to sample from; 0: all", 0)
+    min_p: float | None = _option("lowest probability, relative to the most likely token's")
+    repetition_penalty: float = _option("penalty; above 1, samples are not from the policy", 1.0)
+    generation_kwargs: dict[str, Any] | str | None = _option("more arguments of GenerationConfig")
+    chat_template_kwargs: dict[str, Any] | str | None = _option("arguments of apply_chat_template")
+    pad_to_multiple_of: int | None = _option("pad prompts to a multiple of this many tokens")
+    cache_implementation: str | None = _option("key-value cache to use in generation")
 
     beta: float | None = _option(
-        None,
         "coefficient of the KL to the reference: gae and rloo subtract beta · k1 from the reward, "
-        "grpo adds beta · k3 to the loss",
+        "grpo adds beta · k3 to the loss"
     )
-    log_kl: bool = _option(False, "log the KL even if beta is 0; this needs the reference")
+    log_kl: bool = _option("log the KL even if beta is 0; this needs the reference", False)
     kl_target: float | None = _option(
-        None, "adapt beta so that k1 per sequence approaches this many nats (Ziegler et al. 2019)"
+        "adapt beta so that k1 per sequence approaches this many nats (Ziegler et al. 2019)"
     )
-    kl_horizon: int = _option(10_000, "number of completions over which beta adapts to kl_target")
+    kl_horizon: int = _option("completions over which beta adapts to kl_target", 10_000)
     max_kl: float | None = _option(
-        None,
-        "skip the remaining updates on a sample once the KL (k3 per token) between the policy that "
-        "drew it and the current one exceeds this",
+        "skip a sample's other updates once k3 per token to the policy that drew it exceeds this"
     )
-    sync_ref_model: bool = _option(False, "move the reference toward the policy during training")
-    ref_model_mixup_alpha: float = _option(
-        0.6, "weight of the policy in each update of the reference"
-    )
-    ref_model_sync_steps: int = _option(512, "optimizer steps between updates of the reference")
+    sync_ref_model: bool = _option("move the reference toward the policy during training", False)
+    ref_model_mixup_alpha: float = _option("weight of the policy in the reference's updates", 0.6)
+    ref_model_sync_steps: int = _option("optimizer steps between updates of the reference", 512)
 
-    epsilon: float = _option(0.2, "how far the probability ratio may fall below 1")
-    epsilon_high: float | None = _option(
-        None, "how far the probability ratio may rise above 1; None: epsilon"
-    )
-    delta: float | None = _option(None, "upper bound on the ratio, even for negative advantages")
+    epsilon: float = _option("how far the probability ratio may fall below 1", 0.2)
+    epsilon_high: float | None = _option("how far the ratio may rise above 1; None: epsilon")
+    delta: float | None = _option("upper bound on the ratio, even for negative advantages")
     loss_type: str | None = _option(
-        None,
-        "how to average the loss over tokens: grpo (mean of the completions' means), bnpo (mean "
-        "over an optimizer step's tokens), dr_grpo (sum / (completions × max_completion_length)), "
-        "or dapo (mean over the whole sample's tokens)",
+        "mean over each completion, then over all (grpo), over an optimizer step's tokens (bnpo), "
+        "over the sample's tokens (dapo), or sum / (completions × max_completion_length) (dr_grpo)"
     )
     importance_sampling_level: str | None = _option(
-        None,
-        "compute the probability ratio for each token or for the whole sequence; with grpo, the "
-        "ratio of a sequence is the geometric mean over its tokens (GSPO)",
+        "ratio per token, or per sequence: with grpo, the geometric mean over its tokens (GSPO)"
     )
-    use_bias_correction_kl: bool = _option(True, "multiply grpo's k3 by the ratio, as TRL does")
+    use_bias_correction_kl: bool = _option("multiply grpo's k3 by the ratio, as TRL does", True)
 
-    reward_weights: list[float] | None = _option(
-        None, "weights of the reward functions; None: 1 each"
-    )
-    reward_clip_range: tuple[float, float] | None = _option(
-        None, "lower and upper bound on the weighted reward"
-    )
+    reward_weights: list[float] | None = _option("weights of the reward functions; None: 1 each")
+    reward_clip_range: tuple[float, float] | None = _option("bounds of the weighted reward")
     scale_rewards: str | bool | None = _option(
-        None, "divide by the standard deviation of the group or of the batch; none: do not divide"
+        "standard deviation to divide by: group, batch, none"
     )
-    normalize_advantages: bool | None = _option(None, "whiten the advantages over all completions")
+    normalize_advantages: bool | None = _option("whiten the advantages over all completions")
     min_advantage_std: float = _option(
+        "lower bound on the standard deviation in gae's whitening. TRL's PPO had none, so once all "
+        "rewards were alike, it scaled noise and the effect of position up to variance 1",
         1.0,
-        "lower bound on the standard deviation in gae's whitening. TRL's PPO had none, so once "
-        "all rewards were alike, it scaled noise and the effect of position up to variance 1",
     )
-    drop_zero_std_groups: bool = _option(
-        False, "exclude groups whose rewards are all equal from the loss"
-    )
-    mask_truncated_completions: bool = _option(
-        False, "exclude completions without an end-of-sequence token from the loss"
-    )
-    missing_eos_penalty: float | None = _option(
-        None, "reward lost by a completion without an end-of-sequence token"
-    )
+    drop_zero_std_groups: bool = _option("exclude groups of equal rewards from the loss", False)
+    mask_truncated_completions: bool = _option("no loss for completions without end token", False)
+    missing_eos_penalty: float | None = _option("reward lost by completions without an end token")
 
-    gamma: float = _option(1.0, "gae's discount factor per token")
+    gamma: float = _option("gae's discount factor per token", 1.0)
     lam: float = _option(
-        1.0,
         "gae's lambda. TRL's PPO had 0.95, but with a reward at the end of a completion, a lambda "
         "below 1 makes early tokens look worse than late ones until the value head has learned",
+        1.0,
     )
-    vf_coef: float = _option(0.1, "weight of the value loss")
-    epsilon_value: float = _option(0.2, "how far a value may move from the one at sampling time")
-    value_learning_rate: float = _option(1e-2, "learning rate of the value head, a linear layer")
+    vf_coef: float = _option("weight of the value loss", 0.1)
+    epsilon_value: float = _option("how far a value may move from the one at sampling time", 0.2)
+    value_learning_rate: float = _option("learning rate of the value head, a linear layer", 1e-2)
     value_trunk: str = _option(
+        "what the value head reads: the policy's hidden state without gradient (detached), with "
+        "gradient, which can ruin the policy's text (shared), or that of a copy of the model (own)",
         "detached",
-        "which hidden state the value head reads: the policy's, without a gradient (detached); the "
-        "policy's, with a gradient (shared), so that the value loss also trains the policy and can "
-        "ruin its text; or that of a copy of the model (own)",
     )
 
-    disable_dropout: bool = _option(
-        True, "turn off dropout in training. TRL: False, but then the first ratio is not 1"
-    )
-    log_completions: bool = _option(False, "print some completions with each log entry")
-    num_completions_to_print: int | None = _option(None, "completions to print; None: all")
-    num_completions_to_keep: int = _option(
-        2, "completions of each sample to store in trainer.completions"
-    )
-    model_init_kwargs: dict[str, Any] | str | None = _option(
-        None, "arguments of from_pretrained, for models given by id"
-    )
+    disable_dropout: bool = _option("no dropout; TRL: False, but the first ratio is not 1", True)
+    log_completions: bool = _option("print some completions with each log entry", False)
+    num_completions_to_print: int | None = _option("completions to print; None: all")
+    num_completions_to_keep: int = _option("completions per sample in trainer.completions", 2)
+    model_init_kwargs: dict[str, Any] | str | None = _option("for from_pretrained, of models by id")
 
-    learning_rate: float = _option(
-        1e-5, "peak learning rate. TRL: 1e-6, meant for models a thousand times larger than a T5"
-    )
-    logging_steps: float = _option(10, "optimizer steps between log entries")
-    report_to: str | list[str] | None = _option("none", "where to log, besides the log history")
-    remove_unused_columns: bool | None = _option(
-        False, "False: reward functions receive all columns of the data"
-    )
+    learning_rate: float = _option("peak; TRL: 1e-6, for models a thousand times a T5's size", 1e-5)
+    logging_steps: float = _option("optimizer steps between log entries", 10)
+    report_to: str | list[str] | None = _option("where to log, besides the log history", "none")
+    remove_unused_columns: bool | None = _option("False: reward functions get all columns", False)
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "pin memory to copy faster"}
     )
