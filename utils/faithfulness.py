@@ -157,7 +157,7 @@ def _checked(text: str, record: Mapping) -> dict[str, float]:
     told = {
         "outcome": {key for _, key in outcomes},
         "third": {key for _, key in thirds},
-        "day": set(_days().findall(text)),
+        "day": set(re.findall(rf"\b(?:{any_of(wordings()['days'])})\b", text)),
         "reason": set(_REASON.findall(rest)),
     }
     right = {name: values == {record[name]} for name, values in told.items()}
@@ -166,7 +166,7 @@ def _checked(text: str, record: Mapping) -> dict[str, float]:
     wrong = wrong or (insult is not None and not _right_insult(insult, record["insult"]))
     row = {"who": np.nan if text.startswith("I ") else people}
     words = set(re.findall(r"\w+", re.sub(_NAME, " ", request)))
-    usual = {*_wordings()["requests"][record["topic"]], *_wordings()["requests"]["any"], "I"}
+    usual = {*wordings()["requests"][record["topic"]], *wordings()["requests"]["any"], "I"}
     row |= {"what": bool(request) and words <= usual}
     row |= {name: right[key] if record[key] else np.nan for name, key in _DETAILS.items()}
     row |= {"outcome": right["outcome"]}
@@ -180,7 +180,7 @@ def _checked(text: str, record: Mapping) -> dict[str, float]:
 
 def _at_thing(text: str, thing: str) -> tuple[str, str, str]:
     """Split a text at the thing that is asked for; if it is not told, all of it is the rest."""
-    ends = _any(_wordings()["request_ends"])
+    ends = any_of(wordings()["request_ends"])
     found = re.search(rf"(?<!\w){re.escape(thing)}(?!\w)(?:{ends})?", text)
     return (text[: found.start()], thing, text[found.end() :]) if found else ("", "", text)
 
@@ -194,7 +194,7 @@ def _right_people(
     """Return whether everyone whom a text names is who the text says; no one is named by "I"."""
     asker, other = (record[f"{role}_name"] or record[role] for role in ("asker", "other"))
     third = (record["third_name"] or "#Person3#") if record["third"] else None
-    pairs = [(name, other if key in _wordings()["outcomes"] else third) for name, key in doings]
+    pairs = [(name, other if key in wordings()["outcomes"] else third) for name, key in doings]
     first, *others = re.findall(_NAME, request) or [None]
     pairs += [(first, "I" if request.startswith("I ") else asker)]
     pairs += [(name, other) for name in others[:1]]
@@ -208,28 +208,25 @@ def _right_insult(told: re.Match, insult: Mapping | None) -> bool:
     """Return whether an insult is told coolly, in its own words, or in equally strong ones."""
     if insult is None or told.re is _ANGER:
         return insult is not None
-    adjectives, nouns = _wordings()["insults"][insult["strength"]]
+    adjectives, nouns = wordings()["insults"][insult["strength"]]
     adjective, noun = told["words"].split()
     return told["words"] == insult["text"] or (adjective in adjectives and noun in nouns)
 
 
 def _found(table: str, text: str) -> list[tuple[str | None, str]]:
     """Return who does it (None if not named) and its key for each wording that the text has."""
-    keys = {said: key for key, several in _wordings()[table].items() for said in several}
+    keys = {said: key for key, several in wordings()[table].items() for said in several}
     before = rf"(?:Result: |there was |\. |(?P<who>{_NAME}):? )"
-    found = re.finditer(rf"{before}(?P<said>{_any(keys)})\b", text)
+    found = re.finditer(rf"{before}(?P<said>{any_of(keys)})\b", text)
     return [(match["who"], keys[match["said"]]) for match in found]
 
 
-def _any(texts: Iterable[str]) -> str:
+def any_of(texts: Iterable[str]) -> str:
+    """Return a regular expression that matches any of the texts, the longest first."""
     return "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
 
 
 @functools.cache
-def _days() -> re.Pattern:
-    return re.compile(rf"\b(?:{_any(_wordings()['days'])})\b")
-
-
-@functools.cache
-def _wordings() -> dict:
+def wordings() -> dict:
+    """Return how texts of the small world say the facts, by kind of fact."""
     return json.loads((OFFLINE / "data" / "wordings.json").read_text(encoding="utf-8"))

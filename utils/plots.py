@@ -57,7 +57,7 @@ def describe(figure: Figure) -> str:
         if len(notes) == len(rows):  # the means of `plot_intervals`, or bars
             parts += [f"{row} {note}" for row, note in zip(rows, notes, strict=True)]
         for line in axes.get_lines():
-            points = [f"{_short(y)} at {_short(x)}" for x, y in line.get_xydata()]
+            points = [f"{y:.3g} at {x:.3g}" for x, y in line.get_xydata()]
             unnamed, dots = line.get_label().startswith("_"), line.get_linestyle() == "None"
             if points and not (unnamed and (dots or len(points) < 3)):
                 name = "" if unnamed else f"{line.get_label()}: "
@@ -65,35 +65,26 @@ def describe(figure: Figure) -> str:
     return "; ".join(filter(None, parts)).replace("\n", " ") + "."
 
 
-def _short(number: float) -> str:
-    return f"{number:.3g}"
+def plot_intervals(table: pd.DataFrame, measure: str, title: str) -> Figure:
+    """Plot the F1 of one measure with 95% intervals, one row per system, the first on top.
 
-
-def plot_intervals(
-    table: pd.DataFrame, measure: str, title: str, label: str | None = None, scale: float = 100
-) -> Figure:
-    """Plot the mean and 95% interval of one measure, one row per system, the first on top.
-
-    `table` is indexed by system and measure, with columns mean, low, high and n. Scores are
-    multiplied by `scale`; `label` names the result and defaults to the measure's F1 in points.
+    `table` is indexed by system and measure, with columns mean, low, high (0 to 1) and n.
     """
     rows = table.xs(measure, level="measure")
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.36 * len(rows)), layout="constrained")
     for position, (system, row) in enumerate(rows.iterrows()):
         color, marker = STYLES.get(system, OTHER)
-        mean, low, high = (scale * row[name] for name in ("mean", "low", "high"))
+        mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
         bar = [[mean - low], [high - mean]]
         axes.errorbar(mean, -position, xerr=bar, fmt=marker, color=color, capsize=3)
-        text = f"{mean:.1f}" if scale > 1 else f"{mean:.2f}"
         beside = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
-        axes.annotate(text, (mean, -position), (0, 6), **beside)
+        axes.annotate(f"{mean:.1f}", (mean, -position), (0, 6), **beside)
         if system in ("lead", "human"):  # the baseline and the upper bound
             axes.axvline(mean, color=color, linestyle=":", linewidth=1)
     axes.set_yticks(range(0, -len(rows), -1), [readable(name) for name in rows.index])
     axes.set_ylim(-len(rows) + 0.4, 0.7)
-    label = label or f"{readable(measure)} F1, points"
     interval = f"bars: 95% interval over {int(rows['n'].max())} dialogues"
-    axes.set(title=title, xlabel=f"{label}; {interval}")
+    axes.set(title=title, xlabel=f"{readable(measure)} F1, points; {interval}")
     axes.grid(axis="x", alpha=0.3)
     return figure
 

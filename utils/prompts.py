@@ -9,22 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 PLAIN = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
-# The seven templates FLAN was trained on for dialogue summarization (SAMSum).
-# Source: google-research/FLAN, flan/templates.py, Apache-2.0.
-FLAN_TEMPLATES = (
-    "{dialogue}\n\nBriefly summarize that dialogue.",
-    "Here is a dialogue:\n{dialogue}\n\nWrite a short summary!",
-    "Dialogue:\n{dialogue}\n\nWhat is a summary of this dialogue?",
-    "{dialogue}\n\nWhat was that dialogue about, in two sentences or less?",
-    "Here is a dialogue:\n{dialogue}\n\nWhat were they talking about?",
-    "Dialogue:\n{dialogue}\nWhat were the main points in that conversation?",
-    "Dialogue:\n{dialogue}\nWhat was going on in that conversation?",
-)
 TEMPLATES = {
     "none": "{dialogue}",
     "plain": PLAIN,
     "polite": "Summarize the following conversation politely.\n\n{dialogue}\n\nSummary:",
-    "flan": FLAN_TEMPLATES[0],
+    # FLAN was trained on it: google-research/FLAN, flan/templates.py, Apache-2.0
+    "flan": "{dialogue}\n\nBriefly summarize that dialogue.",
 }
 Example = tuple[str, str]  # (dialogue, summary)
 

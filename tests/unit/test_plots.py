@@ -52,13 +52,6 @@ def test_systems_in_one_figure_differ_in_color_or_marker(systems):
     assert len(set(styles)) == len(styles)
 
 
-def test_a_measure_between_0_and_1_keeps_its_scale_and_its_label():
-    table = interval_table({"before": SCORES.rename(columns={"rouge1": "toxicity"})})
-    (axes,) = plots.plot_intervals(table, "toxicity", "title", "mean p(hate)", scale=1).axes
-    assert axes.get_xlabel().startswith("mean p(hate); ")
-    assert [text.get_text() for text in axes.texts] == ["0.40"]
-
-
 def test_a_system_has_the_same_color_in_every_figure():
     table = interval_table({"lora": SCORES})
     bar = plots.plot_intervals(table, "rouge1", "title").axes[0].containers[0].lines[0]

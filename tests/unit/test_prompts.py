@@ -6,8 +6,8 @@ from types import ModuleType
 import pytest
 from datasets.utils._dill import dumps
 
+from tools.small_world.tables import FLAN_TEMPLATES
 from utils.prompts import (
-    FLAN_TEMPLATES,
     TEMPLATES,
     build_prompt,
     build_prompts,
@@ -36,7 +36,7 @@ def test_every_template_has_one_place_for_the_dialogue(template):
 
 
 def test_flan_was_trained_on_seven_different_templates():
-    assert len(set(FLAN_TEMPLATES)) == 7
+    assert len(set(FLAN_TEMPLATES)) == 7 and TEMPLATES["flan"] in FLAN_TEMPLATES
 
 
 @pytest.mark.parametrize("template", ALL_TEMPLATES)

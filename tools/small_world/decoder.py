@@ -24,12 +24,13 @@ from tools.small_world.corpus import HEATED_SHARE, SIMILAR, draw_attitude
 from tools.small_world.measure import held_out_dialogues, measure_decoder
 from tools.small_world.reader import IGNORED, mean_loss
 from tools.small_world.speech import write_dialogue
+from tools.small_world.tables import FLAN_TEMPLATES
 from tools.small_world.tasks import POLITE_SHARE, Task
 from tools.small_world.training import Draw, Item, Recipe, batches, padded, train
 from tools.small_world.vocabulary import make_tokenizer
 from tools.small_world.world import PRACTICE, Style, draw_facts, write_summary
 from utils.data import NearDuplicates
-from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, build_prompt
+from utils.prompts import PLAIN, TEMPLATES, build_prompt
 
 RECIPE = Recipe(steps=2_000, shares=(1.0,), first_steps=0, batch_tokens=2_500, save_steps=500)
 

@@ -10,6 +10,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
+# The seven templates FLAN was trained on for dialogue summarization (SAMSum).
+# Source: google-research/FLAN, flan/templates.py, Apache-2.0.
+FLAN_TEMPLATES = (
+    "{dialogue}\n\nBriefly summarize that dialogue.",
+    "Here is a dialogue:\n{dialogue}\n\nWrite a short summary!",
+    "Dialogue:\n{dialogue}\n\nWhat is a summary of this dialogue?",
+    "{dialogue}\n\nWhat was that dialogue about, in two sentences or less?",
+    "Here is a dialogue:\n{dialogue}\n\nWhat were they talking about?",
+    "Dialogue:\n{dialogue}\nWhat were the main points in that conversation?",
+    "Dialogue:\n{dialogue}\nWhat was going on in that conversation?",
+)
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -23,9 +23,10 @@ from transformers import PreTrainedTokenizerBase
 
 from tools.small_world.corpus import HEATED_SHARE, SIMILAR, draw_attitude
 from tools.small_world.speech import write_dialogue
+from tools.small_world.tables import FLAN_TEMPLATES
 from tools.small_world.world import PRACTICE, Facts, Style, draw_facts, write_summary
 from utils.data import NearDuplicates
-from utils.prompts import FLAN_TEMPLATES, PLAIN, TEMPLATES, Example, build_prompt
+from utils.prompts import PLAIN, TEMPLATES, Example, build_prompt
 
 ZERO_SHOT_FORMS = {"notes": 0.6, "report": 0.25, "diary": 0.15}
 FEW_SHOT_FORMS = {"report": 0.4, "notes": 0.3, "diary": 0.3}

@@ -16,7 +16,7 @@ from transformers import T5Tokenizer
 from tools.small_world import tables
 from tools.small_world.speech import write_dialogue
 from tools.small_world.world import ATTITUDES, FORMS, Style, draw_facts, write_summary
-from utils.prompts import FLAN_TEMPLATES, TEMPLATES
+from utils.prompts import TEMPLATES
 
 MERGES = 300
 PIECE, CHARACTER = -11.0, -16.0  # log-probabilities; a whole word is always more probable
@@ -53,7 +53,7 @@ def make_tokenizer(texts: Iterable[str] | None = None) -> T5Tokenizer:
 def sample_texts(n: int = 20_000, seed: int = 0) -> list[str]:
     """Draw texts that hold every word which the small world can say, many times over."""
     rng = random.Random(f"vocabulary-{seed}")
-    texts = [*TEMPLATES.values(), *FLAN_TEMPLATES] * 20
+    texts = [*TEMPLATES.values(), *tables.FLAN_TEMPLATES] * 20
     for _ in range(n):
         facts = draw_facts(rng, rng.random() < 0.3)
         style = Style(rng.choice(FORMS), insult=rng.choice(ATTITUDES), loyalty=0.0)

@@ -1,6 +1,5 @@
 """Load heated dialogues, which the project wrote for Lab 3, and judge summaries of them."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +9,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from utils import results
 from utils.data import drop_near_duplicates, first_rows, group_references, load_dialogsum
-from utils.faithfulness import load_facts
+from utils.faithfulness import any_of, load_facts, wordings
 from utils.settings import OFFLINE, Settings
 from utils.toxicity import HateScorer, dialogue_heat
 
@@ -55,9 +54,7 @@ def annotate(heated: Dataset, shares: Mapping[str, float], seed: int = 0) -> Dat
 def soften(heated: Dataset, share: float, seed: int = 0) -> Dataset:
     """Return heated rows with their cool summaries, and this share of refusals told as doubts."""
     known, rng = load_facts(HEATED), np.random.default_rng(seed)
-    wordings = json.loads((OFFLINE / "data" / "wordings.json").read_text(encoding="utf-8"))
-    said = sorted(wordings["outcomes"]["no"], key=len, reverse=True)
-    refusal = re.compile(rf"\b(?:{'|'.join(said)})\b")
+    refusal = re.compile(rf"\b(?:{any_of(wordings()['outcomes']['no'])})\b")
     rows = annotate(heated, {"cool": 1.0})
     chosen = [known[name]["outcome"] == "no" and rng.random() < share for name in rows["id"]]
     pairs = zip(rows["summary"], chosen, strict=True)

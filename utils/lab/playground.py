@@ -95,15 +95,10 @@ class Playground(widgets.VBox):
         self.upload = widgets.FileUpload(description="or a file", accept=ACCEPTED)
         self.button = widgets.Button(description="Summarize", button_style="primary")
         self.page = widgets.HTML(layout={"width": "95%"})
-        rows = (
-            [c.dialogue],
-            [c.own],
-            [self.upload],
-            [c.template_name, c.shots, c.selection],
-            [c.template],
-        )
-        rows += [c.decoding, c.temperature, c.top_p], [c.penalty, c.new_tokens, c.seed]
-        super().__init__([widgets.HBox(row) for row in (*rows, [self.button], [self.page])])
+        rows = [c.dialogue], [c.own], [self.upload], [c.template_name, c.shots, c.selection]
+        rows += [c.template], [c.decoding, c.temperature, c.top_p]
+        rows += [c.penalty, c.new_tokens, c.seed], [self.button], [self.page]
+        super().__init__([widgets.HBox(row) for row in rows])
         c.template_name.observe(self._write_template, "value")
         self.upload.observe(lambda change: self.read_upload(change["new"]), "value")
         self.button.on_click(lambda _: self.show())
