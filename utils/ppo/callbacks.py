@@ -41,12 +41,7 @@ class StopAtMaxKL(TrainerCallback):
         self.trainer = trainer
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop the gradients if the KL is too high, so that the optimizer changes nothing."""
         trainer = self.trainer
@@ -54,7 +49,7 @@ class StopAtMaxKL(TrainerCallback):
             drift = trainer.accelerator.reduce(trainer.drift, "sum")
             trainer.stopped_early = bool(drift[0] > args.max_kl * drift[1])
         if trainer.stopped_early:
-            model.zero_grad(set_to_none=True)
+            kwargs["model"].zero_grad(set_to_none=True)
         trainer.drift.zero_()
         trainer.metrics["train"].add("skipped_updates", float(trainer.stopped_early))
 

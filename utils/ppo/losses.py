@@ -171,17 +171,17 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, epsilon: float
 ) -> Tensor:
-    """Return half the mean squared error of the values over the mask.
-
-    Each value is also clipped to within `epsilon` of the old one; the larger error counts.
-    """
+    """Return the mean of `clipped_value_error` over the mask."""
     return masked_mean(clipped_value_error(values, old_values, returns, epsilon), mask)
 
 
 def clipped_value_error(
     values: Tensor, old_values: Tensor, returns: Tensor, epsilon: float
 ) -> Tensor:
-    """Return half the squared error of each value, (batch, time); see `value_loss`."""
+    """Return half the squared error of each value, (batch, time).
+
+    Each value is also clipped to within `epsilon` of the old one; the larger error counts.
+    """
     clipped = old_values + (values - old_values).clamp(-epsilon, epsilon)
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
 

@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-from trl.trainer.utils import entropy_from_logits, selective_log_softmax
+from trl.trainer.utils import entropy_from_logits, selective_log_softmax, use_adapter
 
 from .precision import forward_replaced
 
@@ -24,10 +24,8 @@ SHARED_BYTES = 2**30  # of a sample's projections
 class ValueHead(nn.Module):
     """A linear value head in float32, initialized to zero, on the decoder's last hidden state.
 
-    Args:
-        model: the policy.
-        trunk: whose state to read: "detached" or "shared" (the policy's, without or with a
-            gradient), or "own" (that of a copy of the model).
+    `trunk` says whose state it reads: "detached" or "shared" (the policy's, without or with a
+    gradient), or "own" (that of a copy of the model).
     """
 
     def __init__(self, model: Model, trunk: str):
@@ -105,19 +103,14 @@ class Reference:
         """Yield the reference model, and restore the policy after the block."""
         if self.model is not None:
             yield self.model
-        elif self.adapter is None:
-            with policy.disable_adapter():
+            return
+        trainable = [(p, p.requires_grad) for p in policy.parameters()]
+        try:
+            with use_adapter(policy, self.adapter):
                 yield policy
-        else:
-            name = policy.active_adapter
-            trainable = [(p, p.requires_grad) for p in policy.parameters()]
-            policy.set_adapter(self.adapter, inference_mode=True)
-            try:
-                yield policy
-            finally:
-                policy.set_adapter(name)
-                for parameter, flag in trainable:  # set_adapter makes the whole adapter trainable
-                    parameter.requires_grad_(flag)
+        finally:
+            for parameter, flag in trainable:  # use_adapter makes the whole adapter trainable
+                parameter.requires_grad_(flag)
 
 
 def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> Prompts:

@@ -52,14 +52,9 @@ class Rewards:
         model_init_kwargs: dict[str, Any] | None = None,
     ):
         given = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
-        self.funcs = [
-            AutoModelForSequenceClassification.from_pretrained(
-                f, num_labels=1, **model_init_kwargs or {}
-            )
-            if isinstance(f, str)
-            else f
-            for f in given
-        ]
+        options = {"num_labels": 1, **(model_init_kwargs or {})}
+        load = AutoModelForSequenceClassification.from_pretrained
+        self.funcs = [load(f, **options) if isinstance(f, str) else f for f in given]
         self.names = [reward_name(f) for f in self.funcs]
         if not self.funcs:
             raise ValueError("reward_funcs is empty: pass at least one reward function")
@@ -67,9 +62,8 @@ class Rewards:
             names = ", ".join(self.names)
             raise ValueError(f"two of the reward functions ({names}) have the same __name__")
         if not isinstance(processing_classes, list | tuple):
-            processing_classes = [processing_classes] * (
-                1 if processing_classes else len(self.funcs)
-            )
+            count = 1 if processing_classes else len(self.funcs)
+            processing_classes = [processing_classes] * count
         if len(processing_classes) != len(self.funcs):
             raise ValueError(
                 f"{len(processing_classes)} reward_processing_classes for {len(self.funcs)} reward "

@@ -150,27 +150,23 @@ class PPOTrainer(CheckedTrainer):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         own = model.generation_config.eos_token_id
-        own = own if isinstance(own, list) else [own]
-        self.eos_token_ids = [tokenizer.eos_token_id]
-        self.eos_token_ids += [i for i in own if i not in (None, tokenizer.eos_token_id)]
+        ends = dict.fromkeys([tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])])
+        self.eos_token_ids = [token for token in ends if token is not None]
         self.start_token = start_token(model)
-        options: dict[str, Any] = {"do_sample": False}
+        options = {
+            "max_new_tokens": args.max_completion_length,
+            "decoder_start_token_id": self.start_token,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": self.eos_token_ids,
+            "cache_implementation": args.cache_implementation,
+            "do_sample": False,
+        }
         special = {name: getattr(args, name) for name in ("top_p", "top_k", "min_p")}
         special["repetition_penalty"] = args.repetition_penalty
         theirs = not getattr(base_model(model), "cpu_speedups", True)
         if theirs or args.generation_kwargs or list(special.values()) != [1.0, 0, None, 1.0]:
-            options = {"do_sample": True, "temperature": args.temperature} | special
-        return GenerationConfig(
-            **{
-                "max_new_tokens": args.max_completion_length,
-                "decoder_start_token_id": self.start_token,
-                "pad_token_id": tokenizer.pad_token_id,
-                "eos_token_id": self.eos_token_ids,
-                "cache_implementation": args.cache_implementation,
-            }
-            | options
-            | (args.generation_kwargs or {})
-        )
+            options |= {"do_sample": True, "temperature": args.temperature} | special
+        return GenerationConfig(**options | (args.generation_kwargs or {}))
 
     def _add_callbacks(self) -> None:
         args = self.args
@@ -310,9 +306,7 @@ class PPOTrainer(CheckedTrainer):
             ids, sampled = sample(model, encoded, self.generation_config, self.args.temperature)
         mask = losses.response_mask(ids, self.eos_token_ids)
         drawn: Sample = {"prompts": encoded, "ids": ids, "mask": mask}
-        drawn["old_logprobs"], values = self._in_parts(
-            model, drawn, values=self.value_head is not None
-        )
+        drawn["old_logprobs"], values = self._in_parts(model, drawn, self.value_head is not None)
         drawn["values"] = torch.zeros_like(drawn["old_logprobs"]) if values is None else values
         drawn["reference_logprobs"] = drawn["old_logprobs"]
         if self.reference is not None:
@@ -348,7 +342,10 @@ class PPOTrainer(CheckedTrainer):
         passed = ("prompt", "completion", "completion_ids")
         rewards = self.rewards(
             [row["prompt"] for row in inputs],
-            [_as_given(text, row["prompt"]) for text, row in zip(texts, inputs, strict=True)],
+            [
+                text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
+                for text, row in zip(texts, inputs, strict=True)
+            ],
             completion_ids=ids,
             trainer_state=self.state,
             log_extra=lambda column, values: self.extra[column].extend(values),
@@ -363,12 +360,9 @@ class PPOTrainer(CheckedTrainer):
         k1, _, k3 = losses.kl_estimates(logprobs, drawn["reference_logprobs"])
         ends = torch.tensor(self.eos_token_ids, device=mask.device)
         columns = dict(zip(self.rewards.names, rewards.unbind(dim=1), strict=True))
-        columns |= {
-            "/length": mask.sum(dim=1),
-            "/finished": torch.isin(drawn["ids"], ends).any(dim=1),
-        }
-        columns |= {"/k1": (k1 * mask).sum(dim=1), "/k3": (k3 * mask).sum(dim=1)}
-        columns["/difference"] = (drawn["difference"] * mask).sum(dim=1)
+        summed = {"/length": 1, "/k1": k1, "/k3": k3, "/difference": drawn["difference"]}
+        columns |= {name: (x * mask).sum(dim=1) for name, x in summed.items()}
+        columns["/finished"] = torch.isin(drawn["ids"], ends).any(dim=1)
         return gather_columns(self.accelerator, columns)
 
     def _scores(self, gathered: dict[str, Tensor]) -> Tensor:
@@ -401,7 +395,9 @@ class PPOTrainer(CheckedTrainer):
             own = scores[first : first + len(mask)].nan_to_num(0.0)
             rewards = losses.token_rewards(own, k1, mask, self.beta)
             advantages, returns = losses.gae(rewards, drawn["values"], mask, args.gamma, args.lam)
-            self._log_values(drawn["values"], returns, advantages, mask)
+            add, values = self.metrics[self.mode].add, drawn["values"]
+            add("explained_variance", losses.explained_variance(values, returns, mask))
+            add("advantages/position_share", losses.position_share(advantages, mask))
             drawn["returns"] = returns
             drawn["advantages"] = self._whiten(advantages, mask)
             return scores
@@ -470,9 +466,7 @@ class PPOTrainer(CheckedTrainer):
             sizes = mask.sum().float().expand(len(steps)) * samples
         else:
             longest = self.args.max_completion_length if self.args.loss_type == "dr_grpo" else 1
-            sizes = torch.tensor(
-                [len(rows) * longest for rows in steps], device=mask.device
-            ).float()
+            sizes = mask.new_tensor([len(rows) * longest for rows in steps]).float()
         return list(self.accelerator.reduce(sizes, "mean").clamp(min=1).unbind())
 
     def training_step(
@@ -484,13 +478,7 @@ class PPOTrainer(CheckedTrainer):
             return torch.zeros((), device=self.args.device)
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Sample,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
+    def compute_loss(self, model: nn.Module, inputs: Sample, *_: Any, **kwargs: Any) -> Tensor:
         """Return the loss of a batch: the sum of policy, value (gae) and KL (grpo) losses."""
         args, mask = self.args, inputs["mask"]
         if args.disable_dropout and not args.gradient_checkpointing:
@@ -503,9 +491,8 @@ class PPOTrainer(CheckedTrainer):
         surrogate = self._surrogate(log_ratio, inputs)
         terms = {"policy": (surrogate * weight).sum()}
         if values is not None:
-            error = losses.clipped_value_error(
-                values, inputs["values"], inputs["returns"], args.epsilon_value
-            )
+            old, returns = inputs["values"], inputs["returns"]
+            error = losses.clipped_value_error(values, old, returns, args.epsilon_value)
             terms["value"] = args.vf_coef * (error * weight).sum()
         if args.advantage_estimator == "grpo" and self.beta:
             k3 = losses.kl_estimates(logprobs, inputs["reference_logprobs"])[2]
@@ -531,11 +518,7 @@ class PPOTrainer(CheckedTrainer):
         return loss.expand_as(mask)
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None, None]:
         """Sample completions of the evaluation prompts, and return their loss."""
         with torch.no_grad():
@@ -558,11 +541,7 @@ class PPOTrainer(CheckedTrainer):
     def _log_sample(self, gathered: dict[str, Tensor], scores: Tensor) -> None:
         """Log the sample's metrics under TRL's names, and adapt β."""
         add, args = self.metrics[self.mode].add, self.args
-        length, finished, tokens = (
-            gathered["/length"],
-            gathered["/finished"],
-            gathered["/length"].sum(),
-        )
+        length, finished = gathered["/length"], gathered["/finished"]
         ended = length[finished.bool()] if finished.any() else torch.zeros(1, device=length.device)
         for name, lengths in (("", length), ("terminated_", ended)):
             add(f"completions/mean_{name}length", lengths.mean())
@@ -581,9 +560,9 @@ class PPOTrainer(CheckedTrainer):
         if generations > 1:
             add("frac_reward_zero_std", zero.float().mean())
         if self.generation_config.do_sample is False:
-            add("sampling/logp_difference", gathered["/difference"].sum() / tokens)
+            add("sampling/logp_difference", gathered["/difference"].sum() / length.sum())
         if self.reference is not None:
-            self._log_kl(gathered, tokens)
+            self._log_kl(gathered, length.sum())
         beta = 0.0 if args.advantage_estimator == "grpo" else self.beta  # grpo has KL in the loss
         add("reward/after_kl", (scores - beta * gathered["/k1"]).nanmean())
 
@@ -599,13 +578,6 @@ class PPOTrainer(CheckedTrainer):
         if (target := self.args.kl_target) is not None:
             kl, count = gathered["/k1"].mean().item(), len(gathered["/k1"])
             self.next_beta = losses.adapted_beta(self.beta, kl, target, count, self.args.kl_horizon)
-
-    def _log_values(
-        self, values: Tensor, returns: Tensor, advantages: Tensor, mask: Tensor
-    ) -> None:
-        add = self.metrics[self.mode].add
-        add("explained_variance", losses.explained_variance(values, returns, mask))
-        add("advantages/position_share", losses.position_share(advantages, mask))
 
     def _log_loss(
         self, terms: dict[str, Tensor], log_ratio: Tensor, entropy: Tensor, mask: Tensor
@@ -681,9 +653,7 @@ class PPOTrainer(CheckedTrainer):
         policy.to(self.policy.dtype).save_pretrained(folder, state_dict=_without_head(policy))
         self.processing_class.save_pretrained(folder)
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the model or adapter, the tokenizer, and the state that a resumed run needs."""
         folder = Path(output_dir or self.args.output_dir)
         policy, arguments = self.policy, {}
@@ -698,9 +668,7 @@ class PPOTrainer(CheckedTrainer):
             state |= {f"reference.{n}": t for n, t in self.reference.model.state_dict().items()}
         save_file({n: t.contiguous().clone() for n, t in state.items()}, folder / STATE_FILE)
 
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         check_recipe(folder, self.recipe)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -712,20 +680,13 @@ class PPOTrainer(CheckedTrainer):
                 getattr(module, "model", module).load_state_dict(own)
 
 
-def _as_given(text: str, prompt: Any) -> Any:
-    """Return a completion as text, or as a message if the prompt is a list of messages."""
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-
-
 def _rows(drawn: Sample, rows: Tensor | slice) -> Sample:
     """Select rows of a sample; a slice copies nothing."""
     prompts = {name: tensor[rows] for name, tensor in drawn["prompts"].items()}
     return {name: t[rows] for name, t in drawn.items() if name != "prompts"} | {"prompts": prompts}
 
 
-def _without_head(
-    model: nn.Module, state_dict: dict[str, Tensor] | None = None
-) -> dict[str, Tensor]:
+def _without_head(model: nn.Module, state: dict | None = None) -> dict[str, Tensor]:
     """Return the model's weights without those of the value head."""
-    state = model.state_dict() if state_dict is None else state_dict
+    state = model.state_dict() if state is None else state
     return {name: t for name, t in state.items() if not name.startswith("value_head.")}
