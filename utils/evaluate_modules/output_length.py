@@ -1,11 +1,9 @@
-"""Output length as an `evaluate` module."""
+"""Mean number of words of the predictions."""
 
 from utils import faithfulness
 from utils.evaluate_modules import text_metric
 
 
 class OutputLength(text_metric.TextMetric):
-    """Mean number of words of the predictions."""
-
     def _score(self, predictions):
         return {"words": faithfulness.output_length(predictions)}
