@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -45,7 +44,7 @@ from utils.ppo.checkpointing import CheckedTrainer, Recipe, check_recipe, last_w
 from utils.ppo.setup import with_adapter
 from utils.prompts import PLAIN, build_prompt
 from utils.rouge import rouge_scores
-from utils.settings import Settings
+from utils.settings import Settings, unknown
 from utils.training.cpu import use_cpu_speedups
 from utils.training.memory import activation_bytes, device_memory
 
@@ -270,7 +269,6 @@ def fine_tune(
     Weights stay float32, with bf16 autocast if `precision` allows. `resume` continues from the
     newest complete checkpoint in `output_dir`. If memory runs out, batches are split.
     `arguments` go to Seq2SeqTrainingArguments; a `learning_rate` of None is the method's default.
-
     Raises ValueError if an argument cannot be used or a checkpoint belongs to another run, and
     TrainingError if a gradient or weight is not finite or a checkpoint cannot be written.
     """
@@ -280,12 +278,13 @@ def fine_tune(
     args = _training_arguments(model, method, output_dir, precision, arguments)
     set_seed(args.seed)  # before the adapter is initialized
     if method == "lora":
-        model = _with_adapter(model, peft_config or lora_config())
+        if getattr(model, "is_quantized", False):
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = with_adapter(model, peft_config or lora_config())
     recipe = _recipe(args, model, train, method=method, template=template)
-    evaluation = (validation, template, {"max_new_tokens": max_new_tokens})
     build = partial(
         SummaryTrainer,
-        *evaluation,
+        *(validation, template, {"max_new_tokens": max_new_tokens}),
         model=use_cpu_speedups(model),
         processing_class=tokenizer,
         train_dataset=tokenize_pairs(train, tokenizer, template, **limits),
@@ -402,13 +401,6 @@ def _checkpoint(output_dir: str, recipe: dict[str, Any]) -> Path | None:
     return checkpoint
 
 
-def _with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
-    """Add a new adapter to the model; prepare a quantized model for training first."""
-    if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return with_adapter(model, peft_config)
-
-
 def _check_method(method: str) -> None:
     if method not in LEARNING_RATES:
         raise ValueError(f"unknown method {method!r}: choose {' or '.join(LEARNING_RATES)}")
@@ -462,12 +454,8 @@ def _training_arguments(
     model: PreTrainedModel, method: str, output_dir: str, precision: str, arguments: dict[str, Any]
 ) -> Seq2SeqTrainingArguments:
     known = {field.name for field in fields(Seq2SeqTrainingArguments)}
-    if unknown := sorted(arguments.keys() - known):
-        nearest = get_close_matches(unknown[0], known, n=1)
-        hint = (
-            f"did you mean {nearest[0]}?" if nearest else "choose one of Seq2SeqTrainingArguments"
-        )
-        raise ValueError(f"unknown training argument {unknown[0]!r}: {hint}")
+    for name in sorted(arguments.keys() - known):
+        raise ValueError(unknown("training argument", name, known, "Seq2SeqTrainingArguments"))
     if arguments.get("fp16"):
         raise ValueError("fp16=True overflows in T5: choose precision='auto', 'fp32' or 'bf16'")
     defaults = {

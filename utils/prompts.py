@@ -107,12 +107,8 @@ def random_examples(
 
     Raises ValueError if there are fewer than `k` dialogues.
     """
-    _check_supply(k, dialogues, summaries)
-    rng = random.Random(seed)
-    return [
-        [(dialogues[i], summaries[i]) for i in rng.sample(range(len(dialogues)), k)]
-        for _ in range(queries)
-    ]
+    pairs, rng = _checked_pairs(k, dialogues, summaries), random.Random(seed)
+    return [rng.sample(pairs, k) for _ in range(queries)]
 
 
 def similar_examples(
@@ -125,7 +121,7 @@ def similar_examples(
 
     Raises ValueError if there are fewer than `k` dialogues.
     """
-    _check_supply(k, dialogues, summaries)
+    pairs = _checked_pairs(k, dialogues, summaries)
     if not queries:
         return []
     # bm25s starts JAX if it is installed, and JAX would reserve three quarters of a GPU's memory.
@@ -136,7 +132,7 @@ def similar_examples(
     index.index(bm25s.tokenize(list(dialogues), show_progress=False), show_progress=False)
     tokens = bm25s.tokenize(list(queries), show_progress=False)
     found, _ = index.retrieve(tokens, k=k, show_progress=False, backend_selection="numpy")
-    return [[(dialogues[i], summaries[i]) for i in row] for row in found.tolist()]
+    return [[pairs[i] for i in row] for row in found.tolist()]
 
 
 def diverse_examples(
@@ -155,8 +151,7 @@ def diverse_examples(
 
     Raises ValueError if there are fewer than `k` dialogues.
     """
-    _check_supply(k, dialogues, summaries)
-    rng = random.Random(seed)
+    pairs, rng = _checked_pairs(k, dialogues, summaries), random.Random(seed)
     vocabularies = [set(re.findall(r"\w+", dialogue.lower())) for dialogue in dialogues]
 
     def similarity(i: int, j: int) -> float:
@@ -165,20 +160,21 @@ def diverse_examples(
 
     sets = []
     for _ in range(queries):
-        candidates = rng.sample(range(len(dialogues)), min(max(pool, k), len(dialogues)))
+        candidates = rng.sample(range(len(pairs)), min(max(pool, k), len(pairs)))
         chosen: list[int] = []
         while len(chosen) < k:
             rest = (i for i in candidates if i not in chosen)
             chosen.append(
                 min(rest, key=lambda i: max((similarity(i, j) for j in chosen), default=0.0))
             )
-        sets.append([(dialogues[i], summaries[i]) for i in chosen])
+        sets.append([pairs[i] for i in chosen])
     return sets
 
 
-def _check_supply(k: int, dialogues: Sequence[str], summaries: Sequence[str]) -> None:
+def _checked_pairs(k: int, dialogues: Sequence[str], summaries: Sequence[str]) -> list[Example]:
     n = len(dialogues)
     if n != len(summaries):
         raise ValueError(f"{n} dialogues with {len(summaries)} summaries: pass one for each")
     if not 0 <= k <= n:
         raise ValueError(f"cannot choose k={k} examples from {n} dialogues: choose from 0 to {n}")
+    return list(zip(dialogues, summaries, strict=True))

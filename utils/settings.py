@@ -211,7 +211,7 @@ def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
     overrides = _from_environment() | overrides
     for name in overrides:
         if name not in FIELDS:
-            raise ValueError(_unknown(name, FIELDS))
+            raise ValueError(unknown("setting", name, FIELDS))
     values = {name: _checked(FIELDS[name], value) for name, value in overrides.items()}
     if preset == "auto":
         import torch
@@ -237,7 +237,7 @@ def parse_overrides(
         if not equals:
             raise ValueError(f"cannot read the override {pair!r}: write NAME=VALUE")
         if name not in annotations:
-            raise ValueError(_unknown(name, annotations))
+            raise ValueError(unknown("setting", name, annotations))
         values[name] = _parse(name, text, annotations[name])
     return values
 
@@ -253,10 +253,11 @@ def _from_environment() -> dict[str, Any]:
     return values
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: str, known: Iterable[str], else_from: str = ", ".join(FIELDS)) -> str:
+    """Return what is wrong with an unknown name, with the nearest known one as the remedy."""
     nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(FIELDS)}"
-    return f"unknown setting {name!r}: {hint}"
+    hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {else_from}"
+    return f"unknown {kind} {name!r}: {hint}"
 
 
 def _parse(name: str, text: str, annotation: str) -> Any:

@@ -99,7 +99,7 @@ class Playground(widgets.VBox):
         rows += [c.template], [c.decoding, c.temperature, c.top_p]
         rows += [c.penalty, c.new_tokens, c.seed], [self.button], [self.page]
         super().__init__([widgets.HBox(row) for row in rows])
-        c.template_name.observe(self._write_template, "value")
+        widgets.dlink((c.template_name, "value"), (c.template, "value"), prompts.TEMPLATES.get)
         self.upload.observe(lambda change: self.read_upload(change["new"]), "value")
         self.button.on_click(lambda _: self.show())
         self.show()
@@ -169,9 +169,6 @@ class Playground(widgets.VBox):
             config |= {"do_sample": True, "top_k": 0}
             config |= {"temperature": c.temperature.value, "top_p": c.top_p.value}
         return config
-
-    def _write_template(self, change: dict[str, Any]) -> None:
-        self.controls.template.value = prompts.TEMPLATES[change["new"]]
 
     def _examples(self, dialogue: str) -> Sequence[prompts.Example]:
         k, selection = self.controls.shots.value, self.controls.selection.value

@@ -50,9 +50,7 @@ class PPOConfig(TrainingArguments):
 
     _VALID_DICT_FIELDS = (
         *TrainingArguments._VALID_DICT_FIELDS,
-        "generation_kwargs",
-        "chat_template_kwargs",
-        "model_init_kwargs",
+        *("generation_kwargs", "chat_template_kwargs", "model_init_kwargs"),
     )
 
     advantage_estimator: str = _option("gae (PPO with a value head), rloo, or grpo", "gae")
@@ -152,9 +150,8 @@ class PPOConfig(TrainingArguments):
         Raises ValueError if an option has an unknown value, or if options contradict each other.
         """
         super().__post_init__()
-        self.scale_rewards = {True: "group", False: "none"}.get(
-            self.scale_rewards, self.scale_rewards
-        )
+        if isinstance(self.scale_rewards, bool):
+            self.scale_rewards = "group" if self.scale_rewards else "none"
         if self.advantage_estimator in DEFAULTS:
             for name, value in DEFAULTS[self.advantage_estimator].items():
                 if getattr(self, name) is None:
@@ -169,10 +166,8 @@ class PPOConfig(TrainingArguments):
         """Derive steps_per_generation and generation_batch_size from each other, as in TRL."""
         batch = self.per_device_train_batch_size * self.world_size
         if self.generation_batch_size is None:
-            self.steps_per_generation = (
-                self.steps_per_generation or self.gradient_accumulation_steps
-            )
-            self.generation_batch_size = batch * self.steps_per_generation
+            steps = self.steps_per_generation or self.gradient_accumulation_steps
+            self.generation_batch_size = batch * steps
         elif self.steps_per_generation not in (None, self.generation_batch_size // batch):
             raise ValueError("pass generation_batch_size or steps_per_generation, not both")
         elif self.generation_batch_size % batch:

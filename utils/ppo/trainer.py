@@ -418,10 +418,8 @@ class PPOTrainer(CheckedTrainer):
         """Whiten over the completion tokens of all processes if requested; never in evaluation."""
         if not self.args.normalize_advantages or self.mode == "eval":
             return advantages
-        x, m = advantages, mask
-        if self.accelerator.num_processes > 1:
-            pad, gather = self.accelerator.pad_across_processes, self.accelerator.gather
-            x, m = gather(pad(advantages, dim=1)), gather(pad(mask, dim=1))
+        pad, gather = self.accelerator.pad_across_processes, self.accelerator.gather
+        x, m = (gather(pad(tensor, dim=1)) for tensor in (advantages, mask))
         if m.sum() < 2:
             return torch.zeros_like(advantages)  # one token has no variance
         whitened = losses.whiten(x, m, self.args.min_advantage_std)
