@@ -177,7 +177,6 @@ def ppo(arguments: Namespace) -> None:
 def _load_model(
     arguments: Namespace,
 ) -> tuple[PreTrainedModel | Int8Model, PreTrainedTokenizerBase]:
-    """Load the settings' model, and merge the command's adapter into it if there is one."""
     settings, device = arguments.settings, "cpu" if arguments.cpu or arguments.int8 else None
     if arguments.adapter is None:
         model, tokenizer = load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)

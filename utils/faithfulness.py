@@ -43,8 +43,9 @@ def right_speakers(predictions: Texts, references: References) -> np.ndarray:
     """
     _check_lengths("references", references, predictions)
     targets = [[texts] if isinstance(texts, str) else texts for texts in references]
-    pairs = zip(predictions, targets, strict=True)
-    return np.array([float(_speakers(text) in map(_speakers, right)) for text, right in pairs])
+    right = [[set(SPEAKER.findall(text)) for text in texts] for texts in targets]
+    pairs = zip(map(SPEAKER.findall, predictions), right, strict=True)
+    return np.array([float(set(found) in several) for found, several in pairs])
 
 
 def faithful_names(predictions: Texts, dialogues: Texts) -> np.ndarray:
@@ -52,8 +53,7 @@ def faithful_names(predictions: Texts, dialogues: Texts) -> np.ndarray:
 
     A name is a capitalized word (people, places, days) other than a title or a label before a
     colon. The first word of a sentence is a name only if it is not a stop word and no dialogue has
-    it in lower case, so compare shares over the same dialogues only. The share is a precision: a
-    prediction without names has no wrong ones.
+    it in lower case, so compare shares over the same dialogues only. The share is a precision.
 
     Raises ValueError if lengths differ.
     """
@@ -68,11 +68,6 @@ def faithful_names(predictions: Texts, dialogues: Texts) -> np.ndarray:
     known = [{word.lower() for word in _words(text)} for text in dialogues]
     pairs = zip(names, known, strict=True)
     return np.array([1 - len(found - words) / max(1, len(found)) for found, words in pairs])
-
-
-def _speakers(text: str) -> set[str]:
-    """Return the numbers of the speakers that a text names."""
-    return set(SPEAKER.findall(text))
 
 
 def _words(text: str) -> list[str]:
@@ -150,7 +145,6 @@ _DETAILS = {"when": "day", "why": "reason"}
 
 
 def _checked(text: str, record: Mapping) -> dict[str, float]:
-    """Return one row of `facts`."""
     request, _, rest = _at_thing(text, record["thing"])
     insult = _INSULT.search(rest) or _ANGER.search(rest)
     outcomes, thirds = _found("outcomes", rest), _found("thirds", rest)
@@ -186,10 +180,7 @@ def _at_thing(text: str, thing: str) -> tuple[str, str, str]:
 
 
 def _right_people(
-    request: str,
-    doings: list[tuple[str | None, str]],
-    insult: re.Match | None,
-    record: Mapping,
+    request: str, doings: list[tuple[str | None, str]], insult: re.Match | None, record: Mapping
 ) -> bool:
     """Return whether everyone whom a text names is who the text says; no one is named by "I"."""
     asker, other = (record[f"{role}_name"] or record[role] for role in ("asker", "other"))

@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.utils import hash_module
 
@@ -176,8 +176,8 @@ class _LengthGroups(LengthGroupedSampler):
 
     def __iter__(self) -> Iterator[int]:
         epoch = int((self.trainer.state.epoch or 0) + 1e-6)
-        generator = torch.Generator().manual_seed(self.trainer.args.seed + epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        self.generator = torch.Generator().manual_seed(self.trainer.args.seed + epoch)
+        return super().__iter__()
 
 
 class SummaryTrainer(CheckedTrainer, Seq2SeqTrainer):

@@ -91,12 +91,10 @@ def generate(
     Prompts are sorted by length and put into batches of `batch_size`, or by default of as many as
     fit the device. Without sampling, repeated prompts are answered only once.
     `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`); None changes nothing.
-    `generation_config` goes to `model.generate`. By default, decoding is greedy, and
-    `max_new_tokens` is 128.
+    `generation_config` goes to `model.generate`; the default is greedy, with 128 `max_new_tokens`.
 
     Raises ValueError if `prompts` is a string, `batch_size` is below 1, `num_return_sequences` is
-    not 1, prompts are longer than the model or memory allows, or the device does not support the
-    precision.
+    not 1, prompts are longer than the model or memory allows, or the device lacks the precision.
     Warns of prompts with text that the tokenizer does not know or takes for its special tokens.
     """
     _check_arguments(prompts, batch_size, generation_config)
@@ -176,7 +174,6 @@ def _decode(
     batch_size: int | None,
     options: dict[str, Any],
 ) -> list[str]:
-    """Answer tokenized prompts batch by batch, with a progress bar."""
     decoded, encoded = _tokens_at_once(model.device)
     lengths, answers = [len(row) for row in ids], [""] * len(ids)
     batches = list(_batches(lengths, batch_size, decoded))

@@ -56,11 +56,9 @@ def _lines(cue: str, place: str) -> list[Line]:
         if lines and text[0] not in "->–" and not match_name(text):
             text = f"{lines.pop().text} {text}"
         lines.append(Line(place, text))
-    voices = [
-        Line(place, _plain(text), _plain(name))
-        for name, text in zip(voices[::2], voices[1::2], strict=True)
-    ]
-    return lines + [line for line in voices if line.text]
+    plain = list(map(_plain, voices))
+    pairs = zip(plain[::2], plain[1::2], strict=True)
+    return lines + [Line(place, text, name) for name, text in pairs if text]
 
 
 def _plain(text: str) -> str:

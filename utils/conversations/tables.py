@@ -111,7 +111,6 @@ def read(
 
 
 def _lower(row: Any) -> Any:
-    """Return an object with its keys in lower case."""
     if not isinstance(row, dict):
         return row
     return {str(key).strip().lower(): value for key, value in row.items()}

@@ -37,7 +37,6 @@ class Answer:
 
 
 def _controls(dialogues: Sequence[str], settings: Settings) -> SimpleNamespace:
-    """Build the input widgets from a table of their kinds, values and ranges."""
     titles = [(f"{i}: {' '.join(text.split())[:80]}", i) for i, text in enumerate(dialogues)]
     menu, number, slider = widgets.Dropdown, widgets.FloatSlider, widgets.IntSlider
     selections, decodings = ("similar", "random", "diverse"), ("greedy", "beam search", "sampling")

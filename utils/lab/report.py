@@ -51,7 +51,6 @@ def report(path: Path) -> dict[str, Any]:
 
 
 def _run(run: dict[str, Any]) -> dict[str, Any]:
-    """Return the preset, time, settings, versions and hardware of a lab's run."""
     settings = {n: v for n, v in run["settings"].items() if n in FIELDS and VALUE.fullmatch(v)}
     for name in NAMED:
         value = run["settings"].get(name, "none")

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-# TRL's defaults for each estimator: gae's from TRL's last PPOConfig, the others' from RLOOConfig
-# and GRPOConfig. PPO whitens its advantages, as is standard in its implementations.
+# PPO whitens its advantages, as is standard in its implementations.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gae": {"num_generations": 1, "num_iterations": 4, "beta": 0.05, "scale_rewards": "none"}
     | {"normalize_advantages": True, "loss_type": "bnpo", "importance_sampling_level": "token"},
@@ -23,8 +22,6 @@ CHOICES = {
     "scale_rewards": ("group", "batch", "none"),
     "value_trunk": ("detached", "shared", "own"),
 }
-
-
 TINY, BIG = 1e-6, 1e6
 BOUNDS = {  # options: lowest and highest value
     ("gamma", "lam", "top_p", "min_p", "ref_model_mixup_alpha"): (0, 1),
@@ -41,11 +38,11 @@ def _option(help_text: str, default: Any = None) -> Any:
 class PPOConfig(TrainingArguments):
     """Add the options of PPO, RLOO and GRPO to TrainingArguments.
 
-    Options that TRL also has keep TRL's names and meanings. Defaults follow TRL's PPOConfig (gae),
-    RLOOConfig and GRPOConfig, unless an option's help says otherwise. As in TRL,
-    `per_device_train_batch_size` counts completions, and a global step is one optimizer step.
-    The trainer samples `steps_per_generation` batches at once and passes over them
-    `num_iterations` times. For options in DEFAULTS, None means the estimator's default.
+    Options that TRL also has keep TRL's names and meanings. Defaults follow TRL's last PPOConfig
+    (gae), RLOOConfig and GRPOConfig, unless an option's help says otherwise; None means that of
+    DEFAULTS. As in TRL, `per_device_train_batch_size` counts completions, and a global step is one
+    optimizer step. The trainer samples `steps_per_generation` batches at once and passes over them
+    `num_iterations` times.
     """
 
     _VALID_DICT_FIELDS = (
@@ -102,9 +99,7 @@ class PPOConfig(TrainingArguments):
 
     reward_weights: list[float] | None = _option("weights of the reward functions; None: 1 each")
     reward_clip_range: tuple[float, float] | None = _option("bounds of the weighted reward")
-    scale_rewards: str | bool | None = _option(
-        "standard deviation to divide by: group, batch, none"
-    )
+    scale_rewards: str | bool | None = _option("standard deviation as divisor: group, batch, none")
     normalize_advantages: bool | None = _option("whiten the advantages over all completions")
     min_advantage_std: float = _option(
         "lower bound on the standard deviation in gae's whitening. TRL's PPO had none, so once all "

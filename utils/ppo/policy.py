@@ -116,8 +116,7 @@ class Reference:
 def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> Prompts:
     """Return the encoder's output for the prompts, or their ids if the encoder is trained.
 
-    A frozen encoder runs only once, here, and its output is reused for sampling, the reference and
-    all updates. If the encoder is trained, the inputs are returned unchanged.
+    A frozen encoder runs only here: sampling, the reference and all updates reuse its output.
     """
     prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
     encoder = model.get_encoder()
@@ -205,9 +204,9 @@ def sample(
 ) -> tuple[Tensor, Tensor | None]:
     """Sample completions: ids after the start token, (batch, time), and their log-probabilities.
 
-    The model's own generation settings are disabled. Otherwise, `generate` would add them to
-    `config` (a minimum length, a repetition penalty, forced tokens), and the samples would not come
-    from the policy. The log-probabilities are None if `config.do_sample` is true.
+    The model's own generation settings (a minimum length, a repetition penalty, forced tokens) are
+    disabled: with them, samples would not come from the policy. The log-probabilities are None if
+    `config.do_sample` is true.
     """
     core = base_model(model)
     own, core.generation_config = core.generation_config, GenerationConfig()
@@ -215,9 +214,8 @@ def sample(
     processors = LogitsProcessorList([] if config.do_sample else [sampler])
     try:
         with projections_shared(core, prompts):
-            ids = model.generate(
-                **encoder_inputs(prompts), generation_config=config, logits_processor=processors
-            )[:, 1:]
+            options = {"generation_config": config, "logits_processor": processors}
+            ids = model.generate(**encoder_inputs(prompts), **options)[:, 1:]
     finally:
         core.generation_config = own
     return ids, torch.stack(sampler.logprobs, dim=1) if sampler.logprobs else None

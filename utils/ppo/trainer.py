@@ -632,9 +632,8 @@ class PPOTrainer(CheckedTrainer):
             return optimizer  # train() was called before
         for group in groups:
             group["params"] = [p for p in group["params"] if id(p) not in ids]
-        optimizer.add_param_group(
-            {"params": head, "lr": rate, "initial_lr": rate, "weight_decay": 0.0}
-        )
+        group = {"params": head, "lr": rate, "initial_lr": rate, "weight_decay": 0.0}
+        optimizer.add_param_group(group)
         if self.lr_scheduler is not None:  # passed by the caller, so without the head
             self.lr_scheduler.base_lrs.append(rate)
             if hasattr(self.lr_scheduler, "lr_lambdas"):
@@ -685,6 +684,5 @@ def _rows(drawn: Sample, rows: Tensor | slice) -> Sample:
 
 
 def _without_head(model: nn.Module, state: dict | None = None) -> dict[str, Tensor]:
-    """Return the model's weights without those of the value head."""
     state = model.state_dict() if state is None else state
     return {name: t for name, t in state.items() if not name.startswith("value_head.")}
