@@ -73,6 +73,15 @@ def _processes(run: subprocess.Popen) -> list[psutil.Process]:
     return [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
 
 
+def end(run: subprocess.Popen) -> None:
+    """Kill a run with SIGKILL, and all that it has started."""
+    while alive := _processes(run):
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                process.kill()
+        psutil.wait_procs(alive, timeout=5)
+
+
 def strike(
     command: str, processes: int, adapter: Path, folder: Path, seconds: float
 ) -> tuple[bool, int]:
@@ -80,11 +89,7 @@ def strike(
     run = start(command, processes, adapter, folder)
     time.sleep(seconds)
     hit = run.poll() is None
-    while hit and (alive := _processes(run)):
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                process.kill()
-        psutil.wait_procs(alive, timeout=5)
+    end(run)
     run.communicate()
     checkpoints = len(list(folder.rglob("checkpoint-*")))
     finish(start(command, processes, adapter, folder, "--resume"))

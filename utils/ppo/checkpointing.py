@@ -4,20 +4,24 @@ import contextlib
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 LOG = logging.getLogger(__name__)
 DIGESTS = "sha256.json"  # in a checkpoint: a hash of each file of these kinds, to find damage
+RUN = ".run"  # in the output folder: the id of its newest run
 HASHED = (".safetensors", ".pt", ".pth", ".json")
 
 
@@ -26,13 +30,12 @@ class TrainingError(RuntimeError):
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """Return the newest complete checkpoint-N of a Trainer's output folder, or None.
+    """Return the newest complete checkpoint-N of the newest run in an output folder, or None.
 
     A checkpoint is incomplete if the run was killed or the disk filled up while it was written.
-    Such checkpoints are skipped, with a warning that names them.
+    Such checkpoints, and those of earlier runs, are skipped, with a warning that names them.
     """
-    folders = [f for f in Path(output_dir).glob("checkpoint-*") if f.name[11:].isdigit()]
-    for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
+    for folder in reversed(_checkpoints(output_dir)):
         flaw = checkpoint_flaw(folder)
         if flaw is None:
             return folder
@@ -40,25 +43,41 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
+def _checkpoints(output_dir: str | Path) -> list[Path]:
+    folders = [f for f in Path(output_dir).glob("checkpoint-*") if f.name[11:].isdigit()]
+    return sorted(folders, key=lambda folder: int(folder.name[11:]))
+
+
 def checkpoint_flaw(folder: Path) -> str | None:
-    """Return which file of a checkpoint is missing or damaged, or None if none is.
+    """Return why a run cannot be resumed from this checkpoint, or None if it can.
 
     A `CheckedTrainer` writes the hashes of all files last; without them, the run was cut short.
+    With them is the hash of the run's id: the folder may hold checkpoints of earlier runs.
     """
-    try:
-        known = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    known = _digests(folder)
+    if not known:
         return f"{DIGESTS} is missing or truncated"
+    if known.pop(RUN, None) != _digest(folder.parent / RUN):
+        return f"by its {DIGESTS}, another run wrote it"
     for name in dict.fromkeys(("optimizer.pt", "scheduler.pt", "trainer_state.json", *known)):
         if name not in known or _digest(folder / name) != known[name]:
             return f"{name} is missing or damaged: {DIGESTS} has another hash"
     return None
 
 
+def _digests(folder: Path) -> dict[str, str | None]:
+    """Return what `write_digests` wrote into a checkpoint, or nothing if it cannot be read."""
+    try:
+        return dict(json.loads((folder / DIGESTS).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
+        return {}
+
+
 def write_digests(folder: Path) -> None:
     """Write the hashes of a checkpoint's files, by which `checkpoint_flaw` finds damaged ones."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix in HASHED]
     digests = {file.name: _digest(file) for file in files if file.name != DIGESTS}
+    digests[RUN] = _digest(folder.parent / RUN)
     (folder / DIGESTS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
 
@@ -84,6 +103,13 @@ def only_run_in(output_dir: str | Path) -> Iterator[None]:
         raise TrainingError(
             f"another run is training in {output_dir}: wait for it, or choose another output_dir"
         ) from error
+
+
+def _mark_run(folder: Path, checkpoint: str | Path | None) -> None:
+    """Write a new id into the folder, unless the checkpoint continues the folder's newest run."""
+    inside = checkpoint and Path(checkpoint).resolve().parent == folder.resolve()
+    if not inside or _digests(Path(checkpoint)).get(RUN) != _digest(folder / RUN):
+        (folder / RUN).write_text(uuid4().hex, encoding="utf-8")
 
 
 class Recipe(TrainerCallback, ExportableState):
@@ -125,16 +151,44 @@ class CheckedTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(FiniteGradients)
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as the Trainer does.
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """Train as the Trainer does; True resumes from the newest complete checkpoint of this run.
 
-        Raises TrainingError if a trained weight is not finite, or another run trains in the folder.
+        Raises ValueError if there is none, and TrainingError if a trained weight is not finite,
+        another run trains in the folder, or one of several processes runs out of memory.
         """
-        folder = self.args.output_dir
+        folder, checkpoint = Path(self.args.output_dir), resume_from_checkpoint or None
+        if checkpoint is True and (checkpoint := last_whole_checkpoint(folder)) is None:
+            raise ValueError(f"{folder} has no complete checkpoint of its newest run: start again")
         with only_run_in(folder) if self.args.should_save else contextlib.nullcontext():
-            output = super().train(*args, **kwargs)
+            if self.args.should_save:
+                _mark_run(folder, checkpoint)
+            with self._failures_told():
+                output = super().train(checkpoint and str(checkpoint), *args, **kwargs)
         check_weights(self.model, self.args, self.state)
         return output
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Raise TrainingError if one of several processes runs out of memory or loses another."""
+        try:
+            yield
+        except RuntimeError as error:
+            args = self.args
+            who = f"the process of rank {args.process_index} (of {args.world_size})"
+            if args.world_size > 1 and should_reduce_batch_size(error):  # the others wait for it
+                raise TrainingError(
+                    f"{who} ran out of memory at step {self.state.global_step + 1}: start again "
+                    f"with a smaller per_device_train_batch_size "
+                    f"(now {args.per_device_train_batch_size}) and more "
+                    f"gradient_accumulation_steps (now {args.gradient_accumulation_steps}); "
+                    f"earlier checkpoints remain in {args.output_dir}"
+                ) from error
+            if args.world_size > 1 and "by peer" in str(error):
+                raise TrainingError(f"{who} lost another, whose own message says why") from error
+            raise
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Skip the epoch if all steps are done; the Trainer would take one more after resuming."""
@@ -144,18 +198,32 @@ class CheckedTrainer(Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         check_weights(self.model, self.args, self.state)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(*args, **kwargs)
             self.accelerator.wait_for_everyone()  # each process writes its random state
             if self.args.should_save:
                 write_digests(folder)
+                if limit:  # delete others only now that this one is complete
+                    self._rotate(limit)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
                 f"cannot write {folder}: {error}. Free some space or choose another disk, then "
                 "start again and resume; the last complete checkpoint is "
                 f"{self.written or last_whole_checkpoint(folder.parent)}"
             ) from error
+        finally:
+            self.args.save_total_limit = limit
         self.written = folder
+
+    def _rotate(self, limit: int) -> None:
+        """Delete the oldest checkpoints beyond `limit`, those of earlier runs first."""
+        folder = self.args.output_dir
+        found, run = _checkpoints(folder), _digest(Path(folder) / RUN)
+        others = [other for other in found if _digests(other).get(RUN) != run]
+        for other in others[: max(0, len(found) - limit)]:
+            shutil.rmtree(other, ignore_errors=True)
+        rotate_checkpoints(folder, limit, self.state.best_model_checkpoint)
 
 
 class FiniteGradients(TrainerCallback):

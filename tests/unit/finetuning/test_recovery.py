@@ -131,24 +131,48 @@ def test_a_full_disk_stops_training_and_names_the_last_whole_checkpoint(train, t
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-1"
 
 
+class Interrupt(TrainerCallback):
+    """Stops the run in the middle of a step, as with Ctrl-C or the stop button of a notebook."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == self.steps:
+            signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_an_interrupted_run_keeps_a_whole_checkpoint_and_resumes_to_the_same_weights(
     train, tmp_path, method
 ):
-    """As with Ctrl-C, or the stop button of a notebook, in the middle of the third step."""
-
-    class Interrupt(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, **kwargs):
-            if state.global_step == 2:
-                signal.raise_signal(signal.SIGINT)
-
     steps = EVERY_STEP | {"num_train_epochs": 3, "lr_scheduler_type": "constant"}
     whole = train(method, tiny_model("t5"), **steps | {"output_dir": tmp_path / "whole"})
     with pytest.raises(KeyboardInterrupt):
-        train(method, tiny_model("t5"), callbacks=[Interrupt()], **steps)
+        train(method, tiny_model("t5"), callbacks=[Interrupt(2)], **steps)
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
     resumed = train(method, tiny_model("t5"), resume=True, **steps)
     assert same(weights(resumed.model), weights(whole.model))
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+@pytest.mark.parametrize("older", [{"learning_rate": 3e-2}, {"num_train_epochs": 4}])
+def test_an_interrupted_run_never_resumes_from_a_longer_run_before_it(
+    train, tmp_path, caplog, older, finished
+):
+    """The second older run has the same recipe, but at each step another learning rate."""
+    steps = EVERY_STEP | {"num_train_epochs": 2}
+    whole = train("full", tiny_model("t5"), **steps | {"output_dir": tmp_path / "whole"})
+    steps["output_dir"] = parts = tmp_path / "parts"
+    train("full", tiny_model("t5"), **steps | older)
+    with pytest.raises(KeyboardInterrupt):
+        train("full", tiny_model("t5"), callbacks=[Interrupt(finished)], **steps)
+    newest = last_whole_checkpoint(parts)
+    assert newest == (parts / "checkpoint-1" if finished else None)
+    assert "by its sha256.json, another run wrote it" in caplog.text
+    resumed = train("full", tiny_model("t5"), resume=True, **steps)
+    assert same(weights(resumed.model), weights(whole.model))
+    assert [folder.name for folder in checkpoints(parts)] == ["checkpoint-3", "checkpoint-4"]
 
 
 # --- numbers that are not finite ---

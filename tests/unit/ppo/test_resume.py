@@ -234,6 +234,26 @@ def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(
         make(**{"model": tiny_t5} | changed).train(resume_from_checkpoint=checkpoint(tmp_path, 2))
 
 
+def test_true_resumes_the_newest_run_and_another_runs_checkpoint_begins_a_new_one(
+    make, tiny_t5, tmp_path
+):
+    def samples(max_steps: int, **changes) -> int:
+        """Train for steps of which two learn from a sample; return how many samples it drew."""
+        saving = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+        trainer = make(copy.deepcopy(tiny_t5), max_steps=max_steps, **saving)
+        trainer.train(**changes)
+        return len(trainer.completions["step"].unique()) if len(trainer.completions) else 0
+
+    assert (samples(8), samples(4)) == (4, 2)
+    assert last_whole(tmp_path).name == "checkpoint-4"
+    assert samples(6, resume_from_checkpoint=True) == 1
+    assert last_whole(tmp_path).name == "checkpoint-6"
+    samples(8, resume_from_checkpoint=checkpoint(tmp_path, 8))  # of the first run
+    assert last_whole(tmp_path) is None
+    with pytest.raises(ValueError, match="no complete checkpoint of its newest run"):
+        samples(8, resume_from_checkpoint=True)
+
+
 # --- what a checkpoint holds ---
 
 
