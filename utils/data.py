@@ -134,20 +134,12 @@ def group_references(dataset: Dataset) -> Dataset:
     Returns columns id, dialogue, summaries (list) and topics (list). If a dialogue has several
     rows, its id is that of the first without the trailing `_1`, `_2`, ….
     """
-    groups: dict[str, list[dict]] = defaultdict(list)
-    for row in dataset:
-        groups[row["dialogue"]].append(row)
-    return Dataset.from_list(
-        [
-            {
-                "id": rows[0]["id"] if len(rows) == 1 else re.sub(r"_\d+$", "", rows[0]["id"]),
-                "dialogue": dialogue,
-                "summaries": [row["summary"] for row in rows],
-                "topics": [row["topic"] for row in rows],
-            }
-            for dialogue, rows in groups.items()
-        ]
-    )
+    groups = dataset.to_pandas().groupby("dialogue", sort=False)
+    table = groups.agg(id=("id", "first"), summaries=("summary", list), topics=("topic", list))
+    shared = table["id"].str.replace(r"_\d+$", "", regex=True)
+    table["id"] = table["id"].where(table["summaries"].str.len() == 1, shared)
+    columns = ["id", "dialogue", "summaries", "topics"]
+    return Dataset.from_dict(table.reset_index()[columns].to_dict("list"))
 
 
 def turns(dialogue: str) -> list[str]:
