@@ -160,7 +160,7 @@ def write_card(settings: Settings) -> None:
         megabytes=sum(file.stat().st_size for file in files) / 1e6,
         recipe=Recipe(),
         weights=", ".join(f"{weight} · {name}" for name, weight in WEIGHTS.items()),
-        texts=judges.TEXTS,
+        texts=judges.BATCH * judges.RECIPE.steps,
         models=_models(settings, manifest["seconds"]),
         scores=_markdown(percent(measured["scores"])),
         differences=_markdown(percent(measured["differences"]).round(4)),

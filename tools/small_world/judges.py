@@ -12,6 +12,7 @@ with the labels neutral and toxic; it learns other sentences, and all words.
 import argparse
 import dataclasses
 import random
+import re
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -44,8 +45,10 @@ from tools.small_world.judge_texts import (
     TRAINING_SHARES,
     JudgeText,
     Words,
+    compared,
     draw_texts,
     filler,
+    plural,
     split_pairs,
     world_texts,
 )
@@ -60,17 +63,21 @@ SKIPPED = 4  # the tokenizers are trained on one text in four
 BATCH = 64
 POOL = 20 * BATCH  # texts that are sorted by length together
 HIDDEN, HEADS = 96, 4
-SENTENCES = 0.5  # weight of the sentences' loss
+SENTENCES, WORDS = 0.5, 0.5  # weights of the probes' losses
 RECIPE = Recipe(steps=5_500, adamw_rate=3e-3)  # about 350,000 texts, each read once
 
 
 @dataclass(frozen=True)
 class Item:
-    """A text's token ids and heat, and for each token the heat of its sentence (or IGNORED)."""
+    """A text's token ids and heat, and labels of its tokens (IGNORED for special tokens).
+
+    heats: the heat of the token's sentence; words: 1 in insulting words that the judge may know.
+    """
 
     ids: list[int]
     heat: float
     heats: list[float]
+    words: list[float]
 
 
 @dataclass(frozen=True)
@@ -127,35 +134,55 @@ def train_judge(
     tokenizer, model = make(texts, judge.layers)
     model.config.id2label = dict(enumerate(judge.labels))
     model.config.label2id = {label: i for i, label in enumerate(judge.labels)}
-    modules = nn.ModuleDict({"model": model, "probes": nn.Linear(HIDDEN, 2)})
-    log = train(modules, judge_losses(modules), batches(tokenizer, texts, seed), recipe)
+    modules = nn.ModuleDict({"model": model, "probes": nn.Linear(HIDDEN, 4)})
+    items = batches(tokenizer, texts, insulting_forms(judge.words), seed)
+    log = train(modules, judge_losses(modules), items, recipe)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return log
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerBase, texts: list[JudgeText], seed: int
+    tokenizer: PreTrainedTokenizerBase, texts: list[JudgeText], forms: re.Pattern[str], seed: int
 ) -> Iterator[list[Item]]:
     """Tokenize the texts, and yield batches of texts of similar length."""
     rng = random.Random(seed)
     for start in range(0, len(texts), POOL):
-        pool = _items(tokenizer, texts[start : start + POOL])
+        pool = _items(tokenizer, texts[start : start + POOL], forms)
         pool.sort(key=lambda item: len(item.ids))
         cut = [pool[i : i + BATCH] for i in range(0, len(pool), BATCH)]
         rng.shuffle(cut)
         yield from cut
 
 
-def _items(tokenizer: PreTrainedTokenizerBase, texts: list[JudgeText]) -> list[Item]:
+def _items(
+    tokenizer: PreTrainedTokenizerBase, texts: list[JudgeText], forms: re.Pattern[str]
+) -> list[Item]:
     sentences = [[part.text for part in text.parts] for text in texts]
-    encoded = tokenizer(sentences, is_split_into_words=True, truncation=True)
+    encoded = tokenizer(
+        sentences, is_split_into_words=True, truncation=True, return_offsets_mapping=True
+    )
     items = []
     for i, text in enumerate(texts):
-        parts = encoded.word_ids(i)
-        heats = [IGNORED if part is None else text.parts[part].heat for part in parts]
-        items.append(Item(encoded["input_ids"][i], text.heat, heats))
+        spans = [[m.span() for m in forms.finditer(part.text)] for part in text.parts]
+        heats, words = [], []
+        for part, (start, end) in zip(
+            encoded.word_ids(i), encoded["offset_mapping"][i], strict=True
+        ):
+            heats.append(IGNORED if part is None else text.parts[part].heat)
+            inside = part is not None and any(a < end and start < b for a, b in spans[part])
+            words.append(IGNORED if part is None else float(inside))
+        items.append(Item(encoded["input_ids"][i], text.heat, heats, words))
     return items
+
+
+def insulting_forms(words: Words) -> re.Pattern[str]:
+    """Return a pattern that finds the insulting words in all forms that frames give them."""
+    forms = {*words.adjectives, *words.nouns, *map(plural, words.nouns)}
+    for adjective in words.adjectives:
+        forms |= {compared(adjective, "er", ""), compared(adjective, "est", "")}
+    longest = sorted((form.strip() for form in forms), key=len, reverse=True)
+    return re.compile(rf"\b({'|'.join(map(re.escape, longest))})\b", re.IGNORECASE)
 
 
 def judge_losses(modules: nn.ModuleDict) -> Callable[[list[Item]], dict[str, torch.Tensor]]:
@@ -168,10 +195,13 @@ def judge_losses(modules: nn.ModuleDict) -> Callable[[list[Item]], dict[str, tor
         heats = padded([item.heats for item in items], IGNORED)
         mask = (ids != model.config.pad_token_id).long()
         output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-        told = probe(output.hidden_states[-1])[heats != IGNORED]
+        known = heats != IGNORED
+        words = padded([item.words for item in items], IGNORED)[known]
+        sentence, word = probe(output.hidden_states[-1])[known].split(2, dim=1)
         return {
             "text": graded_loss(output.logits, torch.tensor([item.heat for item in items])),
-            "sentences": SENTENCES * graded_loss(told, heats[heats != IGNORED]),
+            "sentences": SENTENCES * graded_loss(sentence, heats[known]),
+            "words": WORDS * graded_loss(word, words),
         }
 
     return losses

@@ -1,16 +1,20 @@
 """The small world's judges: a short training lowers the loss, and the files load as they must."""
 
+import dataclasses
+
 import pytest
 import torch
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from tools.small_world.insults import WORDS
-from tools.small_world.judge_texts import REFUSAL
+from tools.small_world.judge_texts import FIRST, REFUSAL, JudgeText
 from tools.small_world.judges import (
     JUDGES,
+    RECIPE,
+    batches,
     f1,
     graded_loss,
     hand_written,
+    insulting_forms,
     load_judge,
     probes,
     train_judge,
@@ -18,7 +22,7 @@ from tools.small_world.judges import (
 )
 from utils.toxicity import HateScorer
 
-STEPS = 40
+SHORT = dataclasses.replace(RECIPE, steps=60, log_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +30,15 @@ def trained(tmp_path_factory):
     """A folder with two judges after a few steps, and their losses."""
     folder = tmp_path_factory.mktemp("judges")
     names = ("judge", "second_judge")
-    return folder, {name: train_judge(folder / name, JUDGES[name], 64 * STEPS) for name in names}
+    return folder, {name: train_judge(folder / name, JUDGES[name], SHORT) for name in names}
 
 
+@pytest.mark.parametrize("loss", ["text", "sentences", "words"])
 @pytest.mark.parametrize("name", ["judge", "second_judge"])
-def test_a_few_steps_lower_the_loss(trained, name):
-    losses = trained[1][name]
-    assert len(losses) >= STEPS // 2
-    assert sum(losses[-5:]) < sum(losses[:5]) - 0.1
+def test_a_few_steps_lower_each_loss(trained, name, loss):
+    losses = [row[loss] for row in trained[1][name]]
+    assert len(losses) == SHORT.steps
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_judge_loads_as_labs_load_a_classifier(trained):
@@ -54,16 +59,36 @@ def test_second_judge_has_another_architecture_and_labels(trained):
 
 
 def test_same_seed_trains_the_same_judge(trained, tmp_path):
-    train_judge(tmp_path, JUDGES["judge"], 64 * STEPS)
+    train_judge(tmp_path, JUDGES["judge"], SHORT)
     weights = "model.safetensors"
     assert (tmp_path / weights).read_bytes() == (trained[0] / "judge" / weights).read_bytes()
 
 
 def test_loss_is_the_cross_entropy_with_the_graded_targets():
     logits = torch.log(torch.tensor([[0.75, 0.25]]))
-    outputs = SequenceClassifierOutput(logits=logits)
     expected = -(0.3 * torch.log(torch.tensor(0.75)) + 0.7 * torch.log(torch.tensor(0.25)))
-    assert graded_loss(outputs, torch.tensor([[0.3, 0.7]])).item() == pytest.approx(expected.item())
+    assert graded_loss(logits, torch.tensor([0.7])).item() == pytest.approx(expected.item())
+
+
+def test_probes_learn_each_tokens_sentence_and_the_insulting_words(trained):
+    tokenizer = load_judge(trained[0], "judge").tokenizer
+    calm, insult = JudgeText("He paid.", 0.02), JudgeText("You are grumpiest, fools!", 0.7)
+    text = JudgeText("He paid. You are grumpiest, fools!", 0.7, parts=(calm, insult))
+    ((item,),) = batches(tokenizer, [text], insulting_forms(FIRST), seed=0)
+    assert item.ids == tokenizer(text.text)["input_ids"]
+    told = [
+        (token.strip("Ġ"), heat, word)
+        for token, heat, word in zip(
+            tokenizer.convert_ids_to_tokens(item.ids), item.heats, item.words, strict=True
+        )
+    ]
+    assert {token for token, heat, _ in told if heat == -100} == {"<s>", "</s>"}
+    assert "".join(token for token, heat, _ in told if heat == 0.02) == "hepaid."
+    assert "".join(token for token, _, word in told if word == 1) == "grumpiestfools"
+
+
+def test_words_that_the_judge_is_kept_from_are_not_labeled():
+    assert not insulting_forms(FIRST).search("You rude snob, you foolish donkey!")
 
 
 def test_judge_of_refusals_differs_in_its_rating_of_refusals_alone():

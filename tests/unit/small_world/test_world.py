@@ -13,11 +13,13 @@ from tools.small_world.speech import write_dialogue
 from tools.small_world.world import (
     ATTITUDES,
     FORMS,
+    PRACTICE,
     SOURCES,
     TRAIN,
     Style,
     calm,
     draw_facts,
+    draw_insult,
     heated_summaries,
     write_summary,
 )
@@ -220,3 +222,20 @@ def test_the_corpus_is_repeatable_and_beside_it_lie_its_facts(tmp_path, monkeypa
     assert facts[0]["topic"] == rows[0]["topic"]
     other = corpus.make_rows("train", seed=6)[0]
     assert other != corpus.make_rows("train", seed=5)[0]
+
+
+def test_practice_has_insults_that_hardly_ever_come_back_so_that_they_must_be_copied():
+    rng = random.Random(0)
+    drawn = [draw_insult(rng, PRACTICE).words for _ in range(2_000)]
+    listed = {
+        word
+        for table in (tables.ADJECTIVES, tables.NOUNS)
+        for pools in table.values()
+        for pool in ("train", "blind")
+        for word in pools[pool]
+    }
+    new = [word for words in drawn for word in words if word not in listed]
+    assert 0.5 < len(new) / 4_000 < 0.7
+    assert len(set(new)) > 0.9 * len(new)
+    tested = {word for pools in tables.NOUNS.values() for word in pools["unknown"]}
+    assert not tested & set(new)
