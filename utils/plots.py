@@ -158,7 +158,7 @@ def plot_frontier(
 ) -> Figure:
     """Plot measures against the KL to the reference model: dots for runs, a line for the means.
 
-    The KL coefficients β are written above the means, in one row per estimator.
+    The KL coefficients β are written above the means, in one row per estimator, if there is room.
     `runs` has columns estimator, kl_coef, kl (nats per summary) and the measures; `measures` maps
     a column to its label and scale; `start` holds the measures before training.
     """
@@ -189,8 +189,12 @@ def _plot_estimator(
     axes.plot(means["kl"], means[measure], marker=marker, color=color, label=readable(estimator))
     text = {"transform": axes.get_xaxis_transform(), "fontsize": 7, "color": color}
     axes.text(axes.get_xlim()[0], height, "β ", ha="right", **text)
+    last = -1.0
     for coefficient, kl in means["kl"].items():
-        axes.text(kl, height, f"{coefficient:g}", ha="center", **text)
+        place = axes.transLimits.transform(axes.transScale.transform((kl, 1)))[0]
+        if place > last + 0.05:  # else it would stand on the one before
+            axes.text(kl, height, f"{coefficient:g}", ha="center", **text)
+            last = place
 
 
 def _label(axes: Axes, title: str, xlabel: str, ylabel: str) -> Axes:

@@ -107,5 +107,6 @@ def test_both_judges_and_the_facts_tell_quoting_from_cool_summaries(splits):
     assert quoting["second_judge"].mean() > 0.8 and cool["second_judge"].mean() < 0.1
     assert quoting["toxic_share"].mean() > 0.3 and cool["toxic_share"].mean() == 0
     assert (cool["clean_share"] == 1 - cool["toxic_share"]).all()
+    assert (cool["second_clean"] == 1 - cool["second_judge"]).all()
     assert cool["facts"].mean() == quoting["facts"].mean() == 1
     assert cool["rouge1"].mean() == pytest.approx(1) and quoting["rouge1"].mean() < 0.95
