@@ -240,7 +240,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(identity | dates | rest)
 
     def _tree(self, kind: str, name: str, revision: str, under: str | None) -> None:
-        if repository := self._repository(kind, name, revision):
+        fault = None if under else self.hub.fault(self.command, name, "tree")
+        if fault and fault.status:
+            self._refuse(fault.status, fault.code, "a fault of the list of files")
+        elif repository := self._repository(kind, name, revision):
             files = repository.files()
             inside = [file for file in files if not under or file.startswith(f"{under}/")]
             if under and not inside:

@@ -1,6 +1,5 @@
 """Load from the Hugging Face Hub, with retries, checksums and messages that name the remedy."""
 
-import contextlib
 import errno
 import sys
 import time
@@ -76,8 +75,7 @@ def _read_and_check(id_or_path: str, read: Callable[[], T], kind: str, before: s
     try:
         value = read()
     except Exception as error:
-        with contextlib.suppress(httpx2.HTTPError, HfHubHTTPError):  # without a hub, no check
-            _remove_damaged_files(id_or_path, kind, set(), error)  # explains it better
+        _remove_damaged_files(id_or_path, kind, set(), error)  # explains it better
         raise
     _remove_damaged_files(id_or_path, kind, before)
     return value
@@ -97,16 +95,24 @@ def _cached_files(id_or_path: str, kind: str) -> set[File]:
 def _remove_damaged_files(
     id_or_path: str, kind: str, known: set[File], error: Exception | None = None
 ) -> None:
-    """Remove damaged files from the cache, except `known` ones; raise DamagedFileError if any."""
+    """Remove damaged files from the cache, except `known` ones; raise DamagedFileError if any.
+
+    If the hub does not tell its checksums, they are those in the names of the cache's files.
+    """
     damaged, found = [], _cached_files(id_or_path, kind) - known  # a clock may jump back
     for snapshot in _snapshots(id_or_path, kind):
         files = [path for path, _ in found if snapshot in path.parents]
-        if constants.HF_HUB_OFFLINE:  # verify_repo_checksums asks the hub
-            damaged += [path for path in files if not _matches_its_checksum(path)]
-        elif files:
+        if files and not constants.HF_HUB_OFFLINE:
             verify = HfApi().verify_repo_checksums
-            checked = verify(id_or_path, repo_type=kind, revision=snapshot.name)
-            damaged += [snapshot / mismatch["path"] for mismatch in checked.mismatches]
+            try:
+                checked = verify(id_or_path, repo_type=kind, revision=snapshot.name)
+                damaged += [snapshot / mismatch["path"] for mismatch in checked.mismatches]
+                continue
+            except (httpx2.HTTPError, HfHubHTTPError, ValueError) as refusal:
+                if error is None:  # it was loaded
+                    unverified = "loaded, but not verified by the hub's checksums"
+                    print(f"{id_or_path}: {unverified}: {_explain(refusal)[0]}", file=sys.stderr)
+        damaged += [path for path in files if not _matches_its_checksum(path)]
     for path in damaged:
         path.resolve().unlink(missing_ok=True)  # what the link points to
         path.unlink(missing_ok=True)
@@ -155,6 +161,9 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         return f"no complete answer from {constants.ENDPOINT}", remedy, among(httpx2.ReadError)
     if among(UnpicklingError):  # torch refuses to run it
         return "its weights hold more than tensors", "Choose a model with safetensors", False
+    if "named model.safetensors found" in str(error) or "with `safetensors`" in str(error):
+        cause = "it has no model.safetensors, and a pickle (pytorch_model.bin) is not read"
+        return cause, "Load it with transformers and write it with save_pretrained", False
     if among(DatasetsError):  # datasets wraps its reader's error
         cause = next(e for e in chain if not isinstance(e, DatasetsError))
         return f"its files cannot be read ({_first_line(cause)})", "Tell its owner", False

@@ -332,12 +332,14 @@ PASSES = [name for name, (*_, error) in FAULTS.items() if error is None]
 STAYS = [name for name, (*_, error) in FAULTS.items() if error is not None]
 DAMAGED_LATER = {"emptied": 0.0, "halved": 0.5, "halved-online": 0.5}  # the share that is left
 LOAD_ALL = """
-import errno, json, sys, types
+import errno, json, os, sys, types
 import huggingface_hub.file_download as download
 import huggingface_hub.utils._http as http
 from utils import hub
 from utils.models import load_model
 
+if said := os.environ.get("SAID"):
+    sys.stderr = open(said, "w", encoding="utf-8")
 clock = hub.time
 asleep = types.SimpleNamespace(
     sleep=lambda seconds: None, time=clock.time, perf_counter=clock.perf_counter
@@ -433,6 +435,40 @@ def test_a_damaged_file_is_found_where_the_cache_holds_no_links(faulty, tmp_path
     again = load_all(hub.endpoint, tmp_path, "no-links", HF_HUB_DISABLE_SYMLINKS="1")
     assert hub.faults[f"acme/no-links/{WEIGHTS}"].times == 0
     assert again["no-links"] == outcome["sound"]
+
+
+# Checksums that the hub does not tell
+
+UNTOLD = {"untold-429": Fault(429), "untold-503": Fault(503), "untold-flipped": Fault(429)}
+
+
+@pytest.fixture(scope="module")
+def untold(tmp_path_factory) -> tuple[LoopbackHub, dict[str, dict], str]:
+    """Outcomes of loads without the hub's checksums, and standard error; one file is damaged."""
+    names = [*UNTOLD, "sound"]
+    with serve([Repository(f"acme/{name}", OFFLINE / "t5") for name in names]) as hub:
+        hub.faults = {f"acme/{name}/tree": fault for name, fault in UNTOLD.items()}
+        hub.faults[f"acme/untold-flipped/{WEIGHTS}"] = Fault(flip_byte=3_000_000, times=1)
+        home = tmp_path_factory.mktemp("untold")
+        said = home / "said.txt"
+        outcome = load_all(hub.endpoint, home, *names, SAID=str(said))
+        yield hub, outcome, said.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["untold-429", "untold-503"])
+def test_a_model_that_cannot_be_verified_is_kept_and_one_line_says_so(untold, name):
+    hub, outcome, said = untold
+    assert outcome[name] == outcome["sound"] and outcome[name]["error"] is None
+    (line,) = {line for line in said.splitlines() if f"acme/{name}:" in line}
+    assert "loaded, but not verified by the hub's checksums: the hub" in line
+    assert "acme/sound" not in said
+    assert gets(hub.answers(f"acme/{name}", WEIGHTS)) == [200]
+
+
+def test_a_damaged_file_is_found_by_its_name_in_the_cache_if_the_hub_tells_no_checksums(untold):
+    _, outcome, said = untold
+    assert outcome["untold-flipped"] == outcome["sound"]
+    assert "acme/untold-flipped: model.safetensors had a wrong checksum; trying again" in said
 
 
 # A later run
