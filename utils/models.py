@@ -73,7 +73,8 @@ def load_model(
     encoder-decoder, or the quantization is unknown or not possible on this machine.
     """
     device = pick_device(device)
-    options = {"dtype": dtype or torch.float32}
+    options = {"dtype": dtype or torch.float32, "use_safetensors": True}
+    options["revision"] = None  # "main" would have the hub convert a pickle
     if quantization is not None:
         options["quantization_config"] = _quantization_config(quantization, device)
         options["device_map"] = {"": device}

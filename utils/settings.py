@@ -113,7 +113,7 @@ class Settings:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "meaning"])
 
     def check_adapter(self, folder: str | Path) -> None:
-        """Raise ValueError unless the folder holds an adapter that was trained on this model.
+        """Raise ValueError unless the folder holds this model's adapter, as safetensors.
 
         If the folder of the adapter's model no longer exists, this logs a warning and assumes that
         this model is a copy.
@@ -123,6 +123,12 @@ class Settings:
             raise ValueError(
                 f"{folder} holds no adapter: run Lab 2 first, or give a folder that the command "
                 "finetune wrote (for a fully fine-tuned model, set model to its folder instead)"
+            )
+        pickled = Path(folder) / "adapter_model.bin"
+        if pickled.is_file() and not pickled.with_suffix(".safetensors").is_file():
+            raise ValueError(
+                f"{pickled} is a pickle, which is not read: load the adapter with peft, and write "
+                "it as safetensors with save_pretrained"
             )
         if base == self.model:
             return

@@ -3,18 +3,22 @@
 import ast
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from utils.data import load_dialogsum
 from utils.dialogue_files import read_conversations
 from utils.hub import UnavailableError
 from utils.lab.notebooks import NOTEBOOKS, ROOT
 from utils.models import load_model
-from utils.settings import OFFLINE
+from utils.ppo import PPOConfig
+from utils.ppo.setup import prepared_model
+from utils.settings import OFFLINE, load_settings
 from utils.toxicity import HateScorer
 
 SOURCES = [*(ROOT / "utils").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
@@ -48,11 +52,45 @@ def checkpoint(tiny_t5, tiny_tokenizer, tmp_path) -> Path:
     return folder
 
 
-def test_weights_that_would_run_code_are_refused_and_do_not_run(checkpoint, tmp_path):
+NOT_READ = r"pickle.*not read.*save_pretrained"
+
+
+def test_a_pickled_model_is_refused_even_if_it_holds_only_tensors(checkpoint, tiny_t5):
     (checkpoint / "model.safetensors").unlink()
-    torch.save({"weight": Payload(tmp_path / "owned")}, checkpoint / "pytorch_model.bin")
-    with pytest.raises(UnavailableError, match=r"more than tensors\. Choose a model with safetens"):
+    torch.save(tiny_t5.state_dict(), checkpoint / "pytorch_model.bin")
+    with pytest.raises(UnavailableError, match=rf"no model\.safetensors.*{NOT_READ}"):
         load_model(str(checkpoint), "cpu")
+    with pytest.raises(OSError, match=rf"no model\.safetensors.*{NOT_READ}"):
+        prepared_model(str(checkpoint), PPOConfig("unused"), None)
+
+
+def test_a_pickled_adapter_is_refused(tmp_path):
+    config = json.dumps({"base_model_name_or_path": "t"})
+    (tmp_path / "adapter_config.json").write_text(config, encoding="utf-8")
+    settings = load_settings("offline", model="t")
+    settings.check_adapter(tmp_path)
+    torch.save({}, tmp_path / "adapter_model.bin")
+    with pytest.raises(ValueError, match=rf"adapter_model\.bin is a {NOT_READ}"):
+        settings.check_adapter(tmp_path)
+
+
+def judge_with(weights: object, folder: Path) -> Path:
+    """Copy the small world's judge, with these weights as a pickle."""
+    shutil.copytree(OFFLINE / "judge", folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    return folder
+
+
+def test_a_classifiers_pickle_is_read_only_if_it_holds_nothing_but_tensors(tmp_path):
+    tensors = load_file(OFFLINE / "judge" / "model.safetensors")
+    pickled = HateScorer(str(judge_with(tensors, tmp_path / "tensors")), "cpu")
+    texts = ["You idiot.", "Thank you."]
+    own = HateScorer(str(OFFLINE / "judge"), "cpu")
+    assert pickled.probability(texts).tolist() == own.probability(texts).tolist()
+    code = judge_with({"weight": Payload(tmp_path / "owned")}, tmp_path / "code")
+    with pytest.raises(UnavailableError, match=r"more than tensors\. Choose a model with safetens"):
+        HateScorer(str(code), "cpu")
     assert not (tmp_path / "owned").exists()
 
 

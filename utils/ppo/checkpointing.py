@@ -156,12 +156,18 @@ class CheckedTrainer(Trainer):
     ) -> TrainOutput:
         """Train as the Trainer does; True resumes from the newest complete checkpoint of this run.
 
-        Raises ValueError if there is none, and TrainingError if a trained weight is not finite,
-        another run trains in the folder, or one of several processes runs out of memory.
+        Raises ValueError if there is none with weights as safetensors, and TrainingError if a
+        trained weight is not finite, another run trains in the folder, or one of several processes
+        runs out of memory.
         """
         folder, checkpoint = Path(self.args.output_dir), resume_from_checkpoint or None
         if checkpoint is True and (checkpoint := last_whole_checkpoint(folder)) is None:
             raise ValueError(f"{folder} has no complete checkpoint of its newest run: start again")
+        if checkpoint and not any(Path(checkpoint).glob("*model*.safetensors")):
+            raise ValueError(
+                f"{checkpoint} has no model.safetensors, and a pickle (pytorch_model.bin) is not "
+                "read: load it with transformers and write it with save_pretrained"
+            )
         with only_run_in(folder) if self.args.should_save else contextlib.nullcontext():
             if self.args.should_save:
                 _mark_run(folder, checkpoint)

@@ -33,7 +33,8 @@ def prepared_model(
     Raises ValueError if the model is decoder-only, has nothing to train, or would get two adapters.
     """
     if isinstance(model, str):
-        model = _loaded(model, {"dtype": torch.float32} | (args.model_init_kwargs or {}))
+        options = {"dtype": torch.float32, "use_safetensors": True}
+        model = _loaded(model, options | (args.model_init_kwargs or {}))
     if not model.config.is_encoder_decoder:
         raise ValueError(_DECODER_ONLY.format(model.name_or_path or type(model).__name__))
     remove_value_head(model)
@@ -60,6 +61,12 @@ def prepared_model(
 def _loaded(name: str, options: dict[str, Any]) -> PreTrainedModel:
     try:
         return AutoModelForSeq2SeqLM.from_pretrained(name, **options)
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        remedy = "load it with transformers and write it with save_pretrained"
+        unread = "a pickle (pytorch_model.bin) is not read"
+        raise OSError(f"{name} has no model.safetensors, and {unread}: {remedy}") from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             raise ValueError(_DECODER_ONLY.format(name)) from error

@@ -254,6 +254,15 @@ def test_true_resumes_the_newest_run_and_another_runs_checkpoint_begins_a_new_on
         samples(8, resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_with_pickled_weights_is_refused(make, tiny_t5, tmp_path):
+    make(copy.deepcopy(tiny_t5), save_strategy="steps", save_steps=2).train()
+    folder = Path(checkpoint(tmp_path, 2))
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny_t5.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"no model\.safetensors, and a pickle .*save_pretrained"):
+        make(tiny_t5).train(resume_from_checkpoint=str(folder))
+
+
 # --- what a checkpoint holds ---
 
 
