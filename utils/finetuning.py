@@ -267,7 +267,7 @@ def fine_tune(
     `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains
     `model` itself; "lora" adds an adapter to it (`peft_config`, by default `lora_config()`).
     Weights stay float32, with bf16 autocast if `precision` allows. `resume` continues from the
-    newest complete checkpoint in `output_dir`. If memory runs out, batches are split.
+    newest complete checkpoint in `output_dir`. If memory runs out on one device, batches are split.
     `arguments` go to Seq2SeqTrainingArguments; a `learning_rate` of None is the method's default.
     Raises ValueError if an argument cannot be used or a checkpoint belongs to another run, and
     TrainingError if a gradient or weight is not finite or a checkpoint cannot be written.

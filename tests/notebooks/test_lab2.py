@@ -27,10 +27,15 @@ def test_paired_intervals_against_zero_shot_lie_above_zero(pair):
     assert row["low"] > 0 and row["p_holm"] < 0.05
 
 
-def test_lead_2_is_the_floor_and_full_fine_tuning_comes_within_two_points_of_humans():
+def test_lead_2_is_the_floor():
     means = {name: score["mean"] for name, score in RESULTS["rouge1"].items()}
-    assert means["lead"] == min(means.values()) and means["human"] == max(means.values())
-    assert means["human"] - means["full"] < 0.02
+    assert means["lead"] == min(means.values())
+
+
+def test_full_fine_tuning_passes_humans_by_less_than_three_points():
+    """The callout of section 5: the usual wordings match varied references best."""
+    row = RESULTS["compared"]["humans − full fine-tuning"]
+    assert row["high"] < 0 and row["p_holm"] < 0.05 and row["difference"] > -3
 
 
 def test_full_fine_tuning_beats_lora_by_more_than_two_seeds_differ():
@@ -44,14 +49,17 @@ def test_lora_leaves_something_to_learn():
     assert RESULTS["rouge1"]["lora"]["high"] < RESULTS["rouge1"]["human"]["low"]
 
 
-def test_rouge_doubles_and_more_facts_are_told_while_the_share_of_right_texts_stays():
+def test_rouge_doubles_and_more_facts_are_told_while_nine_in_ten_texts_stay_right():
     """The callout of section 6."""
     rouge1, told, facts = (RESULTS[measure] for measure in ("rouge1", "told", "facts"))
     assert told["zero_shot"]["mean"] < 0.7
     for method in ("full", "lora"):
         assert rouge1[method]["mean"] > 2 * rouge1["zero_shot"]["mean"]
-        assert abs(told[method]["mean"] - 0.9) < 0.04
-        assert abs(facts[method]["mean"] - facts["zero_shot"]["mean"]) < 0.05
+        assert told[method]["mean"] > 0.95
+        assert facts[method]["mean"] > 0.9
+    assert facts["zero_shot"]["mean"] > 0.9
+    speakers = RESULTS["right_speakers"]
+    assert speakers["lora"]["low"] > speakers["zero_shot"]["high"]
 
 
 def test_lora_trains_a_small_share_and_full_fine_tuning_everything():

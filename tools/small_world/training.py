@@ -30,7 +30,7 @@ DEVICE = torch.device("cpu")
 class Recipe:
     """How a model is trained; `shares` are of the steps with 0, 1, 2 and 3 worked examples."""
 
-    steps: int = 7_000  # about 45 minutes on one core
+    steps: int = 7_000  # 30 to 45 minutes on one core
     batch_tokens: int = 2_000  # of prompts, padding included
     first_steps: int = 300  # without examples: the model learns to copy from the dialogue
     shares: tuple[float, ...] = (0.2, 0.3, 0.25, 0.25)
