@@ -97,7 +97,7 @@ def _remove_damaged_files(
 ) -> None:
     """Remove damaged files from the cache, except `known` ones; raise DamagedFileError if any.
 
-    If the hub does not tell its checksums, they are those in the names of the cache's files.
+    If the hub provides no checksums, this checks against those in the names of the cached files.
     """
     damaged, found = [], _cached_files(id_or_path, kind) - known  # a clock may jump back
     for snapshot in _snapshots(id_or_path, kind):
@@ -163,7 +163,7 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         return "its weights hold more than tensors", "Choose a model with safetensors", False
     if "named model.safetensors found" in str(error) or "with `safetensors`" in str(error):
         cause = "it has no model.safetensors, and a pickle (pytorch_model.bin) is not read"
-        return cause, "Load it with transformers and write it with save_pretrained", False
+        return cause, "To convert it, load it with transformers and call save_pretrained", False
     if among(DatasetsError):  # datasets wraps its reader's error
         cause = next(e for e in chain if not isinstance(e, DatasetsError))
         return f"its files cannot be read ({_first_line(cause)})", "Tell its owner", False

@@ -12,7 +12,7 @@ from trl.trainer.utils import RepeatSampler
 class WholeSamples(TrainerCallback):
     """Delay checkpoints and evaluations until all updates on a sample of completions are done.
 
-    A resumed run starts with a new sample, so it repeats the original run only between two samples.
+    A resumed run starts with a new sample, so resuming in mid-sample would change the results.
     """
 
     def __init__(self, batches_per_sample: int):

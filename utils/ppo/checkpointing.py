@@ -166,7 +166,7 @@ class CheckedTrainer(Trainer):
         if checkpoint and not any(Path(checkpoint).glob("*model*.safetensors")):
             raise ValueError(
                 f"{checkpoint} has no model.safetensors, and a pickle (pytorch_model.bin) is not "
-                "read: load it with transformers and write it with save_pretrained"
+                "read: to convert it, load it with transformers and call save_pretrained"
             )
         with only_run_in(folder) if self.args.should_save else contextlib.nullcontext():
             if self.args.should_save:

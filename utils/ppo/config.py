@@ -52,18 +52,18 @@ class PPOConfig(TrainingArguments):
 
     advantage_estimator: str = _option("gae (PPO with a value head), rloo, or grpo", "gae")
     num_generations: int | None = _option("completions per prompt in training")
-    num_generations_eval: int | None = _option("as num_generations, in evaluation; None: the same")
+    num_generations_eval: int | None = _option("completions per eval prompt; None: num_generations")
     max_completion_length: int = _option("longest completion, in tokens", 512)
     shuffle_dataset: bool = _option("reshuffle the prompts in each epoch", True)
     generation_batch_size: int | None = _option("completions sampled at once, over all processes")
-    steps_per_generation: int | None = _option("sampled batches; None: gradient_accumulation_steps")
+    steps_per_generation: int | None = _option("batches sampled at once; None: enough for one step")
     num_iterations: int | None = _option("passes over each sample of completions")
 
     temperature: float = _option("sampling temperature; log-probabilities use it, too", 1.0)
-    top_p: float = _option("nucleus sampling; below 1, samples do not come from the policy", 1.0)
+    top_p: float = _option("nucleus sampling; below 1, samples are off-policy", 1.0)
     top_k: int = _option("number of most likely tokens to sample from; 0: all", 0)
-    min_p: float | None = _option("lowest probability, relative to the most likely token's")
-    repetition_penalty: float = _option("penalty; above 1, samples are not from the policy", 1.0)
+    min_p: float | None = _option("minimum probability, as a fraction of the top token's")
+    repetition_penalty: float = _option("penalty on repeats; above 1, samples are off-policy", 1.0)
     generation_kwargs: dict[str, Any] | str | None = _option("more arguments of GenerationConfig")
     chat_template_kwargs: dict[str, Any] | str | None = _option("arguments of apply_chat_template")
     pad_to_multiple_of: int | None = _option("pad prompts to a multiple of this many tokens")
@@ -79,7 +79,7 @@ class PPOConfig(TrainingArguments):
     )
     kl_horizon: int = _option("completions over which beta adapts to kl_target", 10_000)
     max_kl: float | None = _option(
-        "skip a sample's other updates once k3 per token to the policy that drew it exceeds this"
+        "stop updates on a sample once policy drift since sampling (k3 per token) exceeds this"
     )
     sync_ref_model: bool = _option("move the reference toward the policy during training", False)
     ref_model_mixup_alpha: float = _option("weight of the policy in the reference's updates", 0.6)
@@ -89,8 +89,8 @@ class PPOConfig(TrainingArguments):
     epsilon_high: float | None = _option("how far the ratio may rise above 1; None: epsilon")
     delta: float | None = _option("upper bound on the ratio, even for negative advantages")
     loss_type: str | None = _option(
-        "mean over each completion, then over all (grpo), over an optimizer step's tokens (bnpo), "
-        "over the sample's tokens (dapo), or sum / (completions × max_completion_length) (dr_grpo)"
+        "how to average token losses: by completion, then over all (grpo), over an optimizer step "
+        "(bnpo), over a sample (dapo), or as sum / (completions × max_completion_length) (dr_grpo)"
     )
     importance_sampling_level: str | None = _option(
         "ratio per token, or per sequence: with grpo, the geometric mean over its tokens (GSPO)"
@@ -99,7 +99,7 @@ class PPOConfig(TrainingArguments):
 
     reward_weights: list[float] | None = _option("weights of the reward functions; None: 1 each")
     reward_clip_range: tuple[float, float] | None = _option("bounds of the weighted reward")
-    scale_rewards: str | bool | None = _option("standard deviation as divisor: group, batch, none")
+    scale_rewards: str | bool | None = _option("divide rewards by the std of: group, batch, none")
     normalize_advantages: bool | None = _option("whiten the advantages over all completions")
     min_advantage_std: float = _option(
         "lower bound on the standard deviation in gae's whitening. TRL's PPO had none, so once all "
@@ -120,18 +120,18 @@ class PPOConfig(TrainingArguments):
     epsilon_value: float = _option("how far a value may move from the one at sampling time", 0.2)
     value_learning_rate: float = _option("learning rate of the value head, a linear layer", 1e-2)
     value_trunk: str = _option(
-        "what the value head reads: the policy's hidden state without gradient (detached), with "
-        "gradient, which can ruin the policy's text (shared), or that of a copy of the model (own)",
+        "hidden state for the value head: the policy's, without a gradient (detached) or with one "
+        "(shared; this can ruin the policy's text), or that of a copy of the model (own)",
         "detached",
     )
 
-    disable_dropout: bool = _option("no dropout; TRL: False, but the first ratio is not 1", True)
+    disable_dropout: bool = _option("turn dropout off, so the first ratio is 1; TRL: False", True)
     log_completions: bool = _option("print some completions with each log entry", False)
     num_completions_to_print: int | None = _option("completions to print; None: all")
     num_completions_to_keep: int = _option("completions per sample in trainer.completions", 2)
-    model_init_kwargs: dict[str, Any] | str | None = _option("for from_pretrained, of models by id")
+    model_init_kwargs: dict[str, Any] | str | None = _option("arguments of from_pretrained for ids")
 
-    learning_rate: float = _option("peak; TRL: 1e-6, for models a thousand times a T5's size", 1e-5)
+    learning_rate: float = _option("peak; TRL's 1e-6 suits models a thousand times T5's size", 1e-5)
     logging_steps: float = _option("optimizer steps between log entries", 10)
     report_to: str | list[str] | None = _option("where to log, besides the log history", "none")
     remove_unused_columns: bool | None = _option("False: reward functions get all columns", False)

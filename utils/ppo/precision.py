@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 def prepared_for_decoding(model: nn.Module) -> Iterator[None]:
     """Prepare the weights of linear layers once per `with` block; gradients are off.
 
-    Decoding uses every weight for each token. In float32, a LoRA adapter is added to its layer's
-    weight, which saves its own small products. Under autocast, each weight is cast, which would
-    otherwise happen at each use; on a CPU, it gets the layout of the bf16 kernels. Adapters are not
-    added then: bf16 would round small updates away, and samples would not come from the policy. A
-    model whose attribute `cpu_speedups` is False is not changed.
+    Decoding uses every weight for each token. In float32, a LoRA adapter is merged into its layer's
+    weight, which saves the adapter's own matrix products. Under autocast, each weight is cast once
+    instead of at each use; on a CPU, it is also packed for the bf16 kernels. Adapters are not
+    merged then: bf16 would round small updates away, and samples would be off-policy. A model
+    whose attribute `cpu_speedups` is False is not changed.
     """
     device = next(model.parameters()).device.type
     fast = getattr(model, "cpu_speedups", True)

@@ -64,7 +64,7 @@ def _loaded(name: str, options: dict[str, Any]) -> PreTrainedModel:
     except OSError as error:
         if "safetensors" not in str(error):
             raise
-        remedy = "load it with transformers and write it with save_pretrained"
+        remedy = "to convert it, load it with transformers and call save_pretrained"
         unread = "a pickle (pytorch_model.bin) is not read"
         raise OSError(f"{name} has no model.safetensors, and {unread}: {remedy}") from error
     except ValueError as error:
