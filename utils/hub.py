@@ -166,7 +166,7 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         return cause, "To convert it, load it with transformers and call save_pretrained", False
     if among(DatasetsError):  # datasets wraps its reader's error
         cause = next(e for e in chain if not isinstance(e, DatasetsError))
-        return f"its files cannot be read ({_first_line(cause)})", "Tell its owner", False
+        return f"its files cannot be read ({_first_line(cause)})", "Tell the owner", False
     return _first_line(error), "Check the id or folder", "Consistency check failed" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""Measure what less toxicity costs, with PPO, RLOO and GRPO at several KL prices and three seeds.
+"""Measure what less toxicity costs, with PPO, RLOO and GRPO at several KL prices and five seeds.
 
 The runs are those of Lab 3: its planted policy, prompts and configuration. They are judged on
 validation dialogues. Lab 3 shows the table that this script wrote, `sweep.csv`, from which we chose
@@ -36,8 +36,8 @@ from utils.settings import OFFLINE, Settings, load_settings
 from utils.toxicity import HateScorer
 
 SWEEP = OFFLINE / "sweep.csv"
-PRICES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6)
-SEEDS = (0, 1, 2)
+PRICES = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.2)
+SEEDS = (0, 1, 2, 3, 4)
 ESTIMATORS = ("gae", "rloo", "grpo")
 
 

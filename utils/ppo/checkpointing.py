@@ -52,7 +52,7 @@ def checkpoint_flaw(folder: Path) -> str | None:
     """Return why a run cannot be resumed from this checkpoint, or None if it can.
 
     A `CheckedTrainer` writes the hashes of all files last; without them, the run was cut short.
-    With them is the hash of the run's id: the folder may hold checkpoints of earlier runs.
+    The hash of the run's id is among them, since the folder may hold checkpoints of earlier runs.
     """
     known = _digests(folder)
     if not known:
@@ -91,7 +91,7 @@ def _digest(file: Path) -> str | None:
 
 @contextlib.contextmanager
 def only_run_in(output_dir: str | Path) -> Iterator[None]:
-    """Hold a folder for one run; the operating system releases it even if the run is killed.
+    """Lock a folder for one run; the operating system releases it even if the run is killed.
 
     Raises TrainingError if another process trains there.
     """

@@ -107,7 +107,7 @@ class PPOConfig(TrainingArguments):
         1.0,
     )
     drop_zero_std_groups: bool = _option("exclude groups of equal rewards from the loss", False)
-    mask_truncated_completions: bool = _option("no loss for completions without end token", False)
+    mask_truncated_completions: bool = _option("exclude truncated completions from the loss", False)
     missing_eos_penalty: float | None = _option("reward lost by completions without an end token")
 
     gamma: float = _option("gae's discount factor per token", 1.0)
