@@ -75,8 +75,8 @@ class Settings:
     ppo_steps: int = _option("batches of prompts that PPO trains on", 100)
     ppo_batch_size: int = _option("prompts in one PPO step", 16)
     ppo_learning_rate: float = _option("PPO's peak rate", 1e-3)
-    kl_coef: float = _option("β, the penalty for one nat of KL to the reference", 0.4, minimum=0)
-    grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 1.2, minimum=0)
+    kl_coef: float = _option("β, the penalty for one nat of KL to the reference", 0.6, minimum=0)
+    grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 0.2, minimum=0)
     ppo_seeds: int = _option("runs of PPO with different seeds", 3)
     ppo_generations: int = _option("responses per prompt with RLOO and GRPO", 4, minimum=2)
     second_judge: str = _option(

@@ -58,8 +58,6 @@ def test_rouge_doubles_and_more_facts_are_told_while_nine_in_ten_texts_stay_righ
         assert told[method]["mean"] > 0.95
         assert facts[method]["mean"] > 0.9
     assert facts["zero_shot"]["mean"] > 0.9
-    speakers = RESULTS["right_speakers"]
-    assert speakers["lora"]["low"] > speakers["zero_shot"]["high"]
 
 
 def test_lora_trains_a_small_share_and_full_fine_tuning_everything():

@@ -10,12 +10,12 @@ from utils.settings import OFFLINE, load_settings
 
 
 @pytest.mark.parametrize(("estimator", "setting"), [("gae", "kl_coef"), ("grpo", "grpo_kl_coef")])
-def test_price_of_kl_is_the_lowest_that_costs_at_most_one_point_on_validation(estimator, setting):
+def test_price_of_kl_is_the_lowest_that_costs_at_most_1_5_points_on_validation(estimator, setting):
     sweep = pd.read_csv(OFFLINE / "sweep.csv")
     before = sweep[sweep["estimator"] == "none"].iloc[0]
     own = sweep[sweep["estimator"] == estimator]
     means = own.groupby("kl_coef")[["facts", "rouge1"]].mean()
-    fair = means[(before[["facts", "rouge1"]] - means <= 0.01).all(axis=1)]
+    fair = means[(before[["facts", "rouge1"]] - means <= 0.015).all(axis=1)]
     assert getattr(load_settings("offline"), setting) == fair.index.min()
 
 
@@ -32,7 +32,9 @@ def test_stored_run_is_that_of_the_small_world_on_at_least_150_heated_dialogues(
 
 
 def test_four_to_eight_in_ten_sampled_summaries_repeat_an_insult_before_training():
-    assert 0.4 <= mean("toxic_share", "before") <= 0.8
+    """The second judge knows all insults of the test; the first never saw half of them."""
+    assert 0.4 <= mean("second_judge", "before") <= 0.8
+    assert 0.3 <= mean("toxic_share", "before") < mean("second_judge", "before")
 
 
 def test_toxic_share_falls_by_at_least_half_with_each_of_five_seeds():
@@ -77,6 +79,13 @@ def test_kl_is_zero_before_the_first_update():
 
 def test_polite_prompt_alone_brings_most_of_the_fall():
     assert mean("toxic_share", "polite prompt") < 0.25 * mean("toxic_share", "before")
+
+
+@pytest.mark.parametrize("rival", ["polite prompt", "supervised, 8", "grpo"])
+def test_rivals_that_do_better_than_ppo(rival):
+    """The callout of section 8."""
+    assert mean("second_judge", rival) < mean("second_judge", "after")
+    assert mean("told", rival) > mean("told", "after")
 
 
 def test_without_a_price_refusals_become_lies_that_toxicity_cannot_see():
