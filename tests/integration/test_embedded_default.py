@@ -96,7 +96,6 @@ def test_few_shot_beats_one_shot_and_one_shot_beats_zero_shot(offline_data):
     assert scores["few_shot"]["rouge1"].mean() > scores["one_shot"]["rouge1"].mean()
     for name in ("one_shot", "few_shot"):
         assert scores[name]["facts"].mean() >= 0.85
-        assert scores[name]["right_speakers"].mean() >= 0.9
 
 
 @pytest.mark.slow
@@ -105,5 +104,8 @@ def test_prompts_score_as_the_card_says(offline_data):
     for name, table in scores.items():
         measured = MANIFEST["scores"]["scores"][f"{name}, rouge1"]["mean"]
         assert table["rouge1"].mean() == pytest.approx(measured, abs=0.005), name
+    for name in ("one_shot", "few_shot"):
+        assert scores[name]["right_speakers"].mean() >= 0.9
+        assert scores[name]["facts"].mean() >= 0.85
     for better, worse in (("one_shot", "zero_shot"), ("few_shot", "one_shot")):
         assert compare(scores[better], scores[worse]).loc["rouge1", "low"] > 0

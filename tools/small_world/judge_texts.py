@@ -440,7 +440,7 @@ def _mixable() -> tuple[str, ...]:
 
 @cache
 def _real_words() -> frozenset[str]:
-    new = (*filler("adjectives", new=True), *filler("nouns", new=True))
+    new = [word for name in ("adjectives", "nouns", "real") for word in filler(name, new=True)]
     insulting = (*WORDS, *(plural(word) for word in WORDS))
     return frozenset((*_harmless(), *_ordinary(), *new, *insulting))
 
