@@ -125,8 +125,8 @@ def train_judge(
     """Train a judge from scratch, save it in `folder`, and return the log of `training.train`.
 
     Each of the BATCH · `recipe.steps` texts is read once. The loss is the cross-entropy with the
-    graded targets, which can fall to their entropy only, of the whole text and, by a linear probe
-    that is thrown away afterwards, of the sentence that each token is in.
+    graded targets, which can fall to their entropy only. Linear probes, thrown away afterwards, also
+    learn for each token the heat of its sentence and whether it belongs to an insulting word.
     """
     set_seed(seed)
     texts = training_texts(judge, BATCH * recipe.steps, seed)
@@ -186,7 +186,7 @@ def insulting_forms(words: Words) -> re.Pattern[str]:
 
 
 def judge_losses(modules: nn.ModuleDict) -> Callable[[list[Item]], dict[str, torch.Tensor]]:
-    """Return a function that computes the weighted losses of a batch: of texts, of sentences."""
+    """Return a function that computes the weighted losses of texts, sentences and words."""
     model, probe = modules["model"], modules["probes"]
 
     def losses(items: list[Item]) -> dict[str, torch.Tensor]:
