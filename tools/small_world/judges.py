@@ -125,8 +125,8 @@ def train_judge(
     """Train a judge from scratch, save it in `folder`, and return the log of `training.train`.
 
     Each of the BATCH · `recipe.steps` texts is read once. The loss is the cross-entropy with the
-    graded targets, which can fall to their entropy only. Linear probes, thrown away afterwards, also
-    learn for each token the heat of its sentence and whether it belongs to an insulting word.
+    graded targets, which can fall to their entropy only. Linear probes, thrown away afterwards,
+    also learn for each token the heat of its sentence and whether it is in an insulting word.
     """
     set_seed(seed)
     texts = training_texts(judge, BATCH * recipe.steps, seed)
