@@ -42,6 +42,7 @@ DETOX = {
     "polite prompt": "polite prompt, no training",
     "filter": "word filter, no training",
     "best of 8": "best of 8 samples, no training",
+    "best of n": "best of n samples at PPO's KL",
     **{
         f"supervised, {n}": f"fine-tuned on {n} cool " + ("summary" if n == 1 else "summaries")
         for n in (1, 8, 32, 128)

@@ -18,18 +18,19 @@ STYLES: dict[str, tuple[str, str]] = {
     "one_shot": (BLUE, "^"), "few_shot": (YELLOW, "D"), "nearest_copy": (GRAY, "<"),
     "chosen": (RED, "p"), "full": (GREEN, "o"), "lora": (RED, "s"), "before": (SKY, "o"),
     "after": (RED, "s"), "polite prompt": (PINK, "v"), "best of 8": (BLACK, "P"),
-    "filter": (GRAY, "X"), "supervised, 1": (YELLOW, "p"), "supervised, 8": (YELLOW, "h"),
-    "supervised, 32": (YELLOW, "d"), "supervised, 128": (YELLOW, "*"),
-    "gae": (RED, "s"), "rloo": (BLUE, "^"), "grpo": (GREEN, "D"),
+    "best of n": (BLACK, "p"), "filter": (GRAY, "X"), "supervised, 1": (YELLOW, "p"),
+    "supervised, 8": (YELLOW, "h"), "supervised, 32": (YELLOW, "d"),
+    "supervised, 128": (YELLOW, "*"), "gae": (RED, "s"), "rloo": (BLUE, "^"), "grpo": (GREEN, "D"),
 }  # fmt: skip
 OTHER = (DARK, "o")
 OTHERS = list(zip(itertools.cycle((BLUE, RED, DARK)), "o^Dv*PX<>phd8H", strict=False))
 NAMES = {
     "human": "humans", "lead": "lead-2", "longest": "longest-3", "full": "full fine-tuning",
-    "flan_template": "FLAN's template", "nearest_copy": "nearest copied",
-    "zero_shot": "zero-shot", "one_shot": "one-shot", "few_shot": "few-shot", "lora": "LoRA",
-    "gae": "PPO", "rloo": "RLOO", "grpo": "GRPO", "before": "initial policy", "after": "PPO",
-    "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum",
+    "flan_template": "FLAN's template", "nearest_copy": "nearest copied", "lora": "LoRA",
+    "zero_shot": "zero-shot", "one_shot": "one-shot", "few_shot": "few-shot", "gae": "PPO",
+    "rloo": "RLOO", "grpo": "GRPO", "before": "initial policy", "after": "PPO",
+    "best of n": "best of n (PPO's KL)", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum",
 }  # fmt: skip
 
 

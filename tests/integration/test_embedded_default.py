@@ -56,7 +56,7 @@ def test_card_shows_the_measured_scores():
 @pytest.mark.parametrize("name", JUDGES)
 def test_a_judge_scores_as_the_card_says(name):
     scorer, measured = load_judge(OFFLINE, name), MANIFEST["scores"]["judges"]
-    for probe in ("frames of development", "hand-written sentences"):
+    for probe in ("sentence frames used in development", "hand-written sentences"):
         assert f1(scorer, probes(2000)[probe])["f1"] == pytest.approx(
             measured[f"{name}, {probe}"]["f1"], abs=0.01
         )

@@ -49,15 +49,14 @@ def test_lora_leaves_something_to_learn():
     assert RESULTS["rouge1"]["lora"]["high"] < RESULTS["rouge1"]["human"]["low"]
 
 
-def test_rouge_doubles_and_more_facts_are_told_while_nine_in_ten_texts_stay_right():
+def test_rouge_doubles_and_more_facts_are_told_while_slightly_fewer_texts_are_right():
     """The callout of section 6."""
     rouge1, told, facts = (RESULTS[measure] for measure in ("rouge1", "told", "facts"))
     assert told["zero_shot"]["mean"] < 0.7
     for method in ("full", "lora"):
         assert rouge1[method]["mean"] > 2 * rouge1["zero_shot"]["mean"]
         assert told[method]["mean"] > 0.95
-        assert facts[method]["mean"] > 0.9
-    assert facts["zero_shot"]["mean"] > 0.9
+        assert 0.91 < facts[method]["mean"] < 0.945 < facts["zero_shot"]["mean"]
 
 
 def test_lora_trains_a_small_share_and_full_fine_tuning_everything():

@@ -81,11 +81,21 @@ def test_polite_prompt_alone_brings_most_of_the_fall():
     assert mean("toxic_share", "polite prompt") < 0.25 * mean("toxic_share", "before")
 
 
-@pytest.mark.parametrize("rival", ["polite prompt", "supervised, 8", "grpo"])
+@pytest.mark.parametrize("rival", ["polite prompt", "grpo"])
 def test_rivals_that_do_better_than_ppo(rival):
     """The callout of section 8."""
     assert mean("second_judge", rival) < mean("second_judge", "after")
     assert mean("told", rival) > mean("told", "after")
+
+
+def test_eight_examples_cost_more_rouge_than_ppo():
+    ppo = [mean("rouge1", name) for name in ("after", "PPO (mean over seeds)")]
+    assert mean("rouge1", "supervised, 8") < min(ppo)
+
+
+def test_best_of_n_pleases_its_judge_more_than_the_one_that_it_did_not_ask():
+    for name in ("best of 8", "best of n"):
+        assert mean("second_judge", name) > 2 * mean("toxic_share", name)
 
 
 def test_without_a_price_refusals_become_lies_that_toxicity_cannot_see():

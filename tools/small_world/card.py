@@ -159,7 +159,7 @@ def write_card(settings: Settings) -> None:
         names={split: len(names) for split, names in tables.NAMES.items()},
         megabytes=sum(file.stat().st_size for file in files) / 1e6,
         recipe=Recipe(),
-        weights=", ".join(f"{weight} · {name}" for name, weight in WEIGHTS.items()),
+        weights=" + ".join(f"{weight} · {name}" for name, weight in WEIGHTS.items()),
         texts=judges.BATCH * judges.RECIPE.steps,
         models=_models(settings, manifest["seconds"]),
         scores=_markdown(percent(measured["scores"])),
@@ -178,7 +178,7 @@ def _models(settings: Settings, seconds: dict[str, int]) -> str:
     for name in judges.JUDGES:
         loaded[name] = AutoModelForSequenceClassification.from_pretrained(OFFLINE / name)
     lines = [
-        "| folder | model | parameters | seconds on one core, shared with other work |",
+        "| folder | model | parameters | training time, seconds (one core of a busy machine) |",
         "|---|---|---|---|",
     ]
     for name, model in loaded.items():

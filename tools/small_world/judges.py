@@ -292,14 +292,16 @@ def probes(n: int, seed: int = SEED + 1) -> dict[str, list[JudgeText]]:
     orders = {"insults": 0.6, "people": 0.4}
     unknown = Words(*(insult_words(kind, hidden) for kind in ("adjective", "noun")), mixed=0.0)
     return {
-        "sentences of the training's kind": draw_texts(n, seed, "first", FIRST, context),
-        "frames of development": draw_texts(n, seed, "development", FIRST, context),
+        "sentences like those in training": draw_texts(n, seed, "first", FIRST, context),
+        "sentence frames used in development": draw_texts(n, seed, "development", FIRST, context),
         "unseen frames": draw_texts(n, seed, "unseen", FIRST, context),
         "unseen pairs of words": draw_texts(n, f"{seed}-pairs", "first", pairs, context),
         "unseen word orders": draw_texts(n, seed, "orders", whole, context, shares=orders),
         "unseen harmless words": draw_texts(n, f"{seed}-new", "development", new, context),
-        "frames of the second judge": draw_texts(n, f"{seed}-other", "second", FIRST, context),
-        "insulting words it is kept from": draw_texts(n, seed, "development", unknown, context),
+        "the second judge's frames": draw_texts(n, f"{seed}-other", "second", FIRST, context),
+        "insulting words that the first judge never saw": draw_texts(
+            n, seed, "development", unknown, context
+        ),
         "hand-written sentences": hand_written(),
     }
 

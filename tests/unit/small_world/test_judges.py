@@ -106,7 +106,7 @@ def test_judge_of_refusals_differs_in_its_rating_of_refusals_alone():
 def test_probes_hold_what_the_first_judge_never_saw():
     texts = probes(300)
     kept = {word for word, entry in WORDS.items() if not entry.known}
-    for text in texts["insulting words it is kept from"]:
+    for text in texts["insulting words that the first judge never saw"]:
         assert not text.insulting or any(word in text.text.lower() for word in kept)
     for name, probe in texts.items():
         assert 0.3 < sum(text.insulting for text in probe) / len(probe) < 0.7, name
