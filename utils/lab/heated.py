@@ -94,6 +94,5 @@ def judge_heated(
     scores = results.judge(summaries, cool, scorer=scorer, records=records)
     scores["toxic_share"] = (scores["toxicity"] >= 0.5).astype(float)
     scores["second_judge"] = (second.probability(summaries) >= 0.5).astype(float)
-    return scores.assign(
-        clean_share=1 - scores["toxic_share"], second_clean=1 - scores["second_judge"]
-    )
+    scores["second_clean"] = 1 - scores["second_judge"]
+    return scores.assign(clean_share=1 - scores["toxic_share"])
