@@ -66,7 +66,7 @@ class Validation:
         table = judge_heated(texts, self.heated, self.scorer, self.second)
         texts = detox.write(policy, self.tokenizer, ordinary, self.settings, do_sample=False)
         quality = rouge_scores(texts, list(self.ordinary["summaries"]))
-        heated_scores = table[["toxic_share", "second_judge", "facts", "told"]].mean()
+        heated_scores = table[["toxic_share", "facts", "told"]].mean()
         return {**heated_scores, "rouge1": quality["rouge1"].mean()}
 
 
