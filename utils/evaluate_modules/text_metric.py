@@ -18,17 +18,14 @@ TEXT = datasets.Value("string")
 
 
 class TextMetric(evaluate.Metric):
-    """Report the mean of each column of scores that a subclass's `_score` returns.
-
-    The description is the subclass's docstring, or that of its module.
-    """
+    """Report the mean of each column of scores that a subclass's `_score` returns."""
 
     def _info(self) -> evaluate.MetricInfo:
         names = [name for name in inspect.signature(self._score).parameters if name not in OPTIONS]
         one, several = dict.fromkeys(names, TEXT), {"references": datasets.Sequence(TEXT)}
         features = [one | several, one] if "references" in names else [one]
         return evaluate.MetricInfo(
-            description=self.__doc__ or inspect.getmodule(type(self)).__doc__,
+            description=self.__doc__,
             citation="",
             inputs_description=", ".join(names),
             features=[datasets.Features(columns) for columns in features],
