@@ -17,6 +17,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -33,8 +34,8 @@ SEED = 0
 MODELS = ("t5", "decoder", *JUDGES)
 
 
-def train(name: str, folder: Path) -> float:
-    """Train one of MODELS in a process of its own with one thread; return the seconds it took.
+def train(name: str, folder: Path) -> dict[str, Any]:
+    """Train one of MODELS in a process of its own with one thread; return its seconds, precision.
 
     Raises CalledProcessError if the training fails; its output is in out/small_world/<name>.log.
     """
@@ -50,18 +51,18 @@ def train(name: str, folder: Path) -> float:
     with log.open("w", encoding="utf-8") as output:
         one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         subprocess.run(command, env=one_thread, stdout=output, stderr=subprocess.STDOUT, check=True)
-    return time.perf_counter() - start
+    precision = "bf16" if use_bf16("auto", torch.device("cpu")) else "fp32"
+    return {"seconds": round(time.perf_counter() - start), "precision": precision}
 
 
-def write_manifest(folder: Path, seconds: dict[str, float]) -> None:
-    """Write manifest.json: versions, precision, the time taken, and the SHA-256 of every file."""
+def write_manifest(folder: Path, trained: dict[str, dict[str, Any]]) -> None:
+    """Write manifest.json: versions, how each model was trained, and the hash of every file."""
     files = [path for path in folder.glob("*/*") if path.is_file()]
     manifest = {
         "seed": SEED,
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, tokenizers, np)}
         | {"python": platform.python_version()},
-        "precision": "bf16" if use_bf16("auto", torch.device("cpu")) else "fp32",
-        "seconds": {name: round(value) for name, value in seconds.items()},
+        "trained": trained,
         "sha256": {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(files)
@@ -85,13 +86,13 @@ def main() -> None:
         write_corpus(folder / "data", SEED)
         write_heated(folder / "heated", SEED)
     manifest = folder / "manifest.json"
-    seconds = (
-        json.loads(manifest.read_text(encoding="utf-8"))["seconds"] if manifest.exists() else {}
+    trained = (
+        json.loads(manifest.read_text(encoding="utf-8"))["trained"] if manifest.exists() else {}
     )
     models = [name for name in MODELS if name in names]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        seconds |= zip(models, pool.map(lambda name: train(name, folder), models), strict=True)
-    write_manifest(folder, seconds)
+        trained |= zip(models, pool.map(lambda name: train(name, folder), models), strict=True)
+    write_manifest(folder, trained)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,6 @@ def write_card(settings: Settings) -> None:
     files = [OFFLINE / name for name in manifest["sha256"]]
     card = text.format(
         seed=SEED,
-        precision=manifest["precision"],
         rows=", ".join(rows),
         kinds=len(tables.KINDS),
         names={split: len(names) for split, names in tables.NAMES.items()},
@@ -161,7 +160,7 @@ def write_card(settings: Settings) -> None:
         recipe=Recipe(),
         weights=" + ".join(f"{weight} · {name}" for name, weight in WEIGHTS.items()),
         texts=judges.BATCH * judges.RECIPE.steps,
-        models=_models(settings, manifest["seconds"]),
+        models=_models(settings, manifest["trained"]),
         scores=_markdown(percent(measured["scores"])),
         differences=_markdown(percent(measured["differences"]).round(4)),
         fresh_world=_markdown(measured["fresh_world"]),
@@ -171,19 +170,20 @@ def write_card(settings: Settings) -> None:
     (OFFLINE / "README.md").write_text(card, encoding="utf-8")
 
 
-def _models(settings: Settings, seconds: dict[str, int]) -> str:
-    """Return a table of the models: what they are, their parameters and training time."""
+def _models(settings: Settings, trained: dict[str, dict[str, Any]]) -> str:
+    """Return a table of the models: what they are, their parameters, and how they were trained."""
     loaded = {"t5": load_model(settings.model)[0]}
     loaded["decoder"] = AutoModelForCausalLM.from_pretrained(OFFLINE / "decoder")
     for name in judges.JUDGES:
         loaded[name] = AutoModelForSequenceClassification.from_pretrained(OFFLINE / name)
     lines = [
-        "| folder | model | parameters | training time, seconds (one core of a busy machine) |",
-        "|---|---|---|---|",
+        "| folder | model | parameters | precision | training time (seconds, one core) |",
+        "|---|---|---|---|---|",
     ]
     for name, model in loaded.items():
-        total = int(parameter_counts(model)["total"])
-        lines.append(f"| `{name}/` | {type(model).__name__} | {total:,} | {seconds[name]} |")
+        total, how = int(parameter_counts(model)["total"]), trained[name]
+        cells = (f"`{name}/`", type(model).__name__, f"{total:,}", how["precision"], how["seconds"])
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

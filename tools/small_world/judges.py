@@ -250,12 +250,27 @@ def _roberta(
     return tokenizer, RobertaForSequenceClassification(config)
 
 
+def _wordpieces(texts: list[str]) -> dict[str, int]:
+    """Return a WordPiece vocabulary that is the same in each run.
+
+    Of equally frequent pairs of pieces, the trainer joins the one with the lowest ids. Letters
+    inside words would get theirs in a random order, so they are passed in order, as special tokens.
+    """
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = sorted(set("".join(texts).lower()) - {" "})
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator(
+        texts,
+        vocab_size=VOCABULARY,
+        special_tokens=[*special, *(f"##{letter}" for letter in letters)],
+    )
+    return wordpiece.get_vocab()
+
+
 def _distilbert(
     texts: Sequence[JudgeText], layers: int
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator((text.text for text in texts[::SKIPPED]), vocab_size=VOCABULARY)
-    vocabulary = wordpiece.get_vocab()
+    vocabulary = _wordpieces([text.text for text in texts[::SKIPPED]])
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=MAX_TOKENS)
     config = DistilBertConfig(
         vocab_size=len(tokenizer),
