@@ -42,7 +42,7 @@ LAUNCH += ("--mixed_precision=no", "--dynamo_backend=no")
 def start(
     command: str, processes: int, adapter: Path, folder: Path, *more: str
 ) -> subprocess.Popen:
-    """Start a command in `processes` processes, a session of their own."""
+    """Start a command in `processes` processes, in a session of their own."""
     launch = (*LAUNCH, f"--num_processes={processes}") if processes > 1 else ()
     options = [option.format(adapter=adapter) for option in JOBS[command][0]]
     job = ["-m", "utils", command, "--preset", "offline", "--cpu", "--checkpoint-steps", "3"]
@@ -54,7 +54,7 @@ def start(
 
 
 def finish(run: subprocess.Popen) -> None:
-    """Wait for a run; raises RuntimeError with its last words if it fails."""
+    """Wait for a run; raises RuntimeError with the end of its stderr if it fails."""
     said = run.communicate()[1]
     if run.returncode:
         raise RuntimeError(f"a run failed: {said[-2000:]}")
@@ -74,7 +74,7 @@ def _processes(run: subprocess.Popen) -> list[psutil.Process]:
 
 
 def end(run: subprocess.Popen) -> None:
-    """Kill a run with SIGKILL, and all that it has started."""
+    """Kill a run and all the processes that it has started, with SIGKILL."""
     while alive := _processes(run):
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
@@ -85,7 +85,7 @@ def end(run: subprocess.Popen) -> None:
 def strike(
     command: str, processes: int, adapter: Path, folder: Path, seconds: float
 ) -> tuple[bool, int]:
-    """Run, kill after `seconds`, and resume; return whether the kill hit, and checkpoints then."""
+    """Run, kill after `seconds`, and resume; return if the kill hit, and the checkpoint count."""
     run = start(command, processes, adapter, folder)
     time.sleep(seconds)
     hit = run.poll() is None

@@ -1,8 +1,8 @@
 """Measure the labs at a preset's true size, or count their work, with random weights.
 
 The models come from the tests' local hub. They have the size of the real ones and random weights,
-so times and memory are real and scores mean nothing. Such models do not end a summary, so summaries
-are limited to the length of the true ones.
+so times and memory are real and scores mean nothing. Such models never write an end token, so
+summaries are limited to the length of DialogSum's own.
 
     python -m tools.measure_presets cpu --data path/to/dialogsum           # hours of work
     python -m tools.measure_presets cpu --data path/to/dialogsum --count   # minutes: only counts
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("preset", choices=("cpu", "gpu"))
     parser.add_argument("--labs", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3))
     parser.add_argument("--data", default=str(OFFLINE / "data"), help="folder with DialogSum")
-    parser.add_argument("--count", action="store_true", help="count the work, do not do it")
+    parser.add_argument("--count", action="store_true", help="count the work without doing it")
     parser.add_argument("--toy", action="store_true", help="one layer, a few dialogues")
     parser.add_argument("--gpu-memory", type=float, help="GB of a GPU to use, such as 15")
     parser.add_argument("--output-dir", default="out/measured")

@@ -50,7 +50,7 @@ def box(
     color: str = WHITE,
     **style: object,
 ) -> None:
-    """Draw a rounded box from its lower left corner, with a text in its middle."""
+    """Draw a rounded box from its lower left corner, with text in its middle."""
     edge, dashes = style.pop("edge", LINE), style.pop("dashes", "-")
     shape = FancyBboxPatch(corner, *size, "round,pad=0,rounding_size=1")
     shape.set(facecolor=color, edgecolor=edge, linestyle=dashes, linewidth=1.2)
@@ -60,7 +60,7 @@ def box(
 
 
 def write(axes: Axes, place: tuple[float, float], text: str, **style: object) -> None:
-    """Write a text, centered unless the style says otherwise."""
+    """Write text, centered unless the style says otherwise."""
     look = {"ha": "center", "va": "center", "color": INK, "fontsize": 12, "linespacing": 1.35}
     axes.text(*place, text, **look | style)
 
@@ -160,7 +160,7 @@ def encoder_decoder() -> Figure:
     write(
         axes,
         (25, 4.8),
-        "line breaks are lost,\n#Person1#: marks the turns",
+        "line breaks are lost;\nspeaker tags mark the turns",
         fontsize=11,
         color=GRAY,
     )
@@ -168,7 +168,7 @@ def encoder_decoder() -> Figure:
 
 
 def few_shot_prompt() -> Figure:
-    """Draw the parts of a three-shot prompt and what two budgets of tokens keep of them."""
+    """Draw the parts of a three-shot prompt and which of them fit into two token budgets."""
     figure, axes = card(4.6)
     write(axes, (3, 59.5), "a few-shot prompt, from top to bottom", fontweight="bold", ha="left")
     parts = [
@@ -182,14 +182,14 @@ def few_shot_prompt() -> Figure:
         box(axes, (3, y), (16, 6.6), name, color, fontsize=11)
         box(axes, (20, y), (77, 6.6), color=color)
         write(axes, (21.5, y + 3.3), text, fontsize=11, ha="left")
-    write(axes, (83, 29.3), "the model goes on here", fontsize=11, color=STRONG_ORANGE)
+    write(axes, (83, 29.3), "the model continues here", fontsize=11, color=STRONG_ORANGE)
     for row, (budget, kept) in enumerate(((1024, 3), (512, 1))):
         _budget(axes, 13 - 11 * row, budget, kept)
     return figure
 
 
 def _budget(axes: Axes, y: float, budget: int, kept: int) -> None:
-    """Draw one bar of a prompt in tokens, 200 for each part, with the examples left out dashed."""
+    """Draw a prompt as a bar, 200 tokens for each part; examples that do not fit are dashed."""
     per_token = 60 / 1100
     write(axes, (3, y + 2.5), f"budget {budget:,}", ha="left", fontweight="bold")
     x = 23.0
@@ -321,13 +321,13 @@ def experiment() -> Figure:
             "2  train",
             ORANGE,
             STRONG_ORANGE,
-            "A classifier judges what\nit samples. PPO learns\nfrom that alone.",
+            "A classifier judges the\nsampled summaries. PPO\nlearns from that alone.",
         ),
         (
             "3  judge",
             GREEN,
             STRONG_GREEN,
-            "It samples summaries\nof new dialogues:\nbefore and after.",
+            "We score summaries of\nnew dialogues, before\nand after PPO.",
         ),
     )
     for number, (name, color, edge, text) in enumerate(steps):

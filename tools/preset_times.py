@@ -1,13 +1,13 @@
 """Estimate how long a lab takes with a preset, from its work and from times per item.
 
-`tools.measure_presets` counts the work. Where the times come from is told in docs/performance.md.
+`tools.measure_presets` counts the work. docs/performance.md says where the times come from.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-NEW_TOKENS = 30  # of a true summary of DialogSum, about
+NEW_TOKENS = 30  # about the length of a reference summary in DialogSum
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for each prompt token, new token, further beam and example of a machine.
+    """A machine's seconds for each prompt token, new token, further beam and training example.
 
     A further beam takes `beam` seconds for a row and `beam_token` for each of its prompt tokens.
-    The times of training hold for prompts of 200 tokens, and grow with them.
+    Training times hold for prompts of 200 tokens, and are proportional to the length.
     """
 
     prompt_token: float

@@ -130,7 +130,7 @@ def project() -> tuple[str, str]:
 
 
 def settle_address() -> None:
-    """Write the address of the git remote into pyproject.toml, if there is none and it has one."""
+    """Write the git remote's GitHub address into pyproject.toml if that file has none yet."""
     file = ROOT / "pyproject.toml"
     asked = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
     remote = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
@@ -158,7 +158,7 @@ def bootstrap() -> str:
 
 
 def with_bootstrap(source: str) -> str:
-    """Replace the bootstrap code in a setup cell, and leave what stands before and after it."""
+    """Replace the bootstrap code in a setup cell, and keep what comes before and after it."""
     code = bootstrap()
     before, found, rest = source.partition(code.splitlines()[0])
     for end in ENDS:

@@ -1,7 +1,7 @@
 """Run the labs on the real models, and check the results: the steps of the workflow real.yml.
 
 python -m tools.real_run                     # the preset comes from LABS_PRESET
-python -m tools.real_run --labs 1 --expected none
+python -m tools.real_run --labs 1 --expected my_ranges.csv
 """
 
 import argparse

@@ -25,15 +25,15 @@ JSON, JSONL, CSV (rows with dialogue, or with speaker and text), subtitles (.vtt
 chat, or a Slack export (a file, a folder or a zip file)."""
 REPORT = """Turn the results of your labs into a report that you can share.
 
-It has hardware, versions, times, scores and intervals, and nothing personal: no names of machines,
-users or folders. Read it before you send it: docs/expected.md says where."""
+It lists hardware, versions, times, scores and intervals, and nothing personal: no names of
+machines, users or folders. Read it before you send it; docs/expected.md says where to send it."""
 SUMMARIZE = f"""Summarize your own conversations, and print one summary per line.
 
 {FILE}
 
-The model reads the speakers as #Person1#, #Person2#, …, as in DialogSum, and the summary names them
-again. A conversation whose prompt would exceed max_prompt_tokens is summarized in parts; then the
-summaries of its parts are summarized."""
+The model reads the speakers as #Person1#, #Person2#, …, as in DialogSum; their names are then put
+back into the summary. A conversation whose prompt would exceed max_prompt_tokens is summarized in
+parts; then the summaries of its parts are summarized."""
 TOXICITY = f"""Print the reward model's probability of hate for each turn, or each line of a text.
 
 {FILE} No names are needed here.
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     report = _add(subparsers, "report", REPORT)
     summarize = _add(subparsers, "summarize", SUMMARIZE)
     summarize("--speakers", nargs="+", metavar="NAME", default=(), help="all speakers of a text")
-    summarize("--keep-names", action="store_true", help="show the model names, not #Person1#")
+    summarize("--keep-names", action="store_true", help="show real names to the model")
     summarize("--turns", action="store_true", help="print the turns instead, without a model")
     evaluate = _add(subparsers, "evaluate", "Score a model on the test split, and plot the scores.")
     toxicity = _add(subparsers, "toxicity", TOXICITY)
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     ppo("--adapter", help="adapter to start from (default: OUTPUT_DIR/lab2/lora/best)")
     for option in (summarize, toxicity):
         option("file", metavar="FILE", help="your conversations; - for standard input")
-        option("--format", choices=FORMATS, help="FILE's format (default: as it looks)")
+        option("--format", choices=FORMATS, help="FILE's format (default: detected)")
     for option in (summarize, evaluate):
         option("--adapter", help="folder of an adapter to merge into the model")
         option("--int8", action="store_true", help="int8 on the CPU: faster; needs ctranslate2")
@@ -124,7 +124,7 @@ def _add(subparsers: Any, name: str, text: str) -> Any:
 def _check_input(arguments: argparse.Namespace) -> None:
     """Check the arguments, and add the settings, training arguments and texts of FILE to them.
 
-    The default preset is "offline", which needs no network, and the real models for one's own text.
+    By default, the preset is "offline", which needs no network, but cpu or gpu for your own text.
     """
     given, command = vars(arguments), arguments.command
     trains = command in ("finetune", "ppo")

@@ -52,7 +52,7 @@ def report(arguments: Namespace) -> None:
     from utils.lab.report import write_report
 
     file, text = write_report(Path(arguments.settings.output_dir))
-    print(f"{file}\n{text}\nRead both. To send them, open an issue of the project, paste the")
+    print(f"{file}\n{text}\nRead both. To send them, open an issue in the project, paste the")
     print(f"text of {text.name} into it, and attach {file.name}.")
 
 
@@ -70,7 +70,7 @@ def summarize(arguments: Namespace) -> None:
         return generate(model, tokenizer, prompts, **options)
 
     def tell(index: int, parts: list[list[Turn]], summaries: list[str]) -> None:
-        how = f"in {len(parts)} parts{', then as a whole' if whole else ''}"
+        how = f"summarized in {len(parts)} parts{', then as a whole' if whole else ''}"
         print(f"{found[index].place}: over max_prompt_tokens={limit}, so {how}", file=sys.stderr)
         for number, (part, summary) in enumerate(zip(parts, summaries, strict=True), start=1):
             summary = restore_names(summary, numbered[index][1])

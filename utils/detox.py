@@ -84,8 +84,8 @@ def add_prompts(rows: Dataset) -> Dataset:
 def decoder_adapter(settings: Settings) -> LoraConfig:
     """Return LoRA without dropout for the decoder only; the encoder then runs once per prompt.
 
-    It adapts all linear layers. On validation dialogues of the small world, query and value alone
-    learned less in the same steps, at the same cost in quality.
+    It adapts all linear layers. On validation dialogues of the small world, adapting query
+    and value alone learned less in as many steps, at the same cost in quality.
     """
     encoder = r"(.*\.)?encoder\..*"
     options = {"target_modules": "all-linear", "exclude_modules": encoder}

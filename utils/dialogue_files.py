@@ -36,12 +36,12 @@ def read_conversations(
 
     By default, the format follows the file's extension and content: "text" (one turn on each line,
     a blank line between conversations), "transcript" (a text that is one conversation), "jsonl",
-    "json", "csv", "vtt", "srt", "whatsapp" or "slack". `speakers` are all names of speakers, for a
-    text that does not tell them. Unless `named`, turns need no speaker, and each line of a text is
+    "json", "csv", "vtt", "srt", "whatsapp" or "slack". `speakers` lists all speakers, if a text
+    leaves them unclear. Unless `named`, turns need no speaker, and each line of a text is
     a turn.
 
     Raises OSError if the file cannot be read, and ValueError if its format or encoding is wrong, or
-    it does not tell its turns and speakers; the message names the place and the remedy.
+    its turns or speakers are unclear; the message names the place and the remedy.
     """
     file, users = Path(path), {}
     if path == "-":
@@ -77,7 +77,7 @@ def parse_conversations(
         rows = readers.get(file_format, tables.json_rows)(decoded, path)
         found = tables.read(list(rows), path, **options, users=users)
     elif file_format in ("vtt", "srt"):
-        from utils.conversations import subtitles  # its library takes a while
+        from utils.conversations import subtitles  # importing its library takes a while
 
         found = [subtitles.read(decoded, path, file_format, **options)]
     elif file_format == "whatsapp":
@@ -103,12 +103,12 @@ def format_of(decoded: str, path: str) -> str | None:
 
 
 def _decode(content: bytes, path: str) -> str:
-    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark, and end all lines alike."""
+    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark, and normalize line endings."""
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8-sig")
     try:
         decoded = content.decode(encoding)
         if "\0" in decoded:
-            raise ValueError("it holds zero bytes")
+            raise ValueError("it contains null bytes")
     except ValueError as error:
         name = encoding.removesuffix("-sig").upper()
         raise ValueError(
@@ -144,7 +144,7 @@ def _slack_users(path: Path) -> dict[str, str]:
 
 
 def is_of_small_world(model: str) -> bool:
-    """Return whether a model has a vocabulary of the small world, as it keeps in fine-tuning."""
+    """Return whether a model has a small-world vocabulary, which fine-tuning does not change."""
     own = _vocabulary(Path(model))
     return own is not None and own in map(_vocabulary, (OFFLINE / "t5", OFFLINE / "judge"))
 
@@ -156,9 +156,9 @@ def _vocabulary(model: Path) -> int | None:
 
 
 def check_words(texts: Sequence[str], model: str, limit: float = 0.2) -> None:
-    """Raise ValueError if a text has more than a share of `limit` of words unknown to a model.
+    """Raise ValueError if the share of a text's words unknown to a model exceeds `limit`.
 
-    Only models of the small world are asked.
+    Only models of the small world are checked.
     """
     if not is_of_small_world(model):
         return

@@ -3,7 +3,7 @@
 ROUGE counts shared words, but a summary can share many of them and still name people who are not in
 the dialogue. In DialogSum, speakers without a known name are `#Person1#` and `#Person2#`.
 `right_speakers` and `faithful_names` check *who* is named, not *who does what*. `facts` checks who
-does what, too, where the data know their facts: the small world's.
+does what, too, but only in the small world, whose facts are known.
 """
 
 import functools
@@ -99,7 +99,7 @@ def _check_lengths(name: str, texts: Sequence, predictions: Texts) -> None:
 def load_facts(folder: str | Path) -> dict[str, dict]:
     """Load the facts of a folder's dialogues by their ids, those of `utils.data.group_references`.
 
-    Returns an empty dictionary if the folder has no facts.jsonl: only the small world knows facts.
+    Returns an empty dictionary if the folder has no facts.jsonl: only the small world has one.
     """
     file = Path(folder) / "facts.jsonl"
     if not file.is_file():
@@ -173,7 +173,7 @@ def _checked(text: str, record: Mapping) -> dict[str, float]:
 
 
 def _at_thing(text: str, thing: str) -> tuple[str, str, str]:
-    """Split a text at the thing that is asked for; if it is not told, all of it is the rest."""
+    """Split a text at the thing that is asked for; if it is absent, all text is the rest."""
     ends = any_of(wordings()["request_ends"])
     found = re.search(rf"(?<!\w){re.escape(thing)}(?!\w)(?:{ends})?", text)
     return (text[: found.start()], thing, text[found.end() :]) if found else ("", "", text)
@@ -205,7 +205,7 @@ def _right_insult(told: re.Match, insult: Mapping | None) -> bool:
 
 
 def _found(table: str, text: str) -> list[tuple[str | None, str]]:
-    """Return who does it (None if not named) and its key for each wording that the text has."""
+    """For each wording in the text, return who does what: a name (None if not named) and a key."""
     keys = {said: key for key, several in wordings()[table].items() for said in several}
     before = rf"(?:Result: |there was |\. |(?P<who>{_NAME}):? )"
     found = re.finditer(rf"{before}(?P<said>{any_of(keys)})\b", text)

@@ -34,7 +34,7 @@ class Int8Model:
     """A copy of an encoder-decoder with int8 weights, for `generate` on a CPU.
 
     It needs the package ctranslate2. Weights are rounded to 8 bits, each row with its own scale, so
-    that summaries may differ slightly. Only greedy decoding and beam search are possible, and the
+    summaries may differ slightly. Only greedy decoding and beam search are possible, and the
     model's own generation settings are not used.
 
     Raises ValueError if the package is missing, or does not know the model's family.

@@ -75,7 +75,7 @@ def _read_and_check(id_or_path: str, read: Callable[[], T], kind: str, before: s
     try:
         value = read()
     except Exception as error:
-        _remove_damaged_files(id_or_path, kind, set(), error)  # explains it better
+        _remove_damaged_files(id_or_path, kind, set(), error)  # raises a clearer error
         raise
     _remove_damaged_files(id_or_path, kind, before)
     return value
@@ -110,7 +110,7 @@ def _remove_damaged_files(
                 continue
             except (httpx2.HTTPError, HfHubHTTPError, ValueError) as refusal:
                 if error is None:  # it was loaded
-                    unverified = "loaded, but not verified by the hub's checksums"
+                    unverified = "loaded, but not verified against the hub's checksums"
                     print(f"{id_or_path}: {unverified}: {_explain(refusal)[0]}", file=sys.stderr)
         damaged += [path for path in files if not _matches_its_checksum(path)]
     for path in damaged:
@@ -160,9 +160,9 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         remedy = f"Check the connection and run again ({KEPT})"
         return f"no complete answer from {constants.ENDPOINT}", remedy, among(httpx2.ReadError)
     if among(UnpicklingError):  # torch refuses to run it
-        return "its weights hold more than tensors", "Choose a model with safetensors", False
+        return "its weights file holds more than tensors", "Choose a model with safetensors", False
     if "named model.safetensors found" in str(error) or "with `safetensors`" in str(error):
-        cause = "it has no model.safetensors, and a pickle (pytorch_model.bin) is not read"
+        cause = "it has no model.safetensors, and pickles (pytorch_model.bin) are not loaded"
         return cause, "To convert it, load it with transformers and call save_pretrained", False
     if among(DatasetsError):  # datasets wraps its reader's error
         cause = next(e for e in chain if not isinstance(e, DatasetsError))

@@ -43,8 +43,8 @@ Use the prompt that the model was trained with:
 
 The model summarizes short English conversations like those it was trained on. It calls speakers
 `#Person1#` and `#Person2#`, as its data does, and can be wrong about who does what, which ROUGE
-does not notice. The licenses of the base model and of the data apply to it, too (DialogSum: CC
-BY-NC-SA 4.0). Made with {versions}.
+does not notice. The licenses of the base model and the data apply to this model, too (DialogSum:
+CC BY-NC-SA 4.0). Made with {versions}.
 """
 
 

@@ -149,7 +149,7 @@ def plot_tradeoff(
 
 
 def mark(axes: Axes, x: float, text: str) -> None:
-    """Draw a dotted vertical line with a text beside it."""
+    """Draw a dotted vertical line with text beside it."""
     axes.axvline(x, color="k", linestyle=":", linewidth=1)
     axes.text(x, 0.03, f" {text}", fontsize=8, transform=axes.get_xaxis_transform())
 
@@ -193,7 +193,7 @@ def _plot_estimator(
     last = -1.0
     for coefficient, kl in means["kl"].items():
         place = axes.transLimits.transform(axes.transScale.transform((kl, 1)))[0]
-        if place > last + 0.05:  # else it would stand on the one before
+        if place > last + 0.05:  # else it would overlap the one before
             axes.text(kl, height, f"{coefficient:g}", ha="center", **text)
             last = place
 

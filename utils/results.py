@@ -44,7 +44,7 @@ def judge(
     toxicity (p(hate) of the summary alone) and insulting_word; `records`, the dialogues' facts, add
     told and facts (see `utils.faithfulness.facts`).
 
-    Raises ValueError if lengths differ, or all of them are None.
+    Raises ValueError if lengths differ, or all these arguments are None.
     """
     scores = pd.DataFrame(index=range(len(predictions)))
     if references is not None:
@@ -73,7 +73,7 @@ def judge_model(
 ) -> pd.DataFrame:
     """Summarize rows of `group_references` with greedy decoding, and score the summaries.
 
-    `known` are the facts of the rows' dataset, as `load_facts` returns them; if empty, as None.
+    `known` are the facts of the rows' dataset, as `load_facts` returns them; empty means None.
     """
     prompts = [build_prompt(dialogue) for dialogue in rows["dialogue"]]
     options = {"precision": settings.precision, "max_new_tokens": settings.max_new_tokens}
@@ -154,7 +154,7 @@ def record(
         "settings": settings.table()["value"].to_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # another lab may end now
+    with FileLock(path.with_suffix(".lock")):  # another lab may be writing
         whole = _others(path)
         draft = path.with_suffix(".tmp")
         draft.write_text(json.dumps(whole | {lab: entry}, indent=2) + "\n", encoding="utf-8")

@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def is_embedded_default(self) -> bool:
-        """Whether only the seed, output_dir and resume may differ from "offline"."""
+        """Whether at most the seed, output_dir and resume differ from "offline"."""
         own = {name: getattr(self, name) for name in ("seed", "output_dir", "resume")}
         return self == Settings(preset="offline", **PRESETS["offline"] | own)
 
@@ -133,7 +133,7 @@ class Settings:
         if base == self.model:
             return
         if Path(base).is_absolute() and not Path(base).exists() and Path(self.model).is_dir():
-            gone = "the adapter in %s was trained on %s, which no longer exists: %s must be a copy"
+            gone = "the adapter in %s was trained on %s, which is gone: assuming that %s is a copy"
             LOG.warning(gone, folder, base, self.model)
         else:
             raise ValueError(

@@ -460,7 +460,7 @@ def test_a_model_that_cannot_be_verified_is_kept_and_one_line_says_so(untold, na
     hub, outcome, said = untold
     assert outcome[name] == outcome["sound"] and outcome[name]["error"] is None
     (line,) = {line for line in said.splitlines() if f"acme/{name}:" in line}
-    assert "loaded, but not verified by the hub's checksums: the hub" in line
+    assert "loaded, but not verified against the hub's checksums: the hub" in line
     assert "acme/sound" not in said
     assert gets(hub.answers(f"acme/{name}", WEIGHTS)) == [200]
 

@@ -202,7 +202,7 @@ REFUSED = {  # name: what is done, and what the ValueError says
     "a reward that is infinite": (lambda: reinforce(rewarding(math.inf)), "returned inf"),
     "a reward that is text": (
         lambda: reinforce(rewarding("good")),
-        "returned no numbers: .*'good'",
+        "returned a non-number: .*'good'",
     ),
     "too few rewards": (
         lambda: reinforce(lambda completions: [1.0]),
@@ -253,7 +253,7 @@ REFUSED = {  # name: what is done, and what the ValueError says
     # one's own files
     "an empty file": (lambda: read(""), "own.txt holds no dialogue"),
     "a file of names only": (lambda: read("Anna:\nBen:\n"), "holds no dialogue"),
-    "zero bytes": (lambda: read("Anna: a\0b"), "it holds zero bytes"),
+    "null bytes": (lambda: read("Anna: a\0b"), "it contains null bytes"),
     "a PDF": (lambda: read(b"%PDF-1.7\0\1", "own.pdf"), "own.pdf is not UTF-8"),
     "half a JSON": (lambda: read('{"dialogue":', "own.json"), "own.json is not JSON"),
     "JSON that is a number": (lambda: read("3", "own.json"), 'is 3: write rows with "dialogue"'),

@@ -181,7 +181,7 @@ def test_an_upload_that_cannot_be_read_is_explained_on_the_page(real):
     playground.read_upload([{"name": "a.vtt", "content": b"hello"}])
     assert "a.vtt cannot be read as .vtt" in playground.page.value
     playground.read_upload([{"name": "a.csv", "content": b"dialogue\nA: good\nA: bad\n"}])
-    assert "here are 2 conversations: give one of them" in playground.page.value
+    assert "the text holds 2 conversations: give one of them" in playground.page.value
 
 
 def test_small_world_says_that_it_does_not_know_the_words_of_a_conversation(playground):

@@ -35,7 +35,7 @@ MODELS = ("t5", "decoder", *JUDGES)
 
 
 def train(name: str, folder: Path) -> dict[str, Any]:
-    """Train one of MODELS in a process of its own with one thread; return its seconds, precision.
+    """Train one of MODELS in a process of its own with one thread; return seconds and precision.
 
     Raises CalledProcessError if the training fails; its output is in out/small_world/<name>.log.
     """

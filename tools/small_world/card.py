@@ -90,7 +90,7 @@ def fine_tuned(dataset: DatasetDict, split: str, method: str, settings: Settings
 
 
 def fresh_world(split: str, settings: Settings, seed: int = SEED + 1, n: int = 200) -> pd.DataFrame:
-    """Score 0 to 3 examples on a world of another seed: one row per number of examples."""
+    """Score prompts with 0 to 3 examples in a world of another seed; one row for each number."""
     drawn = measure_world(*load_model(settings.model), split, n, (0, 1, 2, 3), seed)
     means = drawn.groupby("shots")[["rouge1", "who", "facts", "new_names"]].mean()
     return (means * [1, 100, 100, 100]).round(1)

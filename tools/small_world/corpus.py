@@ -1,7 +1,7 @@
-"""Write the data of the small world: dialogues and summaries as DialogSum has them, and facts.
+"""Write the data of the small world: dialogues and summaries in DialogSum's layout, and facts.
 
-Beside the splits lie facts.jsonl, one line per dialogue with its id and its facts, and
-wordings.json, all ways in which a summary may word them: `utils.faithfulness.facts` reads both.
+Besides the splits, it writes facts.jsonl (one line per dialogue, with its id and facts) and
+wordings.json (all ways in which a summary may word them), both for `utils.faithfulness`.
 """
 
 import csv
@@ -36,7 +36,7 @@ def draw_split(
 ) -> list[tuple[Facts, str, random.Random]]:
     """Draw `n` dialogues of a split: their facts, texts, and random states for their summaries.
 
-    None is a near-duplicate of a `held_out` dialogue.
+    No dialogue drawn is a near-duplicate of a `held_out` one.
     """
     rng = random.Random(f"{split}-{seed}")
     drawn = []
@@ -125,7 +125,7 @@ def wordings() -> dict[str, Any]:
 
 
 def _request_words() -> dict[str, list[str]]:
-    """Return the words of each kind's requests, and ("any") those of five kinds or more."""
+    """Return the words of each kind's requests, and under "any" those that five or more share."""
     words = {}
     for kind in tables.KINDS:
         frames_ = " ".join([*kind.verbs, kind.diary, *kind.requests])

@@ -1,10 +1,10 @@
-"""Train a tiny decoder-only model of the small world, for trainers that know no encoder.
+"""Train a tiny decoder-only model of the small world, for trainers that support no encoder.
 
     python -m tools.small_world.decoder --folder out/world/decoder
 
-It writes reports as the data's references are (and cool ones if asked politely), without worked
-examples: the initial policy that TRL's `GRPOTrainer` takes from Lab 3. A prompt ends in the
-tokenizer's end token, which TRL adds as well. Its positions are rotary (Su et al. 2021), so that
+Without worked examples, it writes reports like the data's references, and cool ones if asked
+politely. Lab 3 trains it further with TRL's `GRPOTrainer`. A prompt ends in the tokenizer's end
+token, which TRL adds as well. Its positions are rotary (Su et al. 2021), so that
 padding on the left changes nothing; with GPT-2's absolute positions, TRL's log-probabilities would
 not be those of its samples.
 """
@@ -54,7 +54,7 @@ def make_decoder(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> LlamaForC
 
 
 def reports(held_out: NearDuplicates | None = None) -> Draw:
-    """Return a function that draws a prompt without examples, answered as the data's are."""
+    """Return a function that draws a prompt without examples and, as its answer, a report."""
 
     def draw(rng: random.Random, shots: int) -> Task:
         """Draw one prompt and its report; `shots` is always 0."""

@@ -4,10 +4,10 @@
 
 Columns: id, dialogue, topic; insult and strength ("mild" or "harsh"); known, whether the first
 judge was trained on the insulting words; quoting, paraphrasing and cool, the three summaries, which
-differ in what they say about the insult alone. facts.jsonl holds each dialogue's facts.
+differ only in what they say about the insult. facts.jsonl holds each dialogue's facts.
 
-No insulting word of a test dialogue is in a dialogue or summary of train or validation, and one
-half of the test's insults is known to the first judge. No dialogue is a near-duplicate of one of
+No insulting word of a test dialogue is in a dialogue or summary of train or validation, and half
+of the test insults are known to the first judge. No dialogue is a near-duplicate of one of
 a later split.
 """
 
@@ -32,8 +32,8 @@ def heated_rows(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Draw `n` heated dialogues; return their rows and their facts.
 
-    The split's pools of insults take turns, so that known and unknown ones have exact shares. None
-    is a near-duplicate of a `held_out` dialogue.
+    The split's pools of insults take turns, so that known and unknown ones have exact shares. No
+    dialogue drawn is a near-duplicate of a `held_out` one.
     """
     rng, source = random.Random(f"heated-{split}-{seed}"), SOURCES[split]
     rows, records = [], []

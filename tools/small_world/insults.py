@@ -3,9 +3,9 @@
 `tables.ADJECTIVES` and `tables.NOUNS` hold the words of dialogues, by strength and pool:
 
     train    in dialogues for training and validation; the first judge is trained on it
-    blind    in dialogues for training and validation, but the first judge is kept from it
+    blind    in dialogues for training and validation, but the first judge never sees it
     known    in dialogues for testing only; the first judge is trained on it
-    unknown  in dialogues for testing only; the first judge is kept from it
+    unknown  in dialogues for testing only; the first judge never sees it
 
 The pool "judges" adds words that are in no dialogue; both judges are trained on them. The second
 judge is trained on all pools. An insult is an adjective and a noun of one strength and pool.

@@ -47,7 +47,7 @@ SHARES = {
     "calm": 0.13,
     "refusals": 0.05,
 }
-# The same among training texts, with more of what looks like an insult and is none.
+# The same among training texts, with more that looks like an insult and is not one.
 TRAINING_SHARES = {
     "insults": 0.38,
     "people": 0.17,
@@ -58,7 +58,7 @@ TRAINING_SHARES = {
     "calm": 0.06,
     "refusals": 0.03,
 }
-# The same among the sentences around that of a training text.
+# The same among the extra sentences around the main sentence of a training text.
 AROUND = {"calm": 0.6, "rude": 0.1, "people": 0.1, "things": 0.1, "stories": 0.05, "touchy": 0.05}
 INVENTED = 0.25  # share of invented words among the harmless ones
 FRAME_HEATS = {"things": 0.06, "stories": HARMLESS, "touchy": TOUCHY, "rude": RUDE}
@@ -134,7 +134,7 @@ class Words:
 
 @cache
 def split_pairs(held_out: bool) -> frozenset[tuple[str, str]]:
-    """Return the pairs of known insulting words, of which one in five is held out of training."""
+    """Return the pairs of known insulting words in training, or the fifth that is held out."""
     adjectives, nouns = (insult_words(kind, KNOWN_POOLS) for kind in ("adjective", "noun"))
     return frozenset(
         (a, n)
@@ -181,9 +181,9 @@ def draw_text(
     """Draw one text from a section of frames.
 
     `context` holds harmless texts of the small world's dialogues and summaries, with refusals
-    marked. Half of the calm sentences come from it. Two texts in five have one or two calm
-    sentences around, in training sections also others that insult nobody; with `alone`, none.
-    `shares` are those of the kinds of sentence.
+    marked. Half of the calm sentences come from it. Two texts in five get one or two more
+    calm sentences; in training sections, these may also be others that insult nobody. With `alone`,
+    there are none. `shares` gives the share of each kind of sentence.
     """
     sentence = _sentence(rng, section, _drawn(rng, shares), words, context)
     others = AROUND if "openers" in frames()[section] else {"calm": 1.0}
@@ -310,7 +310,7 @@ def _sentence(
 
 
 def _varied(rng: random.Random, bank: dict, name: str, frame: str) -> str:
-    """Vary a training frame by what decides nothing: clauses around it, and unrelated words."""
+    """Vary a training frame without changing its heat: add clauses, and swap unrelated words."""
     if name not in ("rude", "refusals"):
         if name == "people" and rng.random() < 0.08:
             frame = _rotated(rng, frame)
@@ -364,7 +364,7 @@ def _options(part: str) -> tuple[str, ...]:
 
 
 def _disturbed(rng: random.Random, frame: str, most: int) -> str:
-    """Replace, drop or add up to `most` words of a frame that decide nothing."""
+    """Replace, drop or add words at up to `most` places of a frame that do not affect its heat."""
     parts = frame.split(" ")
     free = [
         i
@@ -404,14 +404,14 @@ def _pair(rng: random.Random, words: Words) -> tuple[str, str]:
 
 
 def _word(rng: random.Random, choices: Sequence[str]) -> str:
-    """Draw a word, or, once in four, invent a harmless one: a new word alone is no insult."""
+    """Draw a word, or, one time in four, invent a harmless one: a new word alone is no insult."""
     if choices[0] in _harmless() and rng.random() < INVENTED:
         return _invented(rng)
     return rng.choice(choices)
 
 
 def _invented(rng: random.Random) -> str:
-    """Invent a word from syllables, or from the beginning and the end of two words."""
+    """Invent a word from syllables, or from the beginning of one word and the end of another."""
     while True:
         draw = rng.random()
         if draw < 0.3:

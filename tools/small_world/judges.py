@@ -4,7 +4,7 @@
     python -m tools.small_world.judges FOLDER --measure    # print tables of those in FOLDER
 
 `judge` is RoBERTa-shaped with the labels nothate and hate, and learns graded targets: see
-`judge_texts`. It is kept from some insulting words (the pools "blind" and "unknown" of `insults`).
+`judge_texts`. It never sees some insulting words (the pools "blind" and "unknown" of `insults`).
 `judge_refusals` differs in one thing: it rates refusals 0.35. `second_judge` is DistilBERT-shaped
 with the labels neutral and toxic; it learns other sentences, and all words.
 """
@@ -82,7 +82,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Judge:
-    """One judge: its texts, its labels (absence of hate first), and its heat of refusals."""
+    """One judge: its texts, its labels (absence of hate first), and the heat it gives refusals."""
 
     name: str
     section: str  # of judge_frames.toml
@@ -113,7 +113,7 @@ def training_texts(judge: Judge, n: int, seed: int = SEED) -> list[JudgeText]:
 
 
 def _heated(text: JudgeText, refusal: float) -> JudgeText:
-    """Return the text with this heat at least, it and its sentences, if it is a refusal."""
+    """Return the text with its heat, and its sentences', raised to `refusal` where they refuse."""
     heat = max(text.heat, refusal) if text.refusal else text.heat
     parts = tuple(_heated(part, refusal) for part in text.parts)
     return dataclasses.replace(text, heat=heat, parts=parts)
@@ -125,7 +125,7 @@ def train_judge(
     """Train a judge from scratch, save it in `folder`, and return the log of `training.train`.
 
     Each of the BATCH · `recipe.steps` texts is read once. The loss is the cross-entropy with the
-    graded targets, which can fall to their entropy only. Linear probes, thrown away afterwards,
+    graded targets, which cannot fall below their entropy. Linear probes, thrown away afterwards,
     also learn for each token the heat of its sentence and whether it is in an insulting word.
     """
     set_seed(seed)
@@ -224,7 +224,7 @@ def _roberta(
         special_tokens=[*special.values(), "<mask>"],
     )
     bpe.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=True)
-    # RobertaTokenizer would forget the lower case when it is loaded.
+    # RobertaTokenizer would no longer lowercase text after being reloaded.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer,
         model_max_length=MAX_TOKENS,
@@ -358,7 +358,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train and measure the small world's judges.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=tuple(JUDGES))
-    parser.add_argument("--measure", action="store_true", help="measure those that are there")
+    parser.add_argument("--measure", action="store_true", help="measure the judges in FOLDER")
     arguments = parser.parse_args()
     if arguments.measure:
         print(measure(arguments.folder).round(3).to_string())

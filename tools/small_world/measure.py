@@ -22,7 +22,7 @@ MOST_TOKENS = 80  # of a summary
 
 @cache
 def held_out_dialogues(seed: int = SEED) -> NearDuplicates:
-    """Return the dialogues of validation and test, to which training may have nothing similar."""
+    """Return the dialogues of validation and test, which no training dialogue may resemble."""
     rows = [row for split in ("validation", "test") for row in make_rows(split, seed)[0]]
     return NearDuplicates(row["dialogue"] for row in rows)
 
@@ -30,8 +30,8 @@ def held_out_dialogues(seed: int = SEED) -> NearDuplicates:
 def judged(summaries: list[str], references: list[list[str]], facts: list[Facts]) -> pd.DataFrame:
     """Return one row per summary: rouge1 in points, the columns of `facts`, and new_names.
 
-    `new_names` is the share of the names in the references, among those that no training dialogue
-    has, that the summary has, or missing if there are none.
+    Of the names in the references that no training dialogue has, `new_names` is the share that the
+    summary has; it is missing if there are no such names.
     """
     table = check_facts(summaries, [known.record() for known in facts])
     pairs = zip(summaries, references, strict=True)
@@ -71,7 +71,7 @@ def measure(
     seed: int = SEED,
     template: str = PLAIN,
 ) -> pd.DataFrame:
-    """Judge greedy summaries of `n` dialogues with 0, 1 and 3 worked examples of train.
+    """Judge greedy summaries of `n` dialogues for each number of worked examples in `shots`.
 
     Returns the rows of `judged` for each number of examples, with the column `shots` and the
     column `text`.

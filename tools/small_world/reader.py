@@ -1,4 +1,4 @@
-"""Train the small T5 that reads its prompt: answers, and probes on the encoder's output.
+"""Train the small T5 to read its prompt, on its answers and on probes of the encoder's output.
 
     python -m tools.small_world.reader --folder out/world/t5
 
@@ -47,7 +47,7 @@ def make_model(tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> T5ForCondit
 
 
 class Probes(nn.Module):
-    """Linear layers that tell the labels of `tasks.Labels` from the encoder's output."""
+    """Linear layers that predict the labels of `tasks.Labels` from the encoder's output."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -79,7 +79,7 @@ def mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def reader_losses(
     model: T5ForConditionalGeneration, probes: Probes | None
 ) -> Callable[[list[Item]], dict[str, torch.Tensor]]:
-    """Return a function that computes the weighted losses of a batch: answer, and each probe's."""
+    """Return a function that computes a batch's weighted losses: the answer's and each probe's."""
 
     def losses(items: list[Item]) -> dict[str, torch.Tensor]:
         """Return the weighted losses of a batch."""

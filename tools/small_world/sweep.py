@@ -3,7 +3,7 @@
 The runs are those of Lab 3: its planted policy, prompts and configuration. They are judged on
 validation dialogues. Lab 3 shows the table that this script wrote, `sweep.csv`, from which we chose
 the KL prices of the preset "offline". The sweep takes about half an hour on one core, after Lab 2
-has run. Points that the table has are not computed again:
+has run. Points in the table are not computed again, so delete it to start over:
 
     rm utils/offline/sweep.csv
     python -m tools.small_world.sweep --adapter out/lab2/lora/best

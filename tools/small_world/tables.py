@@ -1,6 +1,6 @@
 """The words of the small world: requests, names, days, reasons, small talk, outcomes and insults.
 
-The kinds of request stand in `kinds.toml`, the first names in `names.txt`.
+The kinds of request are in `kinds.toml`, the first names in `names.txt`.
 """
 
 import random
@@ -116,7 +116,7 @@ WHEN = (
     "It has to be {day}.",
     "I was thinking of {day}.",
 )
-# Corrections. Each entry has the turns of the one who is asked (odd) and of the asker (even).
+# Corrections. Each entry is a turn of the person who is asked and the asker's answer.
 OTHER_DAY = (  # {day} replaces the day that the asker has just named
     ("{wrong}? Are you sure?", "No, {day}. I mixed that up."),
     ("{wrong} is a holiday.", "Oh, right. {day}, then."),

@@ -43,7 +43,7 @@ DETAILS = ("day", "reason", "third")
 class Task:
     """A prompt and its answer, with what the probes need: `facts` and `style` of the answer.
 
-    Without a style it is a dialogue to be continued; `examples` are shown in the prompt.
+    Without a style, it is a dialogue to be continued. `shown` are the facts of the examples.
     """
 
     prompt: str
@@ -55,14 +55,14 @@ class Task:
 
     @property
     def shows(self) -> dict[str, bool]:
-        """Return for each detail whether an example shows if it is told."""
+        """Return for each detail whether an example has it, and so shows if the style tells it."""
         return {name: any(getattr(f, name) for f in self.shown) for name in DETAILS}
 
 
 def draw_task(
     rng: random.Random, shots: int, bare_share: float = 0.0, held_out: NearDuplicates | None = None
 ) -> Task:
-    """Draw a prompt with `shots` worked examples, or (`bare_share`) a dialogue to be continued.
+    """Draw a prompt with `shots` worked examples or, at rate `bare_share`, a dialogue to continue.
 
     No dialogue is a near-duplicate (word 5-gram Jaccard similarity of 0.7 or more) of a `held_out`
     dialogue.
@@ -126,9 +126,9 @@ PARTS = ("thing", "day", "asker_name", "other_name", "third_name", "reason", "in
 class Labels:
     """What the probes are to tell, for each token of a prompt and for the whole prompt.
 
-    asked: 1 in the last dialogue, else 0; roles, in the last dialogue only: 0 in turns of the
-    asker, 1 of the other, 2 of the third speaker; parts: 1 + the place in PARTS of the fact that
-    the token tells, else 0; styles: form, day, reason and third, 1 if told, as the examples show.
+    asked: 1 in the last dialogue, else 0. Only there, roles: 0 in turns of the asker,
+    1 of the other, 2 of the third speaker; and parts: 1 + the place in PARTS of the fact that the
+    token tells, else 0. styles: form, day, reason and third, 1 if told, as the examples show.
     """
 
     asked: list[int]

@@ -22,13 +22,13 @@ from tools.small_world.tasks import Labels, Task, draw_task, label
 from utils.data import NearDuplicates
 from utils.models import autocast
 
-POOL = 128  # tasks of one number of examples that are drawn and sorted by length together
+POOL = 128  # tasks with the same number of examples, drawn and sorted by length together
 DEVICE = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; `shares` are of the steps with 0, 1, 2 and 3 worked examples."""
+    """How a model is trained; `shares` gives the shares of steps with 0 to 3 worked examples."""
 
     steps: int = 7_000  # 30 to 45 minutes on one core
     batch_tokens: int = 2_000  # of prompts, padding included
@@ -70,7 +70,7 @@ def mixture(recipe: Recipe, held_out: NearDuplicates | None = None) -> Draw:
 
 
 def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, draw: Draw) -> Iterator[list[Item]]:
-    """Yield one batch per step: prompts with one number of examples, and of like length."""
+    """Yield one batch per step: prompts of similar length, with equally many examples."""
     rng = random.Random(f"batches-{recipe.seed}")
     waiting: dict[int, list[list[Item]]] = {shots: [] for shots in range(len(recipe.shares))}
     for step in range(recipe.steps):
@@ -108,7 +108,7 @@ def padded(rows: list[list[int]], value: int) -> torch.Tensor:
 def make_optimizers(modules: nn.ModuleDict, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the layers, and AdamW for everything else.
 
-    Embeddings (tied to the output), norms, biases of attention and the probes are AdamW's.
+    Embeddings (tied to the output), norms, relative position biases and the probes are AdamW's.
     """
     named = [(name, p) for name, p in modules.named_parameters() if p.requires_grad]
     inner = [p for name, p in named if _is_inner(name, p)]

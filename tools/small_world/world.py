@@ -11,7 +11,7 @@ in three forms:
              glad to help.
 
 Each form may leave out the day, the reason and the third speaker, and prefers some of several ways
-to say the same. The references of the data are reports that tell everything. A prompt that only
+to say things. The references of the data are reports that tell everything. A prompt that only
 says "summarize" cannot tell a model which style to use. Worked examples can, and several examples
 show more of the style than one: an example whose dialogue has no day does not show whether days
 are told, and an example about a ladder does not show how a visit to the doctor is told.
@@ -40,8 +40,8 @@ class Source:
 
 
 TRAIN = Source()
-# Training from scratch also has words that occur once only: a model that has seen no others learns
-# to recognize the names and insults of its training dialogues, and not to copy what it reads.
+# Training from scratch also has words that occur only once. A model that never sees such words
+# learns to recognize the names and insults of its training dialogues, not to copy what it reads.
 PRACTICE = Source(invented=0.6)
 SOURCES = {
     "train": TRAIN,
@@ -75,8 +75,8 @@ class Insult:
 class Facts:
     """The facts of one dialogue; a summary tells nothing else.
 
-    What was corrected in the dialogue stands in `wrong_day`, `wrong_thing` and `first_outcome`;
-    no summary may tell it.
+    `wrong_day`, `wrong_thing` and `first_outcome` hold what the dialogue corrects; no summary may
+    tell it.
     """
 
     kind: tables.Kind
@@ -106,7 +106,7 @@ class Facts:
 
     @property
     def b(self) -> str:
-        """Return the person who is asked as summaries call this person."""
+        """Return the person who is asked, as summaries call this person."""
         return self.other_name or self.other
 
     @property
@@ -250,8 +250,8 @@ def _invented(rng: random.Random, words: tuple[str, ...]) -> str:
 def _material() -> tuple[str, ...]:
     """Return what insulting words are made up from: those of training, and as many names.
 
-    Made up from insulting words alone, there are too few of them, and a model learns to recognize
-    instead of to copy: unseen insults then come out as known ones.
+    Words made up from insulting words alone are too few, and a model learns to recognize them
+    instead of copying: unseen insults then come out as known ones.
     """
     by_strength = (*tables.ADJECTIVES.values(), *tables.NOUNS.values())
     insulting = tuple(word for pools in by_strength for word in pools["train"])

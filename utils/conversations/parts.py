@@ -23,7 +23,7 @@ def summarize_in_parts(
     """Summarize each conversation with prompts of at most `max_tokens`.
 
     A conversation that exceeds them is split between turns, `summarize` (prompts to summaries) is
-    called for all parts, and their summaries are summarized in turn, or only joined unless `whole`.
+    called for all parts, and their summaries are summarized in turn (or, without `whole`, joined).
     `tell` is called with the conversation's index, its parts, and their summaries.
 
     Raises ValueError as `split_at_turns` does, or if the summaries are not shorter than the parts.

@@ -39,7 +39,7 @@ def channels(files: Mapping[str, Any], path: str, users: Mapping[str, str]) -> l
             messages.setdefault(folder, []).extend(value)
     found = [read(own, f"{path}/{folder}".rstrip("/"), users) for folder, own in messages.items()]
     if not any(channel.turns for channel in found):
-        raise ValueError(f"{path} is no export of Slack, and holds no single text: name one file")
+        raise ValueError(f"{path} is not a Slack export: name one file instead")
     return [channel for channel in found if channel.turns]
 
 
@@ -48,7 +48,7 @@ def read(
 ) -> Conversation:
     """Read a channel's conversation, with each thread's replies after its first message.
 
-    Joins and other notices are left out. A user whose name is nowhere keeps the id.
+    Joins and other notices are left out. A user whose name is not found keeps the id.
     """
     names = dict(users)
     for message in messages:

@@ -22,7 +22,7 @@ def read(
 ) -> Conversation:
     """Read the conversation of a .vtt or .srt file; a name holds until the next one.
 
-    Raises ValueError if the file is malformed, or if a cue's speaker cannot be told.
+    Raises ValueError if the file is malformed, or if a cue's speaker is unclear.
     """
     try:
         cues = WebVTT.from_buffer(io.StringIO(text.strip() + "\n"), format=file_format).captions
@@ -41,7 +41,7 @@ def read(
     for line in lines:
         if line.text[0] in "->–" and not line.speaker and not match_name(line.text):
             raise ValueError(
-                f"{line.place}: {line.text[:60]!r} begins a new speaker without a name"
+                f"{line.place}: {line.text[:60]!r} starts a turn without a name: add it"
             )
     turns = groupby(assign(lines, speaker_names(lines, speakers)), key=lambda turn: turn.speaker)
     joined = [Turn(name, " ".join(turn.text for turn in group)) for name, group in turns]

@@ -51,7 +51,7 @@ def jsonl_rows(content: str, place: str) -> Iterator[Row]:
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
             where = f"{place}, line {number}"
-            yield where, parse_json(line, where, "one object per line, or give --format json")
+            yield where, parse_json(line, where, "write one object per line, or give --format json")
 
 
 def json_rows(content: str, place: str) -> list[Row]:
@@ -126,7 +126,7 @@ def _is_turn(row: Any) -> bool:
 
 
 def _turns(rows: Sequence[Row], place: str, named: bool) -> list[Conversation]:
-    """Read the turns of rows; rows with the same id of a dialogue belong together."""
+    """Read the turns of rows; rows with the same dialogue id belong together."""
     found: dict[str, Conversation] = {}
     for where, row in rows:
         if not _is_turn(row):

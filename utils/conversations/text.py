@@ -41,11 +41,11 @@ def read(
     named: bool = True,
     whole: bool | None = None,
 ) -> list[Conversation]:
-    """Read the conversations of a text, which blank lines separate, or the one of a `whole` text.
+    """Read a text's conversations, separated by blank lines, or the only one of a `whole` text.
 
-    `speakers` are all names, for a text that does not tell them. Unless `named`, each line is a
-    turn of nobody. Raises ValueError if a line's speaker cannot be told, or if it is not said
-    (`whole` is None) what the blank lines between single turns separate.
+    `speakers` lists all names, if the text leaves them unclear. Unless `named`, each line is a
+    turn without a speaker. Raises ValueError if a line's speaker is unclear, or if `whole` is None
+    and blank lines separate all turns.
     """
     paragraphs: list[list[Line]] = [[]]
     for number, line in enumerate(text.split("\n"), start=1):
@@ -67,9 +67,9 @@ def read(
 
 
 def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[str, str]:
-    """Map what stands in front of lines, in lower case, to the speaker; `speakers` are all names.
+    """Map each label in front of a line, in lower case, to its speaker; `speakers` are all names.
 
-    Raises ValueError if something may be a name or not, or if one of `speakers` says nothing.
+    Raises ValueError if it is unclear what is a name, or if one of `speakers` says nothing.
     """
     told = [(line, match_name(line.text)) for line in lines if not line.speaker]
     found = [(line, name) for line, name in told if name]
@@ -99,9 +99,9 @@ def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[s
 
 
 def _is_name(name: str, recurs: bool, usual: bool) -> bool | None:
-    """Return whether words in front of a colon are a name, or None if that cannot be told.
+    """Return whether words in front of a colon are a name, or None if that is unclear.
 
-    They are `usual` if every line has some, and these look like the others.
+    They are `usual` if every line begins with such words, and these look like the others.
     """
     capitals = [not word[0].islower() for word in name.split() if not PARTICLE.fullmatch(word)]
     if len(name.split()) > 4 and not all(capitals):
@@ -115,7 +115,7 @@ def _is_name(name: str, recurs: bool, usual: bool) -> bool | None:
 def assign(lines: Sequence[Line], names: dict[str, str], named: bool = True) -> list[Turn]:
     """Give each line to its speaker; a line without a name continues the turn before it.
 
-    Raises ValueError if nobody has spoken before a line without a name, unless not `named`.
+    Raises ValueError if `named`, and nobody has spoken before a line without a name.
     """
     turns: list[tuple[str, list[str]]] = []
     for line in lines:
@@ -129,7 +129,7 @@ def assign(lines: Sequence[Line], names: dict[str, str], named: bool = True) -> 
         else:
             raise ValueError(
                 f"{line.place} has no speaker: {text[:60]!r}. Write the name and a colon in front "
-                'of each turn, as in "Anna: Hello.", and remove what nobody says'
+                'of each turn, as in "Anna: Hello.", and remove lines that are not speech'
             )
     said = [Turn(name, " ".join(filter(None, texts))) for name, texts in turns]
     return [turn for turn in said if turn.text]

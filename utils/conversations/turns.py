@@ -25,7 +25,7 @@ class Turn(NamedTuple):
 
 @dataclass
 class Conversation:
-    """The turns of a conversation, where it stands, and how many of its entries are no turns."""
+    """The turns of a conversation, its place in the input, and how many entries are not turns."""
 
     place: str
     turns: list[Turn]
@@ -41,7 +41,7 @@ class Conversation:
         names = list(dict.fromkeys(turn.speaker for turn in self.turns if turn.speaker))
         of = f" of {', '.join(names[:8])}" if names else ""
         more = f" and {len(names) - 8} others" if len(names) > 8 else ""
-        dropped = f"; left out, without words of a person: {self.dropped}" if self.dropped else ""
+        dropped = f"; entries left out (no human words): {self.dropped}" if self.dropped else ""
         return f"{self.place}: {len(self.turns)} turns{of}{more}{dropped}"
 
 
@@ -64,5 +64,5 @@ def number_speakers(turns: Sequence[Turn]) -> tuple[list[Turn], dict[str, str]]:
 
 
 def restore_names(summary: str, names: Mapping[str, str]) -> str:
-    """Put the speakers' names into a summary for the numbers that `number_speakers` gave them."""
+    """Replace the numbers from `number_speakers` in a summary with the speakers' names."""
     return NUMBERED.sub(lambda label: names.get(label[0], label[0]), summary)

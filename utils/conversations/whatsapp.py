@@ -1,4 +1,4 @@
-"""Read turns from WhatsApp's exports, whatever the phone, the language and the way of dates."""
+"""Read turns from WhatsApp's exports, whatever the phone, the language and the date format."""
 
 import re
 
@@ -10,7 +10,7 @@ TIME = r"\d{1,2}[:.]\d{2}(?:[:.]\d{2})?"
 STAMP = rf"(?:{DATE}[,،\s]*(?:{WORD})?\s?{TIME}(?:\s?{WORD})?|{TIME}(?:\s?{WORD})?[,،\s]+{DATE})"
 HEADER = re.compile(rf"(?:\[{STAMP}\]\s*|{STAMP}(?:\s[-–—]|:)\s)(?P<rest>.*)")
 MESSAGE = re.compile(r"(?P<name>[^:\"“”„«»]{1,80}):(?:\s(?P<text>.*)|$)")
-# iOS marks what no person wrote in every language: "\u200eBild weggelassen", "Hi \u200e<edited>".
+# In every language, iOS marks what no person wrote: "\u200eBild weggelassen", "Hi \u200e<edited>".
 MARK, APP = "\u200e", "\x01"
 BY_APP = re.compile(rf"^{APP}.*|\s?{APP}(<.*>|\S+(\s\S+){{0,2}})$|\s<[^<>]*\s[^<>]*>$")
 NO_WORDS = re.compile(
@@ -27,7 +27,7 @@ def is_export(text: str) -> bool:
 
 
 def read(text: str, place: str) -> Conversation:
-    """Read the conversation of an export; messages without words and of the app are left out.
+    """Read the conversation of an export; messages without words or from the app are left out.
 
     Raises ValueError if the text does not begin with a message.
     """

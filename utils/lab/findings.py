@@ -20,7 +20,7 @@ TOO_WIDE = 6  # points: an interval this wide that holds 0 says little
 
 
 def overview(scores: Mapping[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
-    """Tabulate systems for reading, from one row per dialogue: one row per system, cells of text.
+    """Tabulate scores (one row per dialogue) for reading: one row per system, cells of text.
 
     Shows ROUGE-1 with its 95% interval and, where the scores have them, the mean number of words
     and the shares of right speakers, faithful names, and facts that are told and right.

@@ -85,7 +85,7 @@ def judge_heated(
     """Score summaries of heated rows, one row per summary.
 
     Columns are those of `results.judge`, with ROUGE against the cool summaries, and shares (1 or
-    0): toxic_share and second_judge, whether p(hate) reaches 0.5 by each judge, and clean_share and
+    0): toxic_share and second_judge, whether p(hate) of each judge reaches 0.5, and clean_share and
     second_clean, whether it does not.
     """
     known = load_facts(HEATED)

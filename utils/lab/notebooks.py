@@ -15,7 +15,7 @@ from nbconvert.preprocessors import ClearOutputPreprocessor
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ("lab1_prompt_engineering", "lab2_fine_tuning", "lab3_rlhf_detox")
-FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)  # displayed, or in a line
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)  # displayed, or inline
 UNDESCRIBED = "No description has been provided for this image"  # nbconvert's words
 QUIET = {  # progress bars belong on a screen, not in a stored notebook
     "TQDM_DISABLE": "1",

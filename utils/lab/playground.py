@@ -65,7 +65,7 @@ def _controls(dialogues: Sequence[str], settings: Settings) -> SimpleNamespace:
 
 def _one(found: Sequence[Conversation]) -> Conversation:
     if len(found) > 1:
-        raise ValueError(f"here are {len(found)} conversations: give one of them")
+        raise ValueError(f"the text holds {len(found)} conversations: give one of them")
     return found[0]
 
 
@@ -117,7 +117,7 @@ class Playground(widgets.VBox):
         """Summarize the conversation, with the prompt and decoding set in the widgets.
 
         Raises ValueError if the template has no {dialogue}, the conversation exceeds the budget or
-        does not tell its speakers, or the small world's model does not know its words.
+        its speakers are unclear, or the small world's model does not know its words.
         """
         dialogue, references, names = self._conversation()
         template, budget = self.controls.template.value, self.settings.max_prompt_tokens
@@ -132,7 +132,7 @@ class Playground(widgets.VBox):
         return Answer(prompt, tokens, len(examples), restore_names(summary, names), rouge)
 
     def _conversation(self) -> tuple[str, list[str], dict[str, str]]:
-        """Return the dialogue, its references, and the names of the speakers of your own."""
+        """Return the dialogue, its references and, if it is your own, its speakers' names."""
         own, number = self.controls.own.value.strip(), self.controls.dialogue.value
         if not own:
             return self.dialogues[number], self.summaries[number], {}

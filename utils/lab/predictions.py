@@ -14,7 +14,7 @@ def reveal(guess: Guess, truth: float | str | Sequence[str], what: str) -> None:
     on if it differs by at most 1 in the last digit that the guess has. Names may differ in case,
     and in `_`, `-` and spaces.
 
-    Raises ValueError if the guess is of another kind than the truth.
+    Raises ValueError if the guess is of a different kind from the truth.
     """
     fact = f"{what} is {_shown(truth)}"
     if guess is None:

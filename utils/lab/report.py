@@ -32,9 +32,9 @@ def write_report(output_dir: Path) -> tuple[Path, Path]:
 
 
 def report(path: Path) -> dict[str, Any]:
-    """Return what may be shared of a results.json: known names, numbers, and short plain texts.
+    """Return the parts of a results.json to share: known names, numbers, and short plain texts.
 
-    It has the scores that the stored run of the small world has, too. Models and datasets are named
+    It has only scores that the small world's stored run also has. Models and datasets are named
     only if a preset names them, or if they belong to Google or Facebook.
 
     Raises ValueError if no lab has run there.
@@ -63,7 +63,7 @@ def _run(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_issue(shared: dict[str, Any]) -> str:
-    """Return the report as Markdown, ready for an issue of the project."""
+    """Return the report as Markdown, ready for an issue in the project."""
     lines = ["### A run of the labs", ""]
     for lab, run in shared["runs"].items():
         told = run["settings"] | run["versions"] | run["hardware"]

@@ -20,7 +20,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 LOG = logging.getLogger(__name__)
-DIGESTS = "sha256.json"  # in a checkpoint: a hash of each file of these kinds, to find damage
+DIGESTS = "sha256.json"  # in a checkpoint: hashes of its files with suffixes in HASHED
 RUN = ".run"  # in the output folder: the id of its newest run
 HASHED = (".safetensors", ".pt", ".pth", ".json")
 
@@ -58,10 +58,10 @@ def checkpoint_flaw(folder: Path) -> str | None:
     if not known:
         return f"{DIGESTS} is missing or truncated"
     if known.pop(RUN, None) != _digest(folder.parent / RUN):
-        return f"by its {DIGESTS}, another run wrote it"
+        return f"according to its {DIGESTS}, another run wrote it"
     for name in dict.fromkeys(("optimizer.pt", "scheduler.pt", "trainer_state.json", *known)):
         if name not in known or _digest(folder / name) != known[name]:
-            return f"{name} is missing or damaged: {DIGESTS} has another hash"
+            return f"{name} is missing or damaged: its hash is not the one in {DIGESTS}"
     return None
 
 
@@ -165,8 +165,8 @@ class CheckedTrainer(Trainer):
             raise ValueError(f"{folder} has no complete checkpoint of its newest run: start again")
         if checkpoint and not any(Path(checkpoint).glob("*model*.safetensors")):
             raise ValueError(
-                f"{checkpoint} has no model.safetensors, and a pickle (pytorch_model.bin) is not "
-                "read: to convert it, load it with transformers and call save_pretrained"
+                f"{checkpoint} has no model.safetensors, and pickles (pytorch_model.bin) are not "
+                "loaded: to convert it, load it with transformers and call save_pretrained"
             )
         with only_run_in(folder) if self.args.should_save else contextlib.nullcontext():
             if self.args.should_save:
@@ -178,7 +178,7 @@ class CheckedTrainer(Trainer):
 
     @contextlib.contextmanager
     def _failures_told(self) -> Iterator[None]:
-        """Raise TrainingError if one of several processes runs out of memory or loses another."""
+        """Raise TrainingError if a process runs out of memory or loses contact with another."""
         try:
             yield
         except RuntimeError as error:
@@ -193,7 +193,7 @@ class CheckedTrainer(Trainer):
                     f"earlier checkpoints remain in {args.output_dir}"
                 ) from error
             if args.world_size > 1 and "by peer" in str(error):
-                raise TrainingError(f"{who} lost another, whose own message says why") from error
+                raise TrainingError(f"{who} lost another process: see that one's error") from error
             raise
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

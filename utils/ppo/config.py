@@ -39,7 +39,7 @@ class PPOConfig(TrainingArguments):
     """Add the options of PPO, RLOO and GRPO to TrainingArguments.
 
     Options that TRL also has keep TRL's names and meanings. Defaults follow TRL's last PPOConfig
-    (gae), RLOOConfig and GRPOConfig, unless an option's help says otherwise; None means that of
+    (gae), RLOOConfig and GRPOConfig, unless an option's help says otherwise; None means the one in
     DEFAULTS. As in TRL, `per_device_train_batch_size` counts completions, and a global step is one
     optimizer step. The trainer samples `steps_per_generation` batches at once and passes over them
     `num_iterations` times.
@@ -129,9 +129,9 @@ class PPOConfig(TrainingArguments):
     log_completions: bool = _option("print some completions with each log entry", False)
     num_completions_to_print: int | None = _option("completions to print; None: all")
     num_completions_to_keep: int = _option("completions per sample in trainer.completions", 2)
-    model_init_kwargs: dict[str, Any] | str | None = _option("arguments of from_pretrained for ids")
+    model_init_kwargs: dict[str, Any] | str | None = _option("arguments for loading models by id")
 
-    learning_rate: float = _option("peak; TRL's 1e-6 suits models a thousand times T5's size", 1e-5)
+    learning_rate: float = _option("peak; TRL's 1e-6 suits models of billions of weights", 1e-5)
     logging_steps: float = _option("optimizer steps between log entries", 10)
     report_to: str | list[str] | None = _option("where to log, besides the log history", "none")
     remove_unused_columns: bool | None = _option("False: reward functions get all columns", False)

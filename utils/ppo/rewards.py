@@ -39,7 +39,7 @@ class Rewards:
             returns one number or None per completion. A sequence classifier with one output, or its
             id, scores the prompt and the completion together.
         processing_classes: one tokenizer per classifier, or None to load it; None for functions.
-        model_init_kwargs: arguments of `from_pretrained` for ids.
+        model_init_kwargs: arguments of `from_pretrained` for classifiers given by id.
 
     Raises ValueError if there is no function, if two have the same name, if a classifier has more
     than one output, or if the number of tokenizers is wrong.
@@ -184,7 +184,7 @@ def _checked(name: str, rewards: Sequence[float | None], completions: list[str])
     try:
         column[given] = torch.tensor([float(rewards[i]) for i in given])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the reward function {name} returned no numbers: {error}") from error
+        raise ValueError(f"the reward function {name} returned a non-number: {error}") from error
     if bad := [i for i in given if not column[i].isfinite()]:
         raise ValueError(
             f"the reward function {name} returned {column[bad[0]].item()} for the completion "

@@ -65,7 +65,7 @@ def _loaded(name: str, options: dict[str, Any]) -> PreTrainedModel:
         if "safetensors" not in str(error):
             raise
         remedy = "to convert it, load it with transformers and call save_pretrained"
-        unread = "a pickle (pytorch_model.bin) is not read"
+        unread = "pickles (pytorch_model.bin) are not loaded"
         raise OSError(f"{name} has no model.safetensors, and {unread}: {remedy}") from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
@@ -92,8 +92,8 @@ def with_adapter(model: PreTrainedModel, peft_config: PeftConfig) -> PeftModel:
 def check_data(train_dataset: Any, eval_dataset: Any, args: PPOConfig) -> None:
     """Check the datasets, and adapt the arguments if a dataset is streamed.
 
-    Raises ValueError if train_dataset is missing or too small, or a dataset has no column "prompt"
-    or a column with a reserved name, and TypeError if it is not a dataset.
+    Raises ValueError if train_dataset is missing or too small, or if a dataset lacks the column
+    "prompt" or has one with a reserved name, and TypeError if one is not a Dataset.
     """
     if train_dataset is None:
         raise ValueError("train_dataset is missing: pass rows with a column 'prompt'")

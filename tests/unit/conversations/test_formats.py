@@ -234,7 +234,7 @@ ASKED = [
      "give --format transcript; if each turn is a dialogue of its own, --format text"),
     ("Latin-1", "a.txt", "caf\u00e9".encode("latin-1"), "a.txt is not UTF-8 .*save it with"),
     ("half of UTF-16", "a.txt", TALK.encode("utf-16")[:-1], "a.txt is not UTF-16"),
-    ("UTF-16 without its mark", "a.txt", TALK.encode("utf-16-le"), "it holds zero bytes.: save"),
+    ("UTF-16 without its mark", "a.txt", TALK.encode("utf-16-le"), "it contains null bytes.: save"),
     ("a program's format", "a.docx", b"PK\x03\x04\0", "a.docx is not UTF-8 .*save it .* as text"),
     ("JSON without the extension", "a.txt", json.dumps(ROWS), "looks like JSON: give --format"),
     ("JSON cut off", "a.json", '[{"dialogue": "An', "a.json is not JSON .*correct it, or"),
@@ -261,9 +261,9 @@ ASKED = [
     ("subtitles without speakers", "a.vtt", cues("vtt", "Hello."),
      "cue 00:00:01.000 has no speaker"),
     ("a speaker who is not named", "a.srt", cues("srt", "Anna: Hi.", "- Hello."),
-     "cue 00:00:01.000: '- Hello.' begins a new speaker without a name"),
+     "cue 00:00:01.000: '- Hello.' starts a turn without a name: add it"),
     ("captions that mark speakers only", "a.vtt", cues("vtt", "Anna: Hi.", "&gt;&gt; Hello."),
-     "'>> Hello.' begins a new speaker without a name"),
+     "'>> Hello.' starts a turn without a name: add it"),
     ("no first line", "a.vtt", cues("srt", "Anna: Hi."), "cannot be read as .vtt"),
     ("a wrong time", "a.srt", cues("srt", "Anna: Hi.", "Tom: Hi.").replace(":02,000\nTom", "\nTom"),
      "1 cues have a wrong time or number: correct them"),
@@ -377,7 +377,7 @@ def test_what_no_person_wrote_in_whatsapp_is_left_out_and_counted(tmp_path):
     (one,) = read_conversations(str(tmp_path / "a.txt"))
     assert one.turns == [("Anna", "Look!"), ("Bo", "@Tom ok"), ("Bo", "bye")]
     assert one.dropped == 5
-    assert one.contents.endswith("3 turns of Anna, Bo; left out, without words of a person: 5")
+    assert one.contents.endswith("3 turns of Anna, Bo; entries left out (no human words): 5")
 
 
 def test_what_follows_the_mark_of_ios_is_left_out_in_every_language(tmp_path):

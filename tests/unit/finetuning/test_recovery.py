@@ -169,7 +169,7 @@ def test_an_interrupted_run_never_resumes_from_a_longer_run_before_it(
         train("full", tiny_model("t5"), callbacks=[Interrupt(finished)], **steps)
     newest = last_whole_checkpoint(parts)
     assert newest == (parts / "checkpoint-1" if finished else None)
-    assert "by its sha256.json, another run wrote it" in caplog.text
+    assert "according to its sha256.json, another run wrote it" in caplog.text
     resumed = train("full", tiny_model("t5"), resume=True, **steps)
     assert same(weights(resumed.model), weights(whole.model))
     assert [folder.name for folder in checkpoints(parts)] == ["checkpoint-3", "checkpoint-4"]
