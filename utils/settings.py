@@ -127,8 +127,8 @@ class Settings:
         pickled = Path(folder) / "adapter_model.bin"
         if pickled.is_file() and not pickled.with_suffix(".safetensors").is_file():
             raise ValueError(
-                f"{pickled} is a pickle, which is not read: to convert it to safetensors, load the "
-                "adapter with peft and call save_pretrained"
+                f"{pickled} is a pickle, which is not loaded: to convert it to safetensors, load "
+                "the adapter with peft and call save_pretrained"
             )
         if base == self.model:
             return

@@ -54,7 +54,10 @@ def test_summarize_prints_what_the_small_world_says_of_the_parts_of_a_long_conve
     (tmp_path / "own.txt").write_text("\n".join(dialogues), encoding="utf-8")
     printed = told("summarize", *OFFLINE, str(tmp_path / "own.txt"), *LONG)
     said = re.findall(r"  part \d+, \d+ turns: (.*)", printed.err)
-    assert f"own.txt, line 1: over max_prompt_tokens=80, so summarized in {len(said)} parts\n" in printed.err
+    assert (
+        f"own.txt, line 1: over max_prompt_tokens=80, so summarized in {len(said)} parts\n"
+        in printed.err
+    )
     assert len(said) > 3 and printed.out == " ".join(said) + "\n"
 
 

@@ -52,15 +52,15 @@ def checkpoint(tiny_t5, tiny_tokenizer, tmp_path) -> Path:
     return folder
 
 
-NOT_READ = r"pickle.*not read.*save_pretrained"
+NOT_LOADED = r"pickle.*not loaded.*save_pretrained"
 
 
 def test_a_pickled_model_is_refused_even_if_it_holds_only_tensors(checkpoint, tiny_t5):
     (checkpoint / "model.safetensors").unlink()
     torch.save(tiny_t5.state_dict(), checkpoint / "pytorch_model.bin")
-    with pytest.raises(UnavailableError, match=rf"no model\.safetensors.*{NOT_READ}"):
+    with pytest.raises(UnavailableError, match=rf"no model\.safetensors.*{NOT_LOADED}"):
         load_model(str(checkpoint), "cpu")
-    with pytest.raises(OSError, match=rf"no model\.safetensors.*{NOT_READ}"):
+    with pytest.raises(OSError, match=rf"no model\.safetensors.*{NOT_LOADED}"):
         prepared_model(str(checkpoint), PPOConfig("unused"), None)
 
 
@@ -70,7 +70,7 @@ def test_a_pickled_adapter_is_refused(tmp_path):
     settings = load_settings("offline", model="t")
     settings.check_adapter(tmp_path)
     torch.save({}, tmp_path / "adapter_model.bin")
-    with pytest.raises(ValueError, match=rf"adapter_model\.bin is a {NOT_READ}"):
+    with pytest.raises(ValueError, match=rf"adapter_model\.bin is a {NOT_LOADED}"):
         settings.check_adapter(tmp_path)
 
 

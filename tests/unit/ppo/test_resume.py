@@ -259,7 +259,7 @@ def test_a_checkpoint_with_pickled_weights_is_refused(make, tiny_t5, tmp_path):
     folder = Path(checkpoint(tmp_path, 2))
     (folder / "model.safetensors").unlink()
     torch.save(tiny_t5.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"no model\.safetensors, and a pickle .*save_pretrained"):
+    with pytest.raises(ValueError, match=r"no model\.safetensors, and pickles .*save_pretrained"):
         make(tiny_t5).train(resume_from_checkpoint=str(folder))
 
 
