@@ -57,10 +57,8 @@ def _controls(dialogues: Sequence[str], settings: Settings) -> SimpleNamespace:
         "seed": (widgets.IntText, "seed", {"value": settings.seed}),
     }
     look = {"style": {"description_width": "6em"}}
-    controls = SimpleNamespace()
-    for name, (kind, label, options) in table.items():
-        setattr(controls, name, kind(description=label, **look, **options))
-    return controls
+    made = {k: kind(description=text, **look, **more) for k, (kind, text, more) in table.items()}
+    return SimpleNamespace(**made)
 
 
 def _one(found: Sequence[Conversation]) -> Conversation:
@@ -121,9 +119,8 @@ class Playground(widgets.VBox):
         """
         dialogue, references, names = self._conversation()
         template, budget = self.controls.template.value, self.settings.max_prompt_tokens
-        examples = prompts.fitting_examples(
-            dialogue, self._examples(dialogue), template, self.tokenizer, budget
-        )
+        fixed = template, self.tokenizer, budget
+        examples = prompts.fitting_examples(dialogue, self._examples(dialogue), *fixed)
         prompt = prompts.build_prompt(dialogue, examples, template)
         torch.manual_seed(self.controls.seed.value)
         (summary,) = generate(self.model, self.tokenizer, [prompt], **self.generation_config())
@@ -193,7 +190,10 @@ class Playground(widgets.VBox):
             f"<pre style='white-space:pre-wrap'>{html.escape(answer.prompt)}</pre>"
         )
 
+    _ipython_display_ = None  # ipywidgets 7 (Colab's) has it, and IPython would prefer it
+
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """Return the widgets, and the answer's HTML for front ends without widgets."""
-        bundle = super()._repr_mimebundle_(**options)
-        return bundle | {"text/html": self.page.value, "text/plain": "Playground"}
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        answer = {"text/html": self.page.value, "text/plain": "Playground"}
+        return {"application/vnd.jupyter.widget-view+json": view} | answer
