@@ -33,7 +33,8 @@ def has_bf16(device: torch.device) -> bool:
     """Return whether a device computes in bf16: CUDA from Ampere on, CPUs with AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # not in each release that is allowed
+    return device.type == "cpu" and bool(known.get("avx512_bf16"))
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

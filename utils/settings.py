@@ -236,8 +236,7 @@ def parse_overrides(
     Raises ValueError if a text is not NAME=VALUE, a name is unknown, or a value cannot be read.
     """
     settings = {name: setting.type for name, setting in FIELDS.items()}
-    annotations = {**(arguments or {}), **settings}
-    values = {}
+    values, annotations = {}, {**(arguments or {}), **settings}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:

@@ -160,7 +160,8 @@ def processor() -> str:
     """Return the processor's name, and the instructions that PyTorch uses."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = next((row.partition(": ")[2] for row in text.splitlines() if "model name" in row), "?")
-    found = [key for key, value in torch.cpu.get_capabilities().items() if value is True]
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    found = [key for key, value in known.items() if value is True]
     bf16 = [key for key in found if key in ("avx512_bf16", "amx_tile")]
     used = torch.backends.cpu.get_cpu_capability()
     return f"{name}, {used}, the machine has {bf16 or 'no bf16'}, {torch.get_num_threads()} threads"

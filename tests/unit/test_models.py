@@ -214,7 +214,8 @@ def test_cuda_has_bf16_from_ampere_on_and_a_t4_has_not(monkeypatch, capability, 
 
 @pytest.mark.parametrize("expected", [True, False])
 def test_a_cpu_has_bf16_where_its_instructions_say_so(monkeypatch, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": expected})
+    known = {"avx512_bf16": expected}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     assert has_bf16(CPU) is expected
 
 

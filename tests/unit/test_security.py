@@ -148,7 +148,8 @@ def test_ids_and_names_from_data_never_become_paths(tmp_path, name):
     for split in ("train", "validation", "test"):
         row = f"id,dialogue,summary,topic\n{name},Anna: Hi.,a,t\n"
         (folder / f"{split}.csv").write_text(row, encoding="utf-8")
-    assert load_dialogsum(str(folder))["test"][0]["id"] == name
+    read = load_dialogsum(str(folder))["test"][0]["id"]
+    assert read in (name, name.partition("\0")[0])  # to pandas 2, a null byte ends a cell
     (tmp_path / "own.json").write_text(
         json.dumps([{"speaker": name.replace("\0", ""), "text": "Hi"}])
     )
