@@ -86,4 +86,4 @@ def test_every_private_name_of_a_library_that_utils_overrides_is_in_the_table():
 
 def _is_private(name: str) -> bool:
     """Names like _repr_html_ are public: IPython's documentation invites classes to define them."""
-    return name.startswith("_") and not name.startswith("__") and not name.endswith("_")
+    return name.startswith("_") and not name.startswith(("__", "_repr_", "_ipython_"))

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -148,8 +149,8 @@ def test_ids_and_names_from_data_never_become_paths(tmp_path, name):
     for split in ("train", "validation", "test"):
         row = f"id,dialogue,summary,topic\n{name},Anna: Hi.,a,t\n"
         (folder / f"{split}.csv").write_text(row, encoding="utf-8")
-    read = load_dialogsum(str(folder))["test"][0]["id"]
-    assert read in (name, name.partition("\0")[0])  # to pandas 2, a null byte ends a cell
+    whole = name if pd.__version__ >= "3" else name.partition("\0")[0]  # it ended a cell before
+    assert load_dialogsum(str(folder))["test"][0]["id"] == whole
     (tmp_path / "own.json").write_text(
         json.dumps([{"speaker": name.replace("\0", ""), "text": "Hi"}])
     )
