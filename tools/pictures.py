@@ -271,7 +271,7 @@ def trained_and_stored() -> Figure:
         (36, "full fine-tuning", 0, WEIGHTS, GREEN, STRONG_GREEN),
         (17, f"LoRA, rank {RANK}", WEIGHTS, ADAPTER, ORANGE, STRONG_ORANGE),
     )
-    scale = 68 / (4 * MEGABYTES * WEIGHTS)  # of the picture's width for a megabyte
+    scale = 68 / (4 * MEGABYTES * WEIGHTS)  # percent of the picture's width per megabyte
     for y, name, frozen, trained, color, edge in rows:
         write(axes, (3, y + 11.3), name, **left)
         total = _memory(axes, y, (frozen, trained), (color, edge), scale)

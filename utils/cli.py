@@ -46,7 +46,7 @@ data, and the global batch is batch_size times their number. --set also accepts 
 transformers' TrainingArguments, such as weight_decay=0.01."""
 PPO = """Train with PPO as Lab 3 does, score on the test split, and save the policy.
 
-The prompts are heated and ordinary dialogues, and each device takes ppo_batch_size of them at a
+The prompts are heated and ordinary dialogues, and each device samples ppo_batch_size summaries at
 time. With accelerate launch, every process adds its own prompts to a step. --set also accepts any
 argument of PPOConfig and TrainingArguments, such as gamma=0.99."""
 
@@ -114,7 +114,7 @@ def _add(subparsers: Any, name: str, text: str) -> Any:
     first, layout = text.partition("\n")[0], argparse.RawDescriptionHelpFormatter
     command = subparsers.add_parser(name, help=first, description=text, formatter_class=layout)
     option = command.add_argument
-    default = "the real models" if name in OWN else "offline"
+    default = "cpu or gpu" if name in OWN else "offline"
     option("--preset", help=f"offline, cpu, gpu or auto (default: LABS_PRESET, else {default})")
     about = "settings to change (write FILE before them): --set train_dialogues=500 seed=1"
     option("--set", nargs="+", action="extend", metavar="NAME=VALUE", default=[], help=about)
@@ -124,7 +124,7 @@ def _add(subparsers: Any, name: str, text: str) -> Any:
 def _check_input(arguments: argparse.Namespace) -> None:
     """Check the arguments, and add the settings, training arguments and texts of FILE to them.
 
-    By default, the preset is "offline", which needs no network, but cpu or gpu for your own text.
+    The default preset is "offline", which needs no network; for your own text, it is cpu or gpu.
     """
     given, command = vars(arguments), arguments.command
     trains = command in ("finetune", "ppo")

@@ -60,7 +60,7 @@ def summarize(arguments: Namespace) -> None:
     """Print a summary of each conversation; of a long one, also those of its parts (on stderr)."""
     settings, (model, tokenizer) = arguments.settings, _load_model(arguments)
     found, limit = arguments.conversations, settings.max_prompt_tokens
-    whole = not is_of_small_world(settings.model)  # which has never read a summary
+    whole = not is_of_small_world(settings.model)  # its T5 never learned to summarize summaries
     numbered = [number_speakers(conversation.turns) for conversation in found]
     if arguments.keep_names:
         numbered = [(conversation.turns, {}) for conversation in found]

@@ -92,7 +92,7 @@ def parse_conversations(
 
 
 def format_of(decoded: str, path: str) -> str | None:
-    """Return the format that a text shows, or None for plain text."""
+    """Return the format that a text appears to have, or None for plain text."""
     if decoded.lstrip().startswith("WEBVTT"):
         return "vtt"
     if re.match(r"\s*\d+\n\d+:\d\d:\d\d[,.]\d+ *-->", decoded):

@@ -109,16 +109,16 @@ def load_facts(folder: str | Path) -> dict[str, dict]:
 
 
 def facts(predictions: Texts, records: Sequence[Mapping]) -> pd.DataFrame:
-    """Check what each prediction tells against the facts of its dialogue; 1 is right, 0 is not.
+    """Check each prediction against the facts of its dialogue; 1 is right, 0 is not.
 
     `records` are values of `load_facts`, one for each prediction. Columns:
 
     - who: the asker, the other speaker, the third speaker and the insulter are who they should be
-    - what, outcome: the request and its end are told, and told right
-    - when, why: the day and the reason are told, and told right
+    - what, outcome: the request and its outcome are told, and told correctly
+    - when, why: the day and the reason are told, and told correctly
     - facts: who, what and outcome are right, and nothing else that is told is wrong
     - told: the share of the request, the outcome, the day, the reason, the third speaker and the
-      insult, as far as the dialogue has them, that is told, and told right
+      insult, as far as the dialogue has them, that is told, and told correctly
 
     A cell is missing where the dialogue has no such fact, and `who` also where a text in the first
     person names no one. Only the wordings of the small world are read, so a text that says the same
@@ -182,7 +182,7 @@ def _at_thing(text: str, thing: str) -> tuple[str, str, str]:
 def _right_people(
     request: str, doings: list[tuple[str | None, str]], insult: re.Match | None, record: Mapping
 ) -> bool:
-    """Return whether everyone whom a text names is who the text says; no one is named by "I"."""
+    """Return whether all people named in a text have the right roles; an initial "I" is allowed."""
     asker, other = (record[f"{role}_name"] or record[role] for role in ("asker", "other"))
     third = (record["third_name"] or "#Person3#") if record["third"] else None
     pairs = [(name, other if key in wordings()["outcomes"] else third) for name, key in doings]

@@ -60,8 +60,8 @@ class FineTuningResult:
     model has; `checkpoint` is their folder, or None if they were not saved. `history` has one row
     per log entry (step, epoch, loss, learning_rate, eval_loss, eval_rouge1, …). `seconds`
     includes evaluation. `peak_megabytes` is the peak memory beyond that of the loaded model (on a
-    CPU, what the process grew by: too little if earlier work left memory free), and `batch_size` is
-    the final number of dialogues that one device takes at a time.
+    CPU, the growth of the process, which is too low if earlier work left memory free), and
+    `batch_size` is the final number of dialogues that one device takes at a time.
     """
 
     model: PreTrainedModel | PeftModel

@@ -63,8 +63,8 @@ def from_hub(id_or_path: str, read: Callable[[], T], kind: str = "model") -> T:
             cause, remedy, may_pass = _explain(error)
             if wait is None or not may_pass:
                 raise UnavailableError(
-                    f"cannot load {id_or_path!r}: {cause}. {remedy}, or use the embedded models and"
-                    " data (LABS_PRESET=offline, or --preset offline in a command)."
+                    f"cannot load {id_or_path!r}: {cause}. {remedy}, or use the small world's"
+                    " models and data (LABS_PRESET=offline, or --preset offline in a command)."
                 ) from None
         print(f"{id_or_path}: {cause}; trying again in {wait} s", file=sys.stderr)
         time.sleep(wait)

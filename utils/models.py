@@ -33,7 +33,7 @@ def has_bf16(device: torch.device) -> bool:
     """Return whether a device computes in bf16: CUDA from Ampere on, CPUs with AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # not in each release that is allowed
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # some supported torch versions lack it
     return device.type == "cpu" and bool(known.get("avx512_bf16"))
 
 

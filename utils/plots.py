@@ -26,7 +26,7 @@ OTHER = (DARK, "o")
 OTHERS = list(zip(itertools.cycle((BLUE, RED, DARK)), "o^Dv*PX<>phd8H", strict=False))
 NAMES = {
     "human": "humans", "lead": "lead-2", "longest": "longest-3", "full": "full fine-tuning",
-    "flan_template": "FLAN's template", "nearest_copy": "nearest copied", "lora": "LoRA",
+    "flan_template": "FLAN's template", "nearest_copy": "nearest summary", "lora": "LoRA",
     "zero_shot": "zero-shot", "one_shot": "one-shot", "few_shot": "few-shot", "gae": "PPO",
     "rloo": "RLOO", "grpo": "GRPO", "before": "initial policy", "after": "PPO",
     "best of n": "best of n (PPO's KL)", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",

@@ -73,7 +73,7 @@ class Settings:
     sweep_seeds: int = _option("runs per point in Lab 2's sweeps", 2)
 
     ppo_steps: int = _option("batches of prompts that PPO trains on", 100)
-    ppo_batch_size: int = _option("prompts in one PPO step", 16)
+    ppo_batch_size: int = _option("responses in one PPO step", 16)
     ppo_learning_rate: float = _option("PPO's peak rate", 1e-3)
     kl_coef: float = _option("β, the penalty for one nat of KL to the reference", 0.6, minimum=0)
     grpo_kl_coef: float = _option("β of the KL per token in GRPO's loss", 0.2, minimum=0)
@@ -95,7 +95,7 @@ class Settings:
     def model_name(self) -> str:
         """The model's name in figures."""
         if self.model == PRESETS["offline"]["model"]:
-            return "the embedded T5"
+            return "the small world's T5"
         return self.model.rstrip("/").split("/")[-1]
 
     def shown(self, name: str) -> str:

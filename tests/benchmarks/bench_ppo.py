@@ -8,7 +8,7 @@ One more row projects the frozen encoder's output to keys and values in every pa
 With --classic PYTHON, a Python that has trl 0.11.4 (`make bench-classic` makes one), the classic
 trainer takes the same step as its users run it, and its arithmetic is compared with ours on the
 same tensors. Two of its faults are not compared: it leaves the first completion token out of the
-loss, and it clips gradients only once, since its list of parameters is a generator.
+loss, and it clips gradients only once, since it keeps the parameters as a generator.
 """
 
 import argparse

@@ -345,18 +345,18 @@ def test_odd_input_is_taken_as_it_is(name):
 
 
 @pytest.mark.parametrize("text", ["😀😀", "a\x1b[31m", "你好", "say </s> or <extra_id_0>"])
-def test_text_that_the_tokenizer_cannot_read_is_told(text):
+def test_text_that_the_tokenizer_cannot_read_gives_a_warning(text):
     with pytest.warns(UserWarning, match="1 of 1 prompts hold characters without a token"):
         write([text])
 
 
 @pytest.mark.parametrize("text", ["你好吗", "مرحبا بكم", "Привет"])
-def test_text_that_rouge_cannot_read_is_told(text):
+def test_text_that_rouge_cannot_read_gives_a_warning(text):
     with pytest.warns(UserWarning, match="their ROUGE is meaningless"):
         rouge_scores([text], [text])
 
 
-def test_a_prompt_that_memory_cannot_hold_is_told_in_tokens():
+def test_a_prompt_that_memory_cannot_hold_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match="tokens do not fit into memory: shorten it, or summarize"):
         write(["hello world " * 400_000])
 

@@ -37,7 +37,7 @@ def test_a_model_without_the_mark_keeps_the_layers_of_the_libraries(tiny_t5):
         assert tiny_t5.config._attn_implementation == "sdpa"
 
 
-def test_a_model_on_another_device_than_a_cpu_keeps_the_layers_of_the_libraries(allowed_t5):
+def test_a_model_on_a_device_other_than_a_cpu_keeps_the_layers_of_the_libraries(allowed_t5):
     model = use_cpu_speedups(allowed_t5.to("meta"))
     assert not uses_cpu_speedups(model)
     assert not any(isinstance(module, BitDropout) for module in model.modules())

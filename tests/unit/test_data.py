@@ -96,7 +96,7 @@ def test_a_missing_column_is_named_with_its_file(folder, column):
         load_dialogsum(str(path))
 
 
-def test_a_file_with_semicolons_is_told_what_its_header_was_read_as(folder):
+def test_the_error_for_a_file_with_semicolons_shows_how_its_header_was_read(folder):
     with pytest.raises(DatasetError, match=r"separated by commas, is id;dialogue;summary;topic$"):
         load_dialogsum(str(folder(train=(HEADER + ROW).replace(",", ";"))))
 
@@ -367,7 +367,7 @@ def test_dialogsum_keeps_its_white_space(dialogsum):
     assert sum("\n" in text for text in train["summary"]) == 13
 
 
-def test_dialogsum_validation_leaks_from_train_and_test_hardly(dialogsum):
+def test_dialogsum_validation_has_near_duplicates_in_train_and_test_has_hardly_any(dialogsum):
     held_out = {"validation": dialogsum["validation"], "test": group_references(dialogsum["test"])}
     both = concatenate_datasets(
         [

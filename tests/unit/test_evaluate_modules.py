@@ -57,7 +57,7 @@ def test_all_measures_of_summaries_combine_into_one():
     assert scores == pytest.approx(expected, abs=1e-12)
 
 
-def test_hate_speech_is_told_its_classifier_and_writes_nothing_beside_it():
+def test_hate_speech_uses_the_classifier_given_and_writes_no_file_beside_it():
     classifier = OFFLINE / "judge"
     before = sorted(classifier.iterdir())
     texts = ["You stupid fool!", "#Person2# agrees."]

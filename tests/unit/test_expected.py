@@ -66,7 +66,7 @@ def test_a_result_in_its_range_passes(check, score):
 
 
 @pytest.mark.parametrize("score", [0.199, 0.301, float("nan")])
-def test_a_result_outside_its_range_fails_with_both(check, score):
+def test_a_result_outside_its_range_fails_with_the_value_the_range_and_the_reason(check, score):
     (said,) = check(lab1(zero_shot=score))
     assert re.fullmatch(r"lab1 rouge1 zero_shot: \S+ is outside 20 to 30 \(expectation: so\)", said)
 

@@ -348,7 +348,7 @@ def test_a_bar_counts_prompts_unless_tqdm_is_disabled(
 
 
 @pytest.mark.parametrize("unread", ["Thanks 😀 Tom", "مرحبا", "Anna said </s> and left."])
-def test_a_prompt_that_the_model_cannot_read_is_told_with_its_beginning(unread):
+def test_the_warning_of_a_prompt_that_the_model_cannot_read_quotes_its_beginning(unread):
     model, tokenizer = load_model(str(OFFLINE / "t5"), "cpu")
     with pytest.warns(UserWarning, match="1 of 2 prompts hold characters") as told:
         generate(model, tokenizer, ["Hello, Tom.", unread], max_new_tokens=2)

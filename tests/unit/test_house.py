@@ -69,9 +69,9 @@ def test_no_function_is_longer_than_50_lines(folder):
     assert not long
 
 
-def test_imports_form_no_circle():
+def test_imports_form_no_cycle():
     imports = {module: imports_of(module) & set(SOURCES) - {module} for module in SOURCES}
-    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the cycle
 
 
 def test_ppo_imports_nothing_from_utils_but_itself():

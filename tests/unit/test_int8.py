@@ -65,7 +65,7 @@ def test_a_long_prompt_is_not_cut_and_bf16_is_refused(offline_model, test_rows):
         generate(int8, tokenizer, [long], precision="bf16")
 
 
-def test_without_the_package_the_remedy_is_said(monkeypatch, offline_model):
+def test_without_the_package_the_error_names_the_remedy(monkeypatch, offline_model):
     monkeypatch.setattr(generation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install ctranslate2"):
         Int8Model(*offline_model)

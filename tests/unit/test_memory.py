@@ -24,7 +24,7 @@ def test_without_a_gpu_the_memory_is_the_machines():
     assert device_memory(torch.device("cpu")) == psutil.virtual_memory().total
 
 
-def test_on_a_gpu_it_is_what_this_process_may_have(monkeypatch):
+def test_on_a_gpu_the_memory_is_what_this_process_may_use(monkeypatch):
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=16_000)
     )

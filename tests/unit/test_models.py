@@ -233,7 +233,9 @@ def test_mps_counts_as_without_bf16():
         ("fp32", False, False),
     ],
 )
-def test_bf16_is_used_where_it_is_there_and_not_declined(monkeypatch, precision, there, expected):
+def test_bf16_is_used_where_available_unless_fp32_is_asked_for(
+    monkeypatch, precision, there, expected
+):
     monkeypatch.setattr(models, "has_bf16", lambda device: there)
     assert use_bf16(precision, CPU) is expected
 
@@ -288,7 +290,7 @@ def test_a_weight_used_three_times_is_cast_once_and_the_outcome_is_the_same(froz
     assert layer.weight.requires_grad is not frozen
 
 
-def test_a_frozen_weight_is_cast_at_each_use_without_it():
+def test_a_frozen_weight_is_cast_at_each_use_without_prepared_for_decoding():
     layer, x = nn.Linear(7, 5).requires_grad_(False), torch.randn(3, 7)
     with torch.autocast("cpu", torch.bfloat16), Casts(layer.weight.shape) as casts:
         for _ in range(3):
@@ -305,7 +307,7 @@ def test_a_weight_cast_without_a_gradient_still_learns_afterwards_under_the_same
     assert torch.allclose(layer.weight.grad, x.sum(dim=0).expand(5, 7), atol=0.05)  # d Σ xW / dW
 
 
-def test_a_layer_computes_as_before_after_a_fault():
+def test_a_layer_computes_as_before_after_an_error():
     layer, x = nn.Linear(2, 2).requires_grad_(False), torch.ones(1, 2)
     with torch.autocast("cpu", torch.bfloat16):
         with pytest.raises(KeyError), prepared_for_decoding(layer):
@@ -368,7 +370,7 @@ def test_a_head_of_its_own_stays_float32_in_the_block():
         assert model.decoder.block[0].layer[0].SelfAttention.q.weight.dtype == torch.bfloat16
 
 
-def test_frozen_weights_are_float32_again_after_a_fault():
+def test_frozen_weights_are_float32_again_after_an_error():
     layer = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(KeyError), frozen_weights_in_bf16(layer):
         assert layer.weight.dtype == torch.bfloat16

@@ -309,6 +309,6 @@ def test_dialogues_and_summaries_of_different_number_are_refused(choose):
         choose(LETTERS, CAPITALS[:9], k=1)
 
 
-def test_prompts_can_be_written_by_a_map_that_remembers():
+def test_build_prompt_can_be_hashed_by_datasets_map():
     """datasets hashes a function with all that it calls, which fails for circular calls."""
     dumps(lambda row: build_prompt(row["dialogue"]))

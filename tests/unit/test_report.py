@@ -89,7 +89,7 @@ def test_the_command_writes_both_files_and_says_how_to_send_them(folder, capsys)
     assert "report.json" in said.out and "open an issue" in said.out and said.err == ""
 
 
-def test_without_a_run_the_remedy_is_said(tmp_path, capsys):
+def test_without_a_run_the_error_names_the_remedy(tmp_path, capsys):
     assert main(["report", "--output-dir", str(tmp_path)]) == 1
     assert "has no run of a lab: run one first" in capsys.readouterr().err
 

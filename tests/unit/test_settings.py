@@ -212,8 +212,8 @@ def test_table_shows_folders_of_the_project_from_its_root():
     )
 
 
-def test_the_embedded_default_may_differ_in_seed_and_output_folder_only():
-    assert load_settings("offline", seed=7, output_dir="elsewhere").is_embedded_default
+def test_the_embedded_default_may_differ_in_seed_output_folder_and_resume_only():
+    assert load_settings("offline", seed=7, output_dir="elsewhere", resume=True).is_embedded_default
     assert not load_settings("offline", batch_size=1).is_embedded_default
     assert not load_settings("cpu").is_embedded_default
 
@@ -301,7 +301,7 @@ def test_an_override_that_cannot_be_read_is_refused(pair, message):
 @pytest.mark.parametrize(
     ("model", "name"),
     [
-        (None, "the embedded T5"),
+        (None, "the small world's T5"),
         ("google/flan-t5-base", "flan-t5-base"),
         ("folder/my-t5/", "my-t5"),
     ],

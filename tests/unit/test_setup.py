@@ -42,7 +42,7 @@ def colab(monkeypatch, tmp_path):
     return mounted
 
 
-def test_without_a_gpu_the_small_world_runs_and_the_way_to_flan_t5_is_said(capsys, gpu):
+def test_without_a_gpu_the_small_world_runs_and_the_way_to_flan_t5_is_shown(capsys, gpu):
     gpu(False)
     introduce(load_settings(), "Lab 1", MINUTES)
     assert capsys.readouterr().out.splitlines() == [
@@ -60,7 +60,7 @@ def test_with_a_gpu_flan_t5_base_runs_and_no_hint_is_needed(capsys, gpu):
     ]
 
 
-def test_small_world_on_a_gpu_is_told_of_flan_t5_base(capsys, gpu):
+def test_small_world_on_a_gpu_comes_with_a_hint_about_flan_t5_base(capsys, gpu):
     gpu(True)
     introduce(load_settings("offline"), "Lab 1", MINUTES)
     assert "To run flan-t5-base on Tesla T4 (about 45 minutes), write" in capsys.readouterr().out

@@ -213,7 +213,7 @@ def test_difference_is_a_minus_b_and_its_interval_that_of_the_paired_differences
     np.testing.assert_allclose(result[["low", "high"]], paired[["low", "high"]])
 
 
-def test_swapping_the_systems_turns_the_sign_and_keeps_p():
+def test_swapping_the_systems_flips_the_sign_and_keeps_p():
     a, b = random_scores(40, seed=8), random_scores(40, seed=9)
     forward, backward = compare(a, b), compare(b, a)
     np.testing.assert_allclose(forward["difference"], -backward["difference"])

@@ -1,4 +1,4 @@
-"""Train a tiny decoder-only model of the small world, for trainers that support no encoder.
+"""Train a tiny decoder-only model of the small world, for trainers without encoder-decoder support.
 
     python -m tools.small_world.decoder --folder out/world/decoder
 

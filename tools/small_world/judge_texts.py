@@ -181,9 +181,9 @@ def draw_text(
     """Draw one text from a section of frames.
 
     `context` holds harmless texts of the small world's dialogues and summaries, with refusals
-    marked. Half of the calm sentences come from it. Two texts in five get one or two more
-    calm sentences; in training sections, these may also be others that insult nobody. With `alone`,
-    there are none. `shares` gives the share of each kind of sentence.
+    marked. Half of the calm sentences come from it. Two texts in five get one or two extra
+    sentences, which are calm or, in training sections, of any kind that insults nobody. With
+    `alone`, there are none. `shares` gives the share of each kind of sentence.
     """
     sentence = _sentence(rng, section, _drawn(rng, shares), words, context)
     others = AROUND if "openers" in frames()[section] else {"calm": 1.0}
@@ -348,7 +348,7 @@ def _rotated(rng: random.Random, frame: str) -> str:
 
 
 def _choose(rng: random.Random, frame: str) -> str:
-    """Make the choices [one|two] of a frame, and put in its parts <name>."""
+    """Resolve the choices [one|two] of a frame, and fill in its parts <name>."""
     while True:
         chosen = CHOICE.sub(lambda choice: rng.choice(choice[1].split("|")), frame)
         chosen = PART.sub(lambda part: rng.choice(_options(part[1])), chosen)

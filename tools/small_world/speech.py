@@ -102,7 +102,7 @@ def _third(facts: Facts, rng: random.Random) -> Turns:
 
 
 def _ending(facts: Facts, rng: random.Random) -> Turns:
-    """Answer the request, perhaps after a first answer that is taken back, and part."""
+    """Answer the request, perhaps after a first answer that is taken back, and say goodbye."""
     name = f", {facts.asker_name}" if facts.asker_name else ""
     line = rng.choice(tables.OUTCOMES[facts.outcome][0]).format(name=name)
     turns: Turns = []

@@ -34,7 +34,7 @@ FEW_SHOT_FORMS = {"report": 0.4, "notes": 0.3, "diary": 0.3}
 # leaving them out is the better guess if the examples do not show whether to tell them.
 SHARE_TOLD, SHARE_TOLD_ZERO_SHOT = 0.4, 0.2
 POLITE_SHARE = 0.15
-SAME_KIND_SHARE = 0.3  # of the prompts with examples, one of which then is of the dialogue's kind
+SAME_KIND_SHARE = 0.3  # of prompts with examples; one of them is then of the dialogue's kind
 LOYALTY = 0.8  # to a prompt's wording; more than in the data, so that following it pays
 DETAILS = ("day", "reason", "third")
 
@@ -124,9 +124,9 @@ PARTS = ("thing", "day", "asker_name", "other_name", "third_name", "reason", "in
 
 @dataclass(frozen=True)
 class Labels:
-    """What the probes are to tell, for each token of a prompt and for the whole prompt.
+    """What the probes must predict, for each token of a prompt and for the whole prompt.
 
-    asked: 1 in the last dialogue, else 0. Only there, roles: 0 in turns of the asker,
+    asked: 1 in the last dialogue, else 0. In that dialogue only, roles: 0 in turns of the asker,
     1 of the other, 2 of the third speaker; and parts: 1 + the place in PARTS of the fact that the
     token tells, else 0. styles: form, day, reason and third, 1 if told, as the examples show.
     """

@@ -1,8 +1,8 @@
 """Train a small model of the small world from scratch: batches, optimizers and the loop.
 
 Tasks are drawn on the fly and never repeated. The matrices inside the layers are trained by Muon
-(Jordan et al. 2024), everything else by AdamW: on two CPU cores, Muon reaches in 400 steps a loss
-for which AdamW alone needs several times as many.
+(Jordan et al. 2024), everything else by AdamW: on two CPU cores, a loss that Muon reaches in 400
+steps takes AdamW alone several times as many.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Make the tokenizer of the small world: whole words, and pieces of words for names and insults.
 
-Names and insulting words are spelled in pieces (byte-pair merges of those in training), so that
-one from no training dialogue is read and copied like any other.
+Names and insulting words are spelled in pieces (byte-pair merges of those in training), so that a
+name or insult that is in no training dialogue is read and copied like any other.
 """
 
 import random

@@ -77,7 +77,7 @@ def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[s
     counts = Counter(name.casefold() for name in [*tagged, *(name for _, name in found)])
     for name in speakers:
         if name.casefold() not in counts:
-            raise ValueError(f"--speakers {name!r}: no line of the file begins with it and a colon")
+            raise ValueError(f'--speakers {name!r}: no line of the file begins with "{name}:"')
     if speakers:
         return {name.casefold(): name for name in speakers}
     capitals = any(not name[0].islower() for _, name in found)

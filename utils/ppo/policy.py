@@ -130,7 +130,7 @@ def encode(model: Model, input_ids: Tensor, attention_mask: Tensor) -> Prompts:
 def projections_shared(model: nn.Module, prompts: Prompts) -> AbstractContextManager[None]:
     """Project a frozen encoder's output to keys and values only once for all passes on a sample.
 
-    Inside the `with` block, `prompts`, from `encode`, keeps what the frozen layers make of that
+    Inside the `with` block, `prompts`, from `encode`, stores the frozen layers' projections of that
     output, up to SHARED_BYTES in all. For a layer with an adapter, this is the frozen part, unless
     the adapter is merged for sampling.
     """
