@@ -4,9 +4,9 @@
     python -m tools.chaos --kills 2 --only ppo
 
 Every run is the command `finetune` or `ppo` on a small part of the small world. Each kill sends
-SIGKILL to all processes of the run at a random moment, between 30% and 100% of the time that an
-uninterrupted run took. The run is then started again with --resume. Prints how many of the resumed
-runs ended with the same bytes of weights, and writes out/chaos.csv.
+SIGKILL to all processes of the run at a random moment after its first checkpoint appears (before
+that, there is nothing to resume from). The run is then started again with --resume. Prints how many
+of the resumed runs ended with the same bytes of weights, and writes out/chaos.csv.
 """
 
 import argparse
@@ -82,11 +82,21 @@ def end(run: subprocess.Popen) -> None:
         psutil.wait_procs(alive, timeout=5)
 
 
+def _await_checkpoint(run: subprocess.Popen, folder: Path) -> None:
+    """Wait until a run has begun to write its first checkpoint, or has ended."""
+    while run.poll() is None and not any(folder.rglob("checkpoint-*")):
+        time.sleep(0.02)
+
+
 def strike(
     command: str, processes: int, adapter: Path, folder: Path, seconds: float
 ) -> tuple[bool, int]:
-    """Run, kill after `seconds`, and resume; return if the kill hit, and the checkpoint count."""
+    """Kill a run `seconds` after its first checkpoint, and resume it.
+
+    Returns whether the kill hit, and how many checkpoints there were.
+    """
     run = start(command, processes, adapter, folder)
+    _await_checkpoint(run, folder)
     time.sleep(seconds)
     hit = run.poll() is None
     end(run)
@@ -100,12 +110,14 @@ def torment(command: str, processes: int, adapter: Path, kills: int, seed: int) 
     """Kill a command `kills` times; return one row for each kill."""
     rng, rows = random.Random(f"{command}-{processes}-{seed}"), []
     with tempfile.TemporaryDirectory() as place:
+        run = start(command, processes, adapter, Path(place) / "whole")
+        _await_checkpoint(run, Path(place) / "whole")
         begun = time.perf_counter()
-        finish(start(command, processes, adapter, Path(place) / "whole"))
+        finish(run)
         seconds = time.perf_counter() - begun
         expected = fingerprint(command, Path(place) / "whole")
         while len(rows) < kills:
-            folder, moment = Path(tempfile.mkdtemp(dir=place)), rng.uniform(0.3, 1) * seconds
+            folder, moment = Path(tempfile.mkdtemp(dir=place)), rng.uniform(0, seconds)
             hit, checkpoints = strike(command, processes, adapter, folder, moment)
             row = {"command": command, "processes": processes, "second": round(moment, 1)}
             row |= {"checkpoints": checkpoints, "same": fingerprint(command, folder) == expected}

@@ -7,6 +7,8 @@ summaries are limited to the length of DialogSum's own.
     python -m tools.measure_presets cpu --data path/to/dialogsum           # hours of work
     python -m tools.measure_presets cpu --data path/to/dialogsum --count   # minutes: only counts
     python -m tools.measure_presets cpu --toy                              # tries this script
+
+`--avx2` limits a newer processor to what a common laptop has: no AVX-512, no AMX, and no bf16.
 """
 
 import argparse
@@ -30,6 +32,11 @@ from tools.preset_times import NEW_TOKENS, Work, minutes
 from utils.lab.notebooks import NOTEBOOKS, QUIET, ROOT
 from utils.settings import OFFLINE
 
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
 COLUMNS = ["lab", "status", "minutes", "estimate", "memory_gb", "gpu_memory_gb"]
 
 
@@ -65,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default=str(OFFLINE / "data"), help="folder with DialogSum")
     parser.add_argument("--count", action="store_true", help="count the work without doing it")
     parser.add_argument("--toy", action="store_true", help="one layer, a few dialogues")
+    parser.add_argument("--avx2", action="store_true", help="use no newer instructions of the CPU")
     parser.add_argument("--gpu-memory", type=float, help="GB of a GPU to use, such as 15")
     parser.add_argument("--output-dir", default="out/measured")
     return parser
@@ -77,6 +85,8 @@ def _variables(
     hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
     labs = {"LABS_PRESET": arguments.preset, "LABS_OUTPUT_DIR": str(output_dir)}
     labs["LABS_MAX_NEW_TOKENS"] = str(NEW_TOKENS)
+    if arguments.avx2:
+        labs |= AVX2 | {"LABS_PRECISION": "fp32"}
     if arguments.toy:
         from small_labs import variables as toy_sizes
 

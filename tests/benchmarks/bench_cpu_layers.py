@@ -26,6 +26,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import LogitsProcessorList, T5ForConditionalGeneration
 
+from tools.measure_presets import AVX2
 from utils.finetuning import lora_config
 from utils.models import autocast, has_bf16
 from utils.ppo.policy import InverseTransformSampling
@@ -33,11 +34,6 @@ from utils.ppo.precision import prepared_for_decoding
 from utils.training.cpu import ATTENTION, BitDropout
 
 NEW_TOKENS, SAMPLES = 32, 16
-AVX2 = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-}
 Piece = Callable[[nn.Module], AbstractContextManager]
 
 
