@@ -1,6 +1,6 @@
 """Build the small world from scratch: dialogues, T5, decoder-only model and judges.
 
-    python -m tools.small_world.build    # writes into utils/offline/, 30 to 50 minutes on two cores
+    python -m tools.small_world.build    # writes into utils/offline/, 30 to 80 minutes on two cores
 
 Each model is trained in a process of its own, on one core and with one thread, so that the result
 does not depend on how many cores there are. `python -m tools.small_world.card` then measures the
