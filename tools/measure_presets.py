@@ -36,6 +36,7 @@ AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "CT2_FORCE_CPU_ISA": "AVX2",
 }
 COLUMNS = ["lab", "status", "minutes", "estimate", "memory_gb", "gpu_memory_gb"]
 

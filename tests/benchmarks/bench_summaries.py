@@ -5,11 +5,14 @@ on the same prompts: fp32 with one dialogue at a time, as in the DeepLearning.AI
 "Generative AI with Large Language Models"; bf16 weights with batches of 16; and CTranslate2 with
 int8 weights and batches of 64, if it is installed. The course summarizes every row of the test
 split, which lists each dialogue three times, so it writes three times as many summaries.
+`--avx2` imitates a processor without AVX-512, AMX and bf16.
 """
 
 import argparse
 import importlib.util
+import os
 import random
+import sys
 import time
 from collections.abc import Callable
 
@@ -18,6 +21,7 @@ import torch
 from bench_finetuning import PROMPT_TOKENS, model
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from tools.measure_presets import AVX2
 from utils.generation import Int8Model, generate
 from utils.models import has_bf16
 from utils.settings import OFFLINE
@@ -64,10 +68,10 @@ def by_ctranslate2(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Answe
     return lambda tokenizer, prompts: generate(net, tokenizer, prompts, batch_size, **LENGTH)
 
 
-def ours() -> Answer:
+def ours(precision: str) -> Answer:
     """Return the method of the labs."""
-    net = use_cpu_speedups(model().eval())
-    return lambda tokenizer, prompts: generate(net, tokenizer, prompts, precision="auto", **LENGTH)
+    net, options = use_cpu_speedups(model().eval()), {"precision": precision} | LENGTH
+    return lambda tokenizer, prompts: generate(net, tokenizer, prompts, **options)
 
 
 def seconds_per_prompt(
@@ -92,7 +96,11 @@ def main() -> None:
     )
     parser.add_argument("--prompts", type=int, default=128)
     parser.add_argument("--only-ours", action="store_true", help="for profiling")
+    parser.add_argument("--avx2", action="store_true", help="use AVX2 and fp32")
     arguments = parser.parse_args()
+    if arguments.avx2 and any(os.environ.get(key) != value for key, value in AVX2.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | AVX2)  # before torch
+    bf16 = has_bf16(model().device) and not arguments.avx2
     tokenizer = AutoTokenizer.from_pretrained(OFFLINE / "t5")
     prompts = random_prompts(tokenizer, arguments.prompts)
     rows = {}
@@ -100,7 +108,7 @@ def main() -> None:
         rows["course: fp32, one at a time"] = seconds_per_prompt(
             in_batches(1, torch.float32), tokenizer, prompts[:4], 1
         )
-        dtype = torch.bfloat16 if has_bf16(model().device) else torch.float32
+        dtype = torch.bfloat16 if bf16 else torch.float32
         rows[f"transformers: {dtype} weights, batches of 16"] = seconds_per_prompt(
             in_batches(16, dtype), tokenizer, prompts[:32], 16
         )
@@ -109,7 +117,7 @@ def main() -> None:
             rows["CTranslate2: int8, batches of 64"] = seconds_per_prompt(
                 answer, tokenizer, prompts, 16
             )
-    rows["generate"] = seconds_per_prompt(ours(), tokenizer, prompts, 16)
+    rows["generate"] = seconds_per_prompt(ours("bf16" if bf16 else "fp32"), tokenizer, prompts, 16)
     table = pd.DataFrame({"seconds per summary": rows})
     table["whole test split, s"] = table["seconds per summary"] * DIALOGUES
     if not arguments.only_ours:
