@@ -180,9 +180,9 @@ class _Log:
             batch = own.per_device_train_batch_size * own.gradient_accumulation_steps
             rows = own.max_steps * batch if own.max_steps > 0 else own.num_train_epochs * len(data)
             kind = "lora" if hasattr(trainer.model, "peft_config") else "full"
-            lengths = [200]
-            if "input_ids" in data.column_names:
-                lengths = [len(ids) for ids in data["input_ids"]]
+            ids = "input_ids" in data.column_names and data["input_ids"]
+            ids = ids or trainer.processing_class(list(data["prompt"]))["input_ids"]
+            lengths = [len(row) for row in ids]
             if type(trainer).__name__ == "PPOTrainer":
                 kind, rows = "ppo", rows / own.num_iterations
             self.work(kind, rows, sum(lengths) / len(lengths))

@@ -50,7 +50,7 @@ class Speed:
 
 SPEEDS = {
     # FLAN-T5-small in fp32 on two cores without AVX-512
-    "cpu": Speed(0.9e-3, 2.3e-3, 0.12, 0.3e-3, full=0.65, lora=0.49, ppo=0.6),
+    "cpu": Speed(0.9e-3, 2.3e-3, 0.12, 0.3e-3, full=0.36, lora=0.28, ppo=0.4),
     # FLAN-T5-base in fp32 on a T4
     "gpu": Speed(0.06e-3, 0.7e-3, 0.01, 0.01e-3, full=0.065, lora=0.045, ppo=0.12),
 }

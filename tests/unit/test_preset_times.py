@@ -29,13 +29,13 @@ def test_a_summary_takes_about_the_measured_time_of_one_core_divided_by_1_8(
 
 
 def test_training_takes_the_time_per_example_and_grows_with_the_prompts():
-    assert SPEEDS["cpu"].seconds(Work("full", 10, 200)) == pytest.approx(6.5)
-    assert SPEEDS["cpu"].seconds(Work("lora", 10, 400)) == pytest.approx(9.8)
+    assert SPEEDS["cpu"].seconds(Work("full", 10, 200)) == pytest.approx(3.6)
+    assert SPEEDS["cpu"].seconds(Work("lora", 10, 400)) == pytest.approx(5.6)
 
 
 def test_minutes_are_summed_by_kind():
     work = [Work("full", 60, 200), Work("full", 60, 200), Work("lora", 60, 200)]
-    assert minutes(work, "cpu") == pytest.approx({"full": 1.3, "lora": 0.49})
+    assert minutes(work, "cpu") == pytest.approx({"full": 0.72, "lora": 0.28})
 
 
 def test_the_page_shows_the_times_per_item():
@@ -109,6 +109,17 @@ def test_ppo_counts_each_response_once(log):
     log.of_training(lambda trainer: None, count=True)(steps)
     (work,) = counted(log.file)
     assert (work.kind, work.rows) == ("ppo", 24)
+
+
+def test_ppo_counts_the_tokens_of_its_prompts(log):
+    class PPOTrainer(Trainer):
+        pass
+
+    steps = PPOTrainer(1, adapter=True, max_steps=1, num_iterations=1)
+    steps.train_dataset = Dataset.from_dict({"prompt": ["a b c", "a b c d e"]})
+    steps.processing_class = split_words
+    log.of_training(lambda trainer: None, count=True)(steps)
+    assert counted(log.file) == [Work("ppo", 4, 4.0)]
 
 
 def test_the_evaluation_of_each_epoch_is_counted(log):

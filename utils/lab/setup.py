@@ -43,12 +43,10 @@ def introduce(settings: Settings, lab: str, minutes: Mapping[str, int | str]) ->
 
     `minutes` maps each preset to how long the lab takes with it.
     """
-    embedded = settings.model == PRESETS["offline"]["model"]
-    model = "the small world's T5" if embedded else settings.model_name
     gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if gpu else "this CPU"
     time = f"takes about {minutes[settings.preset]} minutes"
-    print(f"{lab} runs {model} on {device} (preset {settings.preset}) and {time}.")
+    print(f"{lab} runs {settings.model_name} on {device} (preset {settings.preset}) and {time}.")
     if not gpu and "google.colab" in sys.modules:
         print(f"This Colab has no GPU. To get FLAN-T5-base, switch on a free one: {T4}")
     elif "flan-t5" not in settings.model.lower():
