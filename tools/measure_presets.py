@@ -66,6 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int((table["status"] != "done").any())
 
 
+def restart_with_avx2() -> None:
+    """Start the running script again with AVX2 as the newest instructions, unless it has them."""
+    if any(os.environ.get(name) != value for name, value in AVX2.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | AVX2)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the labs with random weights.")
     parser.add_argument("preset", choices=("cpu", "gpu"))
@@ -180,9 +186,10 @@ class _Log:
             batch = own.per_device_train_batch_size * own.gradient_accumulation_steps
             rows = own.max_steps * batch if own.max_steps > 0 else own.num_train_epochs * len(data)
             kind = "lora" if hasattr(trainer.model, "peft_config") else "full"
-            ids = "input_ids" in data.column_names and data["input_ids"]
-            ids = ids or trainer.processing_class(list(data["prompt"]))["input_ids"]
-            lengths = [len(row) for row in ids]
+            tokenized = data
+            if "input_ids" not in data.column_names:  # PPO tokenizes its prompts as it samples
+                tokenized = trainer.processing_class(list(data["prompt"]))
+            lengths = [len(ids) for ids in tokenized["input_ids"]]
             if type(trainer).__name__ == "PPOTrainer":
                 kind, rows = "ppo", rows / own.num_iterations
             self.work(kind, rows, sum(lengths) / len(lengths))

@@ -12,8 +12,6 @@ older processor: it allows PyTorch, oneDNN and MKL no newer instructions, and co
 import argparse
 import contextlib
 import copy
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -26,7 +24,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import LogitsProcessorList, T5ForConditionalGeneration
 
-from tools.measure_presets import AVX2
+from tools.measure_presets import restart_with_avx2
 from utils.finetuning import lora_config
 from utils.models import autocast, has_bf16
 from utils.ppo.policy import InverseTransformSampling
@@ -173,8 +171,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="in the batch of a training step")
     parser.add_argument("--minutes", type=float, default=5)
     options = parser.parse_args()
-    if options.isa == "avx2" and any(os.environ.get(key) != value for key, value in AVX2.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | AVX2)  # before torch
+    if options.isa == "avx2":
+        restart_with_avx2()
     precision = "bf16" if options.isa == "own" and has_bf16(torch.device("cpu")) else "fp32"
     print(f"{processor()}; {precision}", flush=True)
     net, rounds, end = model(options.layers), [], time.perf_counter() + 60 * options.minutes

@@ -10,9 +10,7 @@ split, which lists each dialogue three times, so it writes three times as many s
 
 import argparse
 import importlib.util
-import os
 import random
-import sys
 import time
 from collections.abc import Callable
 
@@ -21,7 +19,7 @@ import torch
 from bench_finetuning import PROMPT_TOKENS, model
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tools.measure_presets import AVX2
+from tools.measure_presets import restart_with_avx2
 from utils.generation import Int8Model, generate
 from utils.models import has_bf16
 from utils.settings import OFFLINE
@@ -98,8 +96,8 @@ def main() -> None:
     parser.add_argument("--only-ours", action="store_true", help="for profiling")
     parser.add_argument("--avx2", action="store_true", help="use AVX2 and fp32")
     arguments = parser.parse_args()
-    if arguments.avx2 and any(os.environ.get(key) != value for key, value in AVX2.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | AVX2)  # before torch
+    if arguments.avx2:
+        restart_with_avx2()
     bf16 = has_bf16(model().device) and not arguments.avx2
     tokenizer = AutoTokenizer.from_pretrained(OFFLINE / "t5")
     prompts = random_prompts(tokenizer, arguments.prompts)
