@@ -13,13 +13,14 @@ summaries are limited to the length of DialogSum's own.
 
 import argparse
 import atexit
+import contextlib
 import json
 import os
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,18 @@ def _measure(
     try:
         client.execute(env=variables)
     except Exception as error:  # a cell's error or a dead kernel: a result, too
-        status = str(error).strip().splitlines()[-1][:200]
+        status = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
     taken = (time.perf_counter() - start) / 60
     nbformat.write(notebook, output_dir / f"{name}.ipynb")
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     work = [Work(**line["work"]) for line in lines if "work" in line]
     memory = {name: gb for line in lines for name, gb in line.get("memory", {}).items()}
-    estimate = sum(minutes(work, arguments.preset).values())
+    estimates = minutes(work, arguments.preset)
+    if not arguments.count:
+        measured = pd.DataFrame([line["work"] | line for line in lines if "work" in line])
+        measured = measured.groupby("kind")["seconds"].sum() / 60
+        print(pd.DataFrame({"minutes": measured, "estimate": estimates}).round(1))
+    estimate = sum(estimates.values())
     row = {"lab": lab, "status": status, "minutes": taken, "estimate": estimate} | memory
     return {
         name: value for name, value in row.items() if not (arguments.count and name == "minutes")
@@ -157,14 +163,21 @@ class _Log:
     """Write down what a lab asks of its models."""
 
     def __init__(self, file: Path):
-        self.file, self.times = file, 1
+        self.file, self.times, self.inner = file, 1, 0.0
 
     def write(self, **line: Any) -> None:
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def work(self, kind: str, rows: float, tokens: float, **options: Any) -> None:
-        self.write(work={"kind": kind, "rows": rows * self.times, "tokens": tokens} | options)
+    @contextlib.contextmanager
+    def work(self, kind: str, rows: float, tokens: float, **options: Any) -> Iterator[None]:
+        """Log a piece of work and its seconds, without those of pieces inside it."""
+        work = {"kind": kind, "rows": rows * self.times, "tokens": tokens} | options
+        start, outer, self.inner = time.perf_counter(), self.inner, 0.0
+        yield
+        seconds = time.perf_counter() - start
+        self.write(work=work, seconds=seconds - self.inner)
+        self.inner = outer + seconds
 
     def of_generate(self, generate: Any, count: bool) -> Any:
         @wraps(generate)
@@ -172,10 +185,11 @@ class _Log:
             lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
             new = min(options.get("max_new_tokens", NEW_TOKENS), NEW_TOKENS)
             beams = options.get("num_beams", 1)
-            self.work("generate", len(lengths), sum(lengths) / len(lengths), new=new, beams=beams)
-            if count:
-                return [" ".join(prompt.split()[-20:]) for prompt in prompts]
-            return generate(model, tokenizer, prompts, *args, **options)
+            mean, each = sum(lengths) / len(lengths), options.get("num_return_sequences", 1)
+            with self.work("generate", len(lengths), mean, new=new * each, beams=beams):
+                if count:
+                    return [" ".join(p.split()[-20:]) for p in prompts for _ in range(each)]
+                return generate(model, tokenizer, prompts, *args, **options)
 
         return recorded
 
@@ -192,15 +206,15 @@ class _Log:
             lengths = [len(ids) for ids in tokenized["input_ids"]]
             if type(trainer).__name__ == "PPOTrainer":
                 kind, rows = "ppo", rows / own.num_iterations
-            self.work(kind, rows, sum(lengths) / len(lengths))
             evaluates = own.eval_strategy != "no" and kind != "ppo"
-            if count:
-                self.times = own.num_train_epochs if evaluates else 1
-                own.max_steps = 1
-            try:
-                return train(trainer, *args, **options)
-            finally:
-                self.times = 1
+            with self.work(kind, rows, sum(lengths) / len(lengths)):
+                if count:
+                    self.times = own.num_train_epochs if evaluates else 1
+                    own.max_steps = 1
+                try:
+                    return train(trainer, *args, **options)
+                finally:
+                    self.times = 1
 
         return recorded
 

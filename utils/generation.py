@@ -88,13 +88,14 @@ def generate(
 ) -> list[str]:
     """Answer every prompt with an encoder-decoder, and return the answers in the prompts' order.
 
+    With `num_return_sequences`, each prompt is encoded once, and its answers follow each other.
     Prompts are sorted by length and put into batches of `batch_size`, or by default of as many as
     fit the device. Without sampling, repeated prompts are answered only once.
     `precision` is "auto", "fp32" or "bf16" (see `utils.models.use_bf16`); None changes nothing.
     `generation_config` goes to `model.generate`; the default is greedy, with 128 `max_new_tokens`.
 
-    Raises ValueError if `prompts` is a string, `batch_size` is below 1, `num_return_sequences` is
-    not 1, prompts are longer than the model or memory allows, or the device lacks the precision.
+    Raises ValueError if `prompts` is a string, `batch_size` is below 1, prompts are longer than the
+    model or memory allows, or the device lacks the precision.
     Warns of prompts with text that the tokenizer does not know or takes for its special tokens.
     """
     _check_arguments(prompts, batch_size, generation_config)
@@ -107,14 +108,14 @@ def generate(
     if isinstance(model, Int8Model):
         if precision == "bf16":
             raise ValueError("an int8 model has no precision 'bf16': choose 'auto' or 'fp32'")
-        answers = model.answer(tokenizer, ids, batch_size, options)
+        answers = [[text] for text in model.answer(tokenizer, ids, batch_size, options)]
     else:
         with _inference(model, precision):
             answers = _decode(model, tokenizer, ids, batch_size, options)
-    if options["do_sample"]:
-        return answers
-    by_prompt = dict(zip(pending, answers, strict=True))
-    return [by_prompt[prompt] for prompt in prompts]
+    if not options["do_sample"]:
+        by_prompt = dict(zip(pending, answers, strict=True))
+        answers = [by_prompt[prompt] for prompt in prompts]
+    return [text for several in answers for text in several]
 
 
 @contextlib.contextmanager
@@ -136,8 +137,6 @@ def _check_arguments(prompts: Sequence[str], batch_size: Any, options: dict[str,
         raise ValueError(f"batch_size={batch_size} must be a whole number, at least 1")
     if options.get("num_beams", 1) < 1:
         raise ValueError(f"num_beams={options['num_beams']} must be at least 1")
-    if options.get("num_return_sequences", 1) != 1:
-        raise ValueError("num_return_sequences must be 1: for several samples, repeat the prompt")
 
 
 def _check_lengths(model: PreTrainedModel, prompts: list[str], ids: list[list[int]]) -> None:
@@ -173,10 +172,12 @@ def _decode(
     ids: list[list[int]],
     batch_size: int | None,
     options: dict[str, Any],
-) -> list[str]:
+) -> list[list[str]]:
+    """Return the answers to each tokenized prompt: `num_return_sequences` of them."""
     decoded, encoded = _tokens_at_once(model.device)
-    lengths, answers = [len(row) for row in ids], [""] * len(ids)
-    batches = list(_batches(lengths, batch_size, decoded))
+    lengths, each = [len(row) for row in ids], options.get("num_return_sequences", 1)
+    answers: list[list[str]] = [[] for _ in ids]
+    batches = list(_batches(lengths, batch_size, decoded // each))
     first = sum(lengths[i] for i in batches[0]) if batches else 1
     estimate = _Estimate(sum(lengths) / first, options["max_new_tokens"])
     criteria = [*options.pop("stopping_criteria", ()), estimate]
@@ -194,8 +195,8 @@ def _decode(
                     **options,
                 )
             texts = tokenizer.batch_decode(output, skip_special_tokens=True)
-            for i, text in zip(rows, texts, strict=True):
-                answers[i] = text
+            for start, i in enumerate(rows):
+                answers[i] = texts[start * each : (start + 1) * each]
             bar.update(len(rows))
     return answers
 

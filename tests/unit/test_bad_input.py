@@ -129,9 +129,9 @@ REFUSED = {  # name: what is done, and what the ValueError says
     "summaries of no token": (lambda: write(["Hi."], max_new_tokens=0), "greater than 0"),
     "no beam": (lambda: write(["Hi."], num_beams=0), "num_beams=0 must be at least 1"),
     "a misspelled option": (lambda: write(["Hi."], max_tokens=3), "max_tokens"),
-    "two answers to a prompt": (
+    "two greedy answers to a prompt": (
         lambda: write(["Hi."], num_return_sequences=2),
-        "for several samples, repeat the prompt",
+        "do not support `num_return_sequences` different than 1",
     ),
     "a negative temperature": (
         lambda: write(["Hi."], do_sample=True, temperature=-1.0),

@@ -243,16 +243,23 @@ def test_one_bare_prompt_is_not_taken_for_a_list_of_letters(model, tiny_tokenize
         generate(model, tiny_tokenizer, "good", max_new_tokens=1)
 
 
-def test_several_answers_to_one_prompt_are_refused_by_name(model, tiny_tokenizer):
-    with pytest.raises(ValueError, match="num_return_sequences"):
-        generate(
-            model,
-            tiny_tokenizer,
-            ["good"],
-            max_new_tokens=1,
-            do_sample=True,
-            num_return_sequences=2,
-        )
+def test_several_answers_to_a_prompt_follow_each_other_the_best_beam_first(model, tiny_tokenizer):
+    options = {"max_new_tokens": 5, "num_beams": 3}
+    best = generate(model, tiny_tokenizer, PROMPTS, **options)
+    beams = generate(model, tiny_tokenizer, PROMPTS, num_return_sequences=3, **options)
+    assert len(beams) == 3 * len(PROMPTS) and beams[::3] == best
+
+
+def test_several_samples_of_a_prompt_differ_and_it_is_encoded_once(model, tiny_tokenizer):
+    encoded = []
+    model.encoder.register_forward_hook(
+        lambda module, args, options, output: encoded.append(len(options["input_ids"])),
+        with_kwargs=True,
+    )
+    options = {"max_new_tokens": 5, "do_sample": True, "num_return_sequences": 4}
+    answers = generate(model, tiny_tokenizer, PROMPTS, **options)
+    assert len(answers) == 4 * len(PROMPTS) and len(set(answers[:4])) > 1
+    assert sum(encoded) == len(PROMPTS)
 
 
 def test_a_gpus_batches_are_as_large_as_its_memory_allows(monkeypatch):

@@ -1,6 +1,7 @@
 """Estimated times agree with the measured ones, and the work of a lab is counted, not done."""
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,6 +73,20 @@ def test_summaries_are_counted_with_their_lengths_and_beams_and_not_generated(lo
     assert counted(log.file) == [Work("generate", 2, 4.0, 8, 4)]
 
 
+def test_several_samples_of_a_prompt_count_one_prompt_and_the_tokens_of_all(log):
+    generate = log.of_generate(None, count=True)
+    assert len(generate("model", split_words, ["a b"], num_return_sequences=8)) == 8
+    assert counted(log.file) == [Work("generate", 1, 2.0, 8 * NEW_TOKENS)]
+
+
+def test_the_seconds_of_a_training_leave_out_those_of_its_evaluations(log):
+    generate = log.of_generate(lambda *args: time.sleep(0.2) or [], count=False)
+    log.of_training(lambda trainer: generate("model", split_words, ["a"]), count=False)(Trainer(4))
+    lines = [json.loads(line) for line in log.file.read_text(encoding="utf-8").splitlines()]
+    evaluation, training = (line["seconds"] for line in lines)
+    assert evaluation >= 0.2 > training
+
+
 def test_a_summary_counts_as_no_longer_than_a_true_one(log):
     log.of_generate(None, count=True)("model", split_words, ["a"], max_new_tokens=128)
     assert counted(log.file)[0].new == NEW_TOKENS
@@ -130,4 +145,4 @@ def test_the_evaluation_of_each_epoch_is_counted(log):
 
     log.of_training(train, count=True)(Trainer(10))
     generate("model", split_words, ["a b"])
-    assert [work.rows for work in counted(log.file)] == [20, 2, 1]
+    assert [work.rows for work in counted(log.file)] == [2, 20, 1]

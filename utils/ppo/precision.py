@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 def prepared_for_decoding(model: nn.Module) -> Iterator[None]:
     """Prepare the weights of linear layers once per `with` block; gradients are off.
 
-    Decoding uses every weight for each token. In float32, a LoRA adapter is merged into its layer's
-    weight, which saves the adapter's own matrix products. Under autocast, each weight is cast once
-    instead of at each use; on a CPU, it is also packed for the bf16 kernels. Adapters are not
-    merged then: bf16 would round small updates away, and samples would be off-policy. A model
+    Decoding uses every weight for each token. On a CPU, each weight is packed for oneDNN's kernels.
+    In float32, a LoRA adapter is merged into its layer's weight, which saves the adapter's own
+    matrix products. Under autocast, each weight is cast once instead of at each use, and adapters
+    are not merged: bf16 would round small updates away, and samples would be off-policy. A model
     whose attribute `cpu_speedups` is False is not changed.
     """
     device = next(model.parameters()).device.type
@@ -24,10 +24,9 @@ def prepared_for_decoding(model: nn.Module) -> Iterator[None]:
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     modules = [m for m in model.modules() if fast and "forward" not in vars(m)]  # hooks stay
     with torch.no_grad():
+        forwards = {m: _prepared(m.weight, m.bias, dtype) for m in modules if type(m) is nn.Linear}
         if dtype is None:
-            forwards = {m: _merged(m) for m in modules if _is_plain_lora(m)}
-        else:
-            forwards = {m: _cast_linear(m, dtype) for m in modules if type(m) is nn.Linear}
+            forwards |= {m: _merged(m) for m in modules if _is_plain_lora(m)}
         with forward_replaced(forwards):
             yield
 
@@ -47,8 +46,7 @@ def _merged(layer: LoraLinear) -> Callable[[Tensor], Tensor]:
     """Return the layer's forward pass with its active adapters added to its weight."""
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     added = (layer.get_delta_weight(name).float() for name in names)
-    weight, bias = sum(added, layer.base_layer.weight), layer.base_layer.bias
-    return lambda hidden: nn.functional.linear(hidden, weight, bias)
+    return _prepared(sum(added, layer.base_layer.weight), layer.base_layer.bias, None)
 
 
 @contextlib.contextmanager
@@ -66,15 +64,26 @@ def forward_replaced(forwards: dict[nn.Module, Callable[..., Tensor]]) -> Iterat
                 module.forward = forward
 
 
-def _cast_linear(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Return the layer's forward pass with its weight and bias cast to `dtype`."""
-    weight = layer.weight.to(dtype)
-    bias = None if layer.bias is None else layer.bias.to(dtype)
-    kernels, packs = torch.ops.mkldnn, weight.device.type == "cpu" and dtype == torch.bfloat16
-    if not packs or not kernels._is_mkldnn_bf16_supported():
+def _prepared(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype | None
+) -> Callable[[Tensor], Tensor]:
+    """Return a linear layer's forward pass, in `dtype` and with packed weights where possible."""
+    dtype = dtype or weight.dtype
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    if weight.device.type != "cpu" or not _packs(dtype):
         return lambda hidden: nn.functional.linear(hidden.to(dtype), weight, bias)
+    kernels = torch.ops.mkldnn
     packed = kernels._reorder_linear_weight(weight, None)
     return lambda hidden: kernels._linear_pointwise(hidden.to(dtype), packed, bias, "none", [], "")
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Return whether this CPU has kernels for packed weights of a type."""
+    known = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not known or not torch.backends.mkldnn.is_available():
+        return False
+    bf16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bf16 or dtype == torch.float32
 
 
 @contextlib.contextmanager
