@@ -1,6 +1,6 @@
 """The repositories that the presets name: real widths and vocabularies, one layer, untrained.
 
-On request, they have the real number of layers, and T5 a vocabulary of real size.
+On request, they have the real number of layers, and vocabularies of real size.
 """
 
 import csv
@@ -11,6 +11,7 @@ from pathlib import Path
 import sentencepiece
 import torch
 from loopback_hub import Repository
+from tokenizers import ByteLevelBPETokenizer
 from torch import nn
 from transformers import (
     BartConfig,
@@ -51,7 +52,8 @@ def write_repositories(
     """Write all repositories under `folder` and return them, ready to be served."""
     _write_dialogsum(folder / DATASET, data)
     for seed, (name, labels) in enumerate(LABELS.items()):
-        _write_classifier(folder / name, labels, seed, 12 if true_size else 1)
+        texts = data / "train.csv" if vocab_size > 10_000 else None
+        _write_classifier(folder / name, labels, seed, 12 if true_size else 1, texts=texts)
     for name, logit in CONSTANT.items():
         _write_classifier(folder / name, LABELS[CLASSIFIER], 0, 1, logit)
     for name in WIDTHS:
@@ -125,9 +127,18 @@ def _write_bart(folder: Path) -> None:
     file.write_text(json.dumps(config), encoding="utf-8")
 
 
-def _write_byte_level_tokenizer(folder: Path) -> None:
-    """Write the small world's judge's tokenizer as vocab.json and merges.txt, as RoBERTa's is."""
+def _write_byte_level_tokenizer(folder: Path, texts: Path | None = None) -> None:
+    """Write the small world's judge's tokenizer as vocab.json and merges.txt, as RoBERTa's is.
+
+    It would split common words of real dialogues: with `texts`, train one on them instead.
+    """
     folder.mkdir(parents=True)
+    if texts is not None:
+        trained = ByteLevelBPETokenizer()
+        names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        trained.train(str(texts), vocab_size=50_000, show_progress=False, special_tokens=names)
+        trained.save_model(str(folder))
+        return
     stored = json.loads((OFFLINE / "judge" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     (folder / "vocab.json").write_text(json.dumps(stored["vocab"]), encoding="utf-8")
     merges = "".join(" ".join(pair) + "\n" for pair in stored["merges"])
@@ -135,13 +146,19 @@ def _write_byte_level_tokenizer(folder: Path) -> None:
 
 
 def _write_classifier(
-    folder: Path, names: tuple[str, str], seed: int, layers: int, constant: float | None = None
+    folder: Path,
+    names: tuple[str, str],
+    seed: int,
+    layers: int,
+    constant: float | None = None,
+    texts: Path | None = None,
 ) -> None:
     """Write a RoBERTa-base of so many layers with these labels, vocab.json and merges.txt.
 
-    With `constant`, every text has this logit of the second label, and 0 of the first.
+    With `constant`, every text has this logit of the second label, and 0 of the first. With
+    `texts`, its tokenizer is trained on them.
     """
-    _write_byte_level_tokenizer(folder)
+    _write_byte_level_tokenizer(folder, texts)
     torch.manual_seed(seed)
     labels = dict(enumerate(names))
     config = RobertaConfig(

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default=str(OFFLINE / "data"), help="folder with DialogSum")
     parser.add_argument("--count", action="store_true", help="count the work without doing it")
     parser.add_argument("--toy", action="store_true", help="one layer, a few dialogues")
-    parser.add_argument("--avx2", action="store_true", help="use no newer instructions of the CPU")
+    parser.add_argument("--avx2", action="store_true", help="use no CPU instructions beyond AVX2")
     parser.add_argument("--gpu-memory", type=float, help="GB of a GPU to use, such as 15")
     parser.add_argument("--output-dir", default="out/measured")
     return parser
@@ -149,6 +149,7 @@ def record(file: str, count: bool, gpu_memory: float | None) -> None:
     from transformers import Trainer
 
     from utils import generation
+    from utils.toxicity import HateScorer
 
     if gpu_memory:
         whole = torch.cuda.get_device_properties().total_memory
@@ -156,6 +157,7 @@ def record(file: str, count: bool, gpu_memory: float | None) -> None:
     log = _Log(Path(file))
     generation.generate = log.of_generate(generation.generate, count)  # before others import it
     Trainer.train = log.of_training(Trainer.train, count)
+    HateScorer._all_logits = log.of_judging(HateScorer._all_logits)
     atexit.register(log.memory)
 
 
@@ -182,6 +184,8 @@ class _Log:
     def of_generate(self, generate: Any, count: bool) -> Any:
         @wraps(generate)
         def recorded(model: Any, tokenizer: Any, prompts: Any, *args: Any, **options: Any) -> list:
+            if _is_small(model):
+                return generate(model, tokenizer, prompts, *args, **options)
             lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
             new = min(options.get("max_new_tokens", NEW_TOKENS), NEW_TOKENS)
             beams = options.get("num_beams", 1)
@@ -196,6 +200,8 @@ class _Log:
     def of_training(self, train: Any, count: bool) -> Any:
         @wraps(train)
         def recorded(trainer: Any, *args: Any, **options: Any) -> Any:
+            if _is_small(trainer.model):
+                return train(trainer, *args, **options)
             own, data = trainer.args, trainer.train_dataset
             batch = own.per_device_train_batch_size * own.gradient_accumulation_steps
             rows = own.max_steps * batch if own.max_steps > 0 else own.num_train_epochs * len(data)
@@ -204,17 +210,28 @@ class _Log:
             if "input_ids" not in data.column_names:  # PPO tokenizes its prompts as it samples
                 tokenized = trainer.processing_class(list(data["prompt"]))
             lengths = [len(ids) for ids in tokenized["input_ids"]]
+            times = 1 if own.eval_strategy == "no" else own.num_train_epochs  # of evaluation
             if type(trainer).__name__ == "PPOTrainer":
                 kind, rows = "ppo", rows / own.num_iterations
-            evaluates = own.eval_strategy != "no" and kind != "ppo"
+                times = own.max_steps / own.num_iterations  # of judging
             with self.work(kind, rows, sum(lengths) / len(lengths)):
                 if count:
-                    self.times = own.num_train_epochs if evaluates else 1
-                    own.max_steps = 1
+                    self.times, own.max_steps = times, 1
                 try:
                     return train(trainer, *args, **options)
                 finally:
                     self.times = 1
+
+        return recorded
+
+    def of_judging(self, score: Any) -> Any:
+        @wraps(score)
+        def recorded(scorer: Any, texts: Any) -> Any:
+            if _is_small(scorer.model):
+                return score(scorer, texts)
+            lengths = [len(ids) for ids in scorer.tokenizer(list(texts))["input_ids"]]
+            with self.work("judge", len(lengths), sum(lengths) / max(1, len(lengths))):
+                return score(scorer, texts)
 
         return recorded
 
@@ -226,6 +243,11 @@ class _Log:
         if torch.cuda.is_available():
             found["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         self.write(memory=found)
+
+
+def _is_small(model: Any) -> bool:
+    """Return whether this is a model of the small world, whose work takes hardly any time."""
+    return str(OFFLINE) in str(getattr(model, "name_or_path", ""))
 
 
 if __name__ == "__main__":

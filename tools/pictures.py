@@ -279,8 +279,8 @@ def trained_and_stored() -> Figure:
         _bar(axes, (78, y), stored * scale, color, edge)
         write(axes, (3, y - 3), f"{total:,.0f} MB", **left)
         write(axes, (78, y - 3), f"{stored:,.0f} MB", **left)
-    note = "In full fine-tuning, four numbers for every weight. In LoRA, one for each frozen "
-    note += "weight\n(gray) and four for each trained one. Stored activations come on top of both."
+    note = "Full fine-tuning needs four numbers for every weight. LoRA needs one for each frozen\n"
+    note += "weight (gray) and four for each trained one. Stored activations come on top of both."
     write(axes, (3, 5.5), note, ha="left", fontsize=11, color=GRAY)
     return figure
 

@@ -12,9 +12,10 @@ NEW_TOKENS = 30  # about the length of a reference summary in DialogSum
 
 @dataclass(frozen=True)
 class Work:
-    """Rows to summarize ("generate"), to train on ("full", "lora") or to sample from ("ppo").
+    """Rows to summarize ("generate"), train on ("full", "lora"), sample from ("ppo") or "judge".
 
-    `tokens` is the mean length of their prompts, and `new` and `beams` are those of `generate`.
+    `tokens` is the mean length of their prompts, or of the judged texts; `new` and `beams` are
+    those of `generate`.
     """
 
     kind: str
@@ -29,7 +30,8 @@ class Speed:
     """A machine's seconds for each prompt token, new token, further beam and training example.
 
     A further beam takes `beam` seconds for a row and `beam_token` for each of its prompt tokens.
-    Training times hold for prompts of 200 tokens, and are proportional to the length.
+    Training times hold for prompts of 200 tokens, and are proportional to the length. `judge` is
+    the time for each token of a judged text; `ppo` does not include the judge.
     """
 
     prompt_token: float
@@ -39,9 +41,12 @@ class Speed:
     full: float
     lora: float
     ppo: float
+    judge: float
 
     def seconds(self, work: Work) -> float:
         """Return the seconds that some work takes."""
+        if work.kind == "judge":
+            return work.rows * work.tokens * self.judge
         if work.kind != "generate":
             return work.rows * getattr(self, work.kind) * work.tokens / 200
         row = self.prompt_token * work.tokens + self.new_token * work.new
@@ -50,9 +55,9 @@ class Speed:
 
 SPEEDS = {
     # FLAN-T5-small in fp32 on two cores without AVX-512
-    "cpu": Speed(0.9e-3, 2.3e-3, 0.12, 0.3e-3, full=0.36, lora=0.28, ppo=0.4),
+    "cpu": Speed(0.9e-3, 2.3e-3, 0.12, 0.3e-3, full=0.36, lora=0.28, ppo=0.4, judge=1.6e-3),
     # FLAN-T5-base in fp32 on a T4
-    "gpu": Speed(0.06e-3, 0.7e-3, 0.01, 0.01e-3, full=0.065, lora=0.045, ppo=0.12),
+    "gpu": Speed(0.06e-3, 0.7e-3, 0.01, 0.01e-3, full=0.065, lora=0.045, ppo=0.12, judge=0.05e-3),
 }
 
 

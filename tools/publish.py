@@ -33,7 +33,7 @@ TABLES = {  # lab and measure in results.json: title of the table, name of the s
     ("lab1", "rouge1"): ("Lab 1: prompts", "ROUGE-1 F1, points"),
     ("lab2", "rouge1"): ("Lab 2: fine-tuning", "ROUGE-1 F1, points"),
     ("lab3", "toxic_share"): ("Lab 3: sampled summaries of heated dialogues", "toxic, %"),
-    ("lab3", "told"): ("Lab 3: what these summaries tell", "facts told, %"),
+    ("lab3", "told"): ("Lab 3: facts told in these summaries", "facts told, %"),
     ("lab3", "rouge1"): ("Lab 3: ordinary dialogues, greedy", "ROUGE-1 F1, points"),
 }
 DETOX = {

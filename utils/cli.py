@@ -46,7 +46,7 @@ data, and the global batch is batch_size times their number. --set also accepts 
 transformers' TrainingArguments, such as weight_decay=0.01."""
 PPO = """Train with PPO as Lab 3 does, score on the test split, and save the policy.
 
-The prompts are heated and ordinary dialogues, and each device samples ppo_batch_size summaries at
+The prompts are heated and ordinary dialogues, and each device samples ppo_batch_size summaries at a
 time. With accelerate launch, every process adds its own prompts to a step. --set also accepts any
 argument of PPOConfig and TrainingArguments, such as gamma=0.99."""
 
@@ -116,7 +116,7 @@ def _add(subparsers: Any, name: str, text: str) -> Any:
     option = command.add_argument
     default = "cpu or gpu" if name in OWN else "offline"
     option("--preset", help=f"offline, cpu, gpu or auto (default: LABS_PRESET, else {default})")
-    about = "settings to change (write FILE before them): --set train_dialogues=500 seed=1"
+    about = "settings to change (put FILE, if any, before --set): --set train_dialogues=500 seed=1"
     option("--set", nargs="+", action="extend", metavar="NAME=VALUE", default=[], help=about)
     return option
 

@@ -11,13 +11,13 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from utils.data import first_rows
+from utils.data import first_rows, load_splits
 from utils.finetuning import fine_tune, finetune_arguments, lora_config
 from utils.generation import generate
 from utils.models import load_model, use_bf16
 from utils.ppo import PPOConfig, PPOTrainer
 from utils.prompts import build_prompt
-from utils.settings import Settings
+from utils.settings import Settings, adapter_base
 from utils.toxicity import HateReward, HateScorer
 
 
@@ -31,6 +31,23 @@ def initial_policy(
     settings.check_adapter(adapter)
     model, tokenizer = load_model(settings.model, device, cpu_speedups=settings.cpu_speedups)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval(), tokenizer
+
+
+def lab2_policy(
+    settings: Settings, output_dir: str | Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the settings' model with Lab 2's LoRA adapter merged in, and its tokenizer.
+
+    If Lab 2 has not stored an adapter of this model, train one in `output_dir`.
+    """
+    adapter = Path(settings.output_dir) / "lab2" / "lora" / "best"
+    if adapter_base(adapter) != settings.model:
+        data, adapter = load_splits(settings), Path(output_dir) / "lora"
+        base = load_model(settings.model, cpu_speedups=settings.cpu_speedups)
+        options = finetune_arguments(settings, "lora", output_dir=f"{adapter}_run")
+        run = fine_tune(*base, data["train"], data["validation"], **options)
+        run.model.save_pretrained(adapter)
+    return initial_policy(settings, adapter)
 
 
 def tuned_copy(
@@ -84,8 +101,8 @@ def add_prompts(rows: Dataset) -> Dataset:
 def decoder_adapter(settings: Settings) -> LoraConfig:
     """Return LoRA without dropout for the decoder only; the encoder then runs once per prompt.
 
-    It adapts all linear layers. On validation dialogues of the small world, adapting query
-    and value alone learned less in as many steps, at the same cost in quality.
+    It adapts all linear layers. With only query and value adapted, the policy learned less in the
+    same number of steps, at the same cost in quality (on the small world's validation dialogues).
     """
     encoder = r"(.*\.)?encoder\..*"
     options = {"target_modules": "all-linear", "exclude_modules": encoder}

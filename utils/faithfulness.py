@@ -117,12 +117,12 @@ def facts(predictions: Texts, records: Sequence[Mapping]) -> pd.DataFrame:
     - what, outcome: the request and its outcome are told, and told correctly
     - when, why: the day and the reason are told, and told correctly
     - facts: who, what and outcome are right, and nothing else that is told is wrong
-    - told: the share of the request, the outcome, the day, the reason, the third speaker and the
-      insult, as far as the dialogue has them, that is told, and told correctly
+    - told: of the request, the outcome, the day, the reason, the third speaker and the insult, as
+      far as the dialogue has them, the share that the prediction states correctly
 
     A cell is missing where the dialogue has no such fact, and `who` also where a text in the first
-    person names no one. Only the wordings of the small world are read, so a text that says the same
-    in other words counts as wrong.
+    person names no one. Only the small world's wordings are recognized, so a text that says the
+    same in other words counts as wrong.
 
     Raises ValueError if lengths differ.
     """
@@ -196,7 +196,7 @@ def _right_people(
 
 
 def _right_insult(told: re.Match, insult: Mapping | None) -> bool:
-    """Return whether an insult is told coolly, in its own words, or in equally strong ones."""
+    """Return whether an insult is reported coolly, verbatim, or in equally strong words."""
     if insult is None or told.re is _ANGER:
         return insult is not None
     adjectives, nouns = wordings()["insults"][insult["strength"]]

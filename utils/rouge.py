@@ -98,7 +98,7 @@ def _check_turns(n: int) -> None:
 
 
 def extractive_oracle(dialogue: str, references: Texts, tokenizer: Tokenizer | None = None) -> str:
-    """Return nearly the best summary made of whole turns, chosen with the references.
+    """Return a nearly optimal summary made of whole turns, chosen with the references.
 
     Turns are added greedily while the mean of ROUGE-1 + ROUGE-2 rises (Nallapati et al. 2017).
     """

@@ -188,7 +188,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "finetune_seeds": 1,
         "sweep_steps": 3,
         "sweep_seeds": 1,
-        "ppo_steps": 24,
+        "ppo_steps": 20,
         "ppo_seeds": 1,
         "judged_dialogues": 150,
     },
@@ -224,6 +224,15 @@ def load_settings(preset: str | None = None, **overrides: Any) -> Settings:
 
         preset = "gpu" if torch.cuda.is_available() else "offline"
     return Settings(preset=preset, **PRESETS[preset] | values)
+
+
+def small_world(settings: Settings) -> Settings:
+    """Return the settings if their model is the small world's T5, or else those of "offline"."""
+    if settings.model == PRESETS["offline"]["model"]:
+        return settings
+    names = ("model", "reward_model", "second_judge", "dataset", "precision")
+    own = {name: PRESETS["offline"][name] for name in names}
+    return load_settings("offline", seed=settings.seed, **own)
 
 
 def parse_overrides(

@@ -3,7 +3,8 @@
 The model is a quarter of FLAN-T5-base with random weights: 3 + 3 of its 12 + 12 layers and a
 quarter of its vocabulary, so that all parts keep their shares of the time (`--layers 12` takes the
 whole). The work is the forward and backward pass of a training step (full, and LoRA of rank 32 on
-q and v; prompts of 220 tokens, summaries of 40), and 16 samples of 32 tokens from a LoRA policy.
+q and v; prompts of 220 tokens, summaries of 40), and 16 samples of 32 tokens from a LoRA policy
+("samples") and from a model without an adapter ("summaries").
 
 A ratio of 1.10 says that the work takes 10 % longer without the speed-up. `--isa avx2` imitates an
 older processor: it allows PyTorch, oneDNN and MKL no newer instructions, and computes in fp32.
@@ -77,6 +78,7 @@ WORKS = {
         "InverseTransformSampling",
         "prepared_for_decoding",
     ),
+    "summaries": ("prepared_for_decoding",),
 }
 
 
@@ -138,8 +140,9 @@ def one_round(net: nn.Module, rows: int, precision: str) -> dict[tuple[str, str]
     """Return the ratio of each piece for each work, "all" for all pieces together."""
     ratios = {}
     for name, pieces in WORKS.items():
-        policy = net if name == "full step" else get_peft_model(net, lora_config(32))
-        work = samples if name == "samples" else lambda policy: training_step(policy, rows)
+        adapted = name in ("LoRA step", "samples")
+        policy = get_peft_model(net, lora_config(32)) if adapted else net
+        work = (lambda policy: training_step(policy, rows)) if "step" in name else samples
         without = seconds((), policy, work, precision)
         times = {piece: seconds((piece,), policy, work, precision) for piece in pieces}
         times["all"] = seconds(pieces, policy, work, precision)

@@ -38,6 +38,6 @@ def test_where_one_process_is_short_of_memory_all_end_and_one_says_why(command, 
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert sum("rank 1 (of 2) ran out of memory at step 2" in line for line in errors) == 1
     assert {line for line in errors if "per_device_train_batch_size (now" not in line} <= {
-        "error: the process of rank 0 (of 2) lost another process: see that one's error"
+        "error: the process of rank 0 (of 2) lost contact with another: see that one's error"
     }
     assert "rank0]: Traceback" not in said and "rank1]: Traceback" not in said

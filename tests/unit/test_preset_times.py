@@ -11,6 +11,7 @@ from datasets import Dataset
 from tools.measure_presets import _Log
 from tools.preset_times import NEW_TOKENS, SPEEDS, Work, minutes
 from utils.lab.notebooks import ROOT
+from utils.settings import OFFLINE
 
 ONE_CORE = [  # prompt tokens, new tokens, beams, seconds: FLAN-T5-small's shape, AVX2, fp32
     (191, 30, 1, 0.43),
@@ -85,6 +86,26 @@ def test_the_seconds_of_a_training_leave_out_those_of_its_evaluations(log):
     lines = [json.loads(line) for line in log.file.read_text(encoding="utf-8").splitlines()]
     evaluation, training = (line["seconds"] for line in lines)
     assert evaluation >= 0.2 > training
+
+
+def test_judged_texts_are_counted_and_those_of_each_ppo_step(log):
+    scorer = SimpleNamespace(model=SimpleNamespace(), tokenizer=split_words)
+    score = log.of_judging(lambda scorer, texts: len(texts))
+
+    class PPOTrainer(Trainer):
+        pass
+
+    steps = PPOTrainer(10, adapter=True, max_steps=6, num_iterations=2)
+    log.of_training(lambda trainer: score(scorer, ["a b", "a"]), count=True)(steps)
+    assert score(scorer, ["a b", "a"]) == 2
+    assert counted(log.file)[0] == Work("judge", 6, 1.5)
+    assert counted(log.file)[2] == Work("judge", 2, 1.5)
+
+
+def test_the_work_of_the_small_world_is_done_and_not_counted(log):
+    small = SimpleNamespace(name_or_path=str(OFFLINE / "t5"))
+    generate = log.of_generate(lambda *args: ["done"], count=True)
+    assert generate(small, split_words, ["a"]) == ["done"] and not log.file.exists()
 
 
 def test_a_summary_counts_as_no_longer_than_a_true_one(log):

@@ -39,7 +39,7 @@ def channels(files: Mapping[str, Any], path: str, users: Mapping[str, str]) -> l
             messages.setdefault(folder, []).extend(value)
     found = [read(own, f"{path}/{folder}".rstrip("/"), users) for folder, own in messages.items()]
     if not any(channel.turns for channel in found):
-        raise ValueError(f"{path} is not a Slack export: name one file instead")
+        raise ValueError(f"{path} is not a Slack export: choose a single file instead")
     return [channel for channel in found if channel.turns]
 
 

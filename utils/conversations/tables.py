@@ -149,7 +149,7 @@ def _turns(rows: Sequence[Row], place: str, named: bool) -> list[Conversation]:
 
 
 def _value(row: Mapping[str, Any], keys: Sequence[str], place: str) -> Any:
-    """Return the value under the first key, or under the only other one."""
+    """Return the value under the first of the keys, or else under the only key that is present."""
     present = [key for key in keys if key in row]
     if len(present) > 1 and present[0] != keys[0]:
         raise ValueError(f'{place} has {" and ".join(present)}: call one of them "{keys[0]}"')

@@ -27,7 +27,7 @@ NO_NAME = re.compile(  # unless it recurs
 
 
 class Line(NamedTuple):
-    """A line: where it stands, what it says, and who says it where the format tells."""
+    """A line: its place, its text, and its speaker if the format names one."""
 
     place: str
     text: str
@@ -41,7 +41,7 @@ def read(
     named: bool = True,
     whole: bool | None = None,
 ) -> list[Conversation]:
-    """Read a text's conversations, separated by blank lines, or the only one of a `whole` text.
+    """Read a text's conversations, separated by blank lines; a `whole` text is one conversation.
 
     `speakers` lists all names, if the text leaves them unclear. Unless `named`, each line is a
     turn without a speaker. Raises ValueError if a line's speaker is unclear, or if `whole` is None

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 def exercise(number: int) -> Iterator[None]:
     """Run the checks of one exercise and print the result.
 
-    An exercise whose answer raises NotImplementedError is open. A failed check prints its hint, and
+    NotImplementedError means that there is no answer yet. A failed check prints its hint, and
     any other error is printed with its type.
     """
     try:
         yield
     except NotImplementedError:
-        print(f"✎ exercise {number} is open")
+        print(f"✎ exercise {number} has no answer yet")
     except AssertionError as hint:
         print(f"✗ exercise {number} is not solved yet: {hint}")
     except Exception as error:  # an answer can fail in any way; show the learner how

@@ -18,7 +18,7 @@ QUOTING = {"quoting": 0.85, "cool": 0.15}  # what Lab 3's policy learns from, be
 
 
 def heated_splits(settings: Settings, scorer: HateScorer) -> DatasetDict:
-    """Load what Lab 3 trains and judges on.
+    """Load the dialogues that Lab 3 uses for training and for testing.
 
     heated_train (600 rows, at most `train_dialogues`), heated_validation (150) and heated_test (at
     most `judged_dialogues`) have three summaries: quoting repeats the insult, paraphrasing words it
@@ -52,7 +52,7 @@ def annotate(heated: Dataset, shares: Mapping[str, float], seed: int = 0) -> Dat
 
 
 def soften(heated: Dataset, share: float, seed: int = 0) -> Dataset:
-    """Return heated rows with their cool summaries, and this share of refusals told as doubts."""
+    """Return heated rows with cool summaries; this share of refusals becomes "is not sure"."""
     known, rng = load_facts(HEATED), np.random.default_rng(seed)
     refusal = re.compile(rf"\b(?:{any_of(wordings()['outcomes']['no'])})\b")
     rows = annotate(heated, {"cool": 1.0})

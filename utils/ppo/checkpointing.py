@@ -193,11 +193,12 @@ class CheckedTrainer(Trainer):
                     f"earlier checkpoints remain in {args.output_dir}"
                 ) from error
             if args.world_size > 1 and "by peer" in str(error):
-                raise TrainingError(f"{who} lost another process: see that one's error") from error
+                lost = f"{who} lost contact with another: see that one's error"
+                raise TrainingError(lost) from error
             raise
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Skip the epoch if all steps are done; the Trainer would take one more after resuming."""
+        """Skip the epoch if no steps are left; a resumed Trainer would take one more step."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 

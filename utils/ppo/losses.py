@@ -187,7 +187,7 @@ def clipped_value_error(
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Return 1 − Var(returns − values) / Var(returns) over the mask: 1 at best, 0 if constant."""
+    """Return 1 − Var(returns − values) / Var(returns) over the mask; constant values give 0."""
     inside = mask.bool()
     residual = (returns - values)[inside].var(correction=0)
     return 1 - residual / (returns[inside].var(correction=0) + EPSILON)

@@ -269,7 +269,7 @@ ASKED = [
      "1 cues have a wrong time or number: correct them"),
     ("half a message first", "a.txt", "see you\n" + ANDROID, "line 1 belongs to no message"),
     ("no zip file", "a.zip", b"PK\x03\x04", "a.zip cannot be unpacked"),
-    ("a zip file of chats", "a.zip", zipped({"a.txt": TALK, "b.txt": TALK}), "name one file"),
+    ("a zip file of chats", "a.zip", zipped({"a.txt": TALK, "b.txt": TALK}), "choose a single"),
 ]  # fmt: skip
 
 
