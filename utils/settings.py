@@ -183,7 +183,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "output_dir": "out/cpu",
         "model": "google/flan-t5-small",
         "train_dialogues": 600,
-        "validation_dialogues": 40,
+        "validation_dialogues": 32,
         "test_dialogues": 200,
         "finetune_seeds": 1,
         "sweep_steps": 3,
@@ -230,8 +230,8 @@ def small_world(settings: Settings) -> Settings:
     """Return the settings if their model is the small world's T5, or else those of "offline"."""
     if settings.model == PRESETS["offline"]["model"]:
         return settings
-    names = ("model", "reward_model", "second_judge", "dataset", "precision")
-    own = {name: PRESETS["offline"][name] for name in names}
+    names = ("model", "reward_model", "second_judge", "second_judge_labels", "dataset", "precision")
+    own = {name: PRESETS["offline"].get(name, FIELDS[name].default) for name in names}
     return load_settings("offline", seed=settings.seed, **own)
 
 

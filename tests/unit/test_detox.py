@@ -14,6 +14,7 @@ from utils.detox import (
     detox_config,
     detox_reward,
     initial_policy,
+    lab2_policy,
     tuned_copy,
     write,
 )
@@ -69,6 +70,18 @@ def test_a_missing_adapter_and_one_of_another_model_are_refused(settings, tmp_pa
     with pytest.raises(ValueError, match="belongs to 'another/model'"):
         initial_policy(settings, tmp_path)
     assert adapter_base(tmp_path) != settings.model
+
+
+def test_lab_3_starts_from_lab_2s_adapter_and_trains_one_where_there_is_none(tmp_path):
+    sizes = {"train_dialogues": 4, "validation_dialogues": 2, "batch_size": 4, "lora_epochs": 1}
+    settings = load_settings("offline", output_dir=str(tmp_path), max_new_tokens=4, **sizes)
+    lab2_policy(settings, tmp_path / "lab3")
+    assert adapter_base(tmp_path / "lab3" / "lora") == settings.model
+    save_adapter(settings.model, tmp_path / "lab2" / "lora" / "best")
+    found, _ = lab2_policy(settings, tmp_path / "unused")
+    expected, _ = initial_policy(settings, tmp_path / "lab2" / "lora" / "best")
+    assert_close(found.state_dict(), expected.state_dict())
+    assert not (tmp_path / "unused").exists()
 
 
 def test_prompts_are_lab_2s(settings):

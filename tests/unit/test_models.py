@@ -324,11 +324,21 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it():
     assert layer.forward is hook
 
 
-def test_float32_layers_are_left_alone_without_autocast_and_where_speedups_are_off():
-    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
+@torch.no_grad()
+def test_float32_weights_are_packed_and_give_the_same_output():
+    layer, x = nn.Linear(64, 32), torch.randn(3, 64)
+    expected = layer(x)
     with prepared_for_decoding(layer):
-        assert layer(x).dtype == torch.float32
+        packed = "forward" in vars(layer)
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+    assert packed and torch.equal(layer(x), expected)
+
+
+def test_layers_are_left_alone_where_speedups_are_off():
+    layer = nn.Linear(2, 2)
     layer.cpu_speedups = False
+    with prepared_for_decoding(layer):
+        assert "forward" not in vars(layer)
     casts = Casts(layer.weight.shape)
     with torch.autocast("cpu", torch.bfloat16), casts, prepared_for_decoding(layer):
         assert casts.count == 0

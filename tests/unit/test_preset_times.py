@@ -45,7 +45,7 @@ def test_the_page_shows_the_times_per_item():
     for name in ("full", "lora", "ppo"):
         cpu, gpu = (getattr(SPEEDS[preset], name) for preset in ("cpu", "gpu"))
         assert f"| {cpu:g} | " in page and f" | {gpu:g} |" in page
-    for name in ("prompt_token", "new_token"):
+    for name in ("prompt_token", "new_token", "judge"):
         cpu, gpu = (f"{getattr(SPEEDS[preset], name):.5f}" for preset in ("cpu", "gpu"))
         assert f"| {cpu.rstrip('0')} | " in page and f" | {gpu.rstrip('0')} |" in page
 

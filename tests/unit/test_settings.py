@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.detox import detox_config
-from utils.settings import FIELDS, PRESETS, Settings, load_settings, parse_overrides
+from utils.settings import FIELDS, PRESETS, Settings, load_settings, parse_overrides, small_world
 
 
 @pytest.mark.parametrize("preset", ["offline", "cpu", "gpu"])
@@ -363,3 +363,17 @@ def test_an_adapter_whose_models_folder_was_moved_is_used_with_a_warning(tmp_pat
 def test_every_preset_has_a_folder_of_its_own_for_results():
     folders = [load_settings(preset).output_dir for preset in PRESETS]
     assert folders == ["out", "out/cpu", "out/gpu"]
+
+
+def test_small_world_keeps_its_own_settings_and_takes_the_place_of_another_models(monkeypatch):
+    own = load_settings("offline", ppo_steps=3)
+    assert small_world(own) is own
+    monkeypatch.setenv("LABS_MODEL", "google/flan-t5-large")
+    monkeypatch.setenv("LABS_PRECISION", "auto")
+    monkeypatch.setenv("LABS_SECOND_JUDGE_LABELS", "LABEL_1,LABEL_0")
+    monkeypatch.setenv("LABS_PPO_STEPS", "5")
+    small = small_world(load_settings("cpu", seed=7))
+    assert (small.preset, small.seed, small.ppo_steps) == ("offline", 7, 5)
+    names = ("model", "reward_model", "second_judge", "dataset", "precision")
+    assert {name: getattr(small, name) for name in names}.items() <= PRESETS["offline"].items()
+    assert small.second_judge_labels == "toxic,neutral"

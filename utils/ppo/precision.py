@@ -24,9 +24,11 @@ def prepared_for_decoding(model: nn.Module) -> Iterator[None]:
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     modules = [m for m in model.modules() if fast and "forward" not in vars(m)]  # hooks stay
     with torch.no_grad():
-        forwards = {m: _prepared(m.weight, m.bias, dtype) for m in modules if type(m) is nn.Linear}
-        if dtype is None:
-            forwards |= {m: _merged(m) for m in modules if _is_plain_lora(m)}
+        forwards = {m: _merged(m) for m in modules if dtype is None and _is_plain_lora(m)}
+        merged = {part for layer in forwards for part in layer.modules()}
+        linear = [m for m in modules if type(m) is nn.Linear and m not in merged]
+        if dtype is not None or device == "cpu":
+            forwards |= {m: _prepared(m.weight, m.bias, dtype) for m in linear}
         with forward_replaced(forwards):
             yield
 
