@@ -22,7 +22,7 @@ import small_labs
 from utils.lab.notebooks import NOTEBOOKS, QUIET, ROOT, write_with_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="make browser-test installs it")
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.slow
 
 SCREENSHOTS = ROOT / "out" / "browser"
 TOKEN = "labs"

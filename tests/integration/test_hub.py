@@ -31,7 +31,7 @@ from utils.lab.notebooks import ROOT
 from utils.settings import OFFLINE
 
 # Every fixture starts interpreters, so all tests share one worker and one set of fixtures.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hub")]
+pytestmark = pytest.mark.slow
 
 NOWHERE = "http://127.0.0.1:9"
 WEIGHTS = "model.safetensors"

@@ -9,7 +9,7 @@ from processes import clean_environment
 
 from utils.lab.notebooks import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hub")]
+pytestmark = pytest.mark.slow
 
 
 def test_a_labs_time_memory_and_exit_status_are_reported(tmp_path):

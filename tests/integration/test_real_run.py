@@ -15,7 +15,7 @@ from processes import clean_environment
 from tools.real_run import EXPECTED
 from utils.lab.notebooks import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hub")]
+pytestmark = pytest.mark.slow
 
 
 def real_run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
