@@ -44,9 +44,8 @@ def lab2_policy(
     if adapter_base(adapter) != settings.model:
         data, adapter = load_splits(settings), Path(output_dir) / "lora"
         base = load_model(settings.model, cpu_speedups=settings.cpu_speedups)
-        options = finetune_arguments(settings, "lora", output_dir=f"{adapter}_run")
-        run = fine_tune(*base, data["train"], data["validation"], **options)
-        run.model.save_pretrained(adapter)
+        chosen = finetune_arguments(settings, "lora", output_dir=f"{adapter}_run")
+        fine_tune(*base, data["train"], data["validation"], **chosen).model.save_pretrained(adapter)
     return initial_policy(settings, adapter)
 
 

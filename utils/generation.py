@@ -135,8 +135,9 @@ def _check_arguments(prompts: Sequence[str], batch_size: Any, options: dict[str,
     check_texts("prompts", prompts)
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise ValueError(f"batch_size={batch_size} must be a whole number, at least 1")
-    if options.get("num_beams", 1) < 1:
-        raise ValueError(f"num_beams={options['num_beams']} must be at least 1")
+    for name in ("num_beams", "num_return_sequences"):
+        if (value := options.get(name)) is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
 
 
 def _check_lengths(model: PreTrainedModel, prompts: list[str], ids: list[list[int]]) -> None:
@@ -175,7 +176,7 @@ def _decode(
 ) -> list[list[str]]:
     """Return the answers to each tokenized prompt: `num_return_sequences` of them."""
     decoded, encoded = _tokens_at_once(model.device)
-    lengths, each = [len(row) for row in ids], options.get("num_return_sequences", 1)
+    lengths, each = [len(row) for row in ids], options.get("num_return_sequences") or 1
     answers: list[list[str]] = [[] for _ in ids]
     batches = list(_batches(lengths, batch_size, decoded // each))
     first = sum(lengths[i] for i in batches[0]) if batches else 1

@@ -230,7 +230,7 @@ def small_world(settings: Settings) -> Settings:
     """Return the settings if their model is the small world's T5, or else those of "offline"."""
     if settings.model == PRESETS["offline"]["model"]:
         return settings
-    names = ("model", "reward_model", "second_judge", "second_judge_labels", "dataset", "precision")
+    names = (*_HUB, "second_judge_labels", "precision")
     own = {name: PRESETS["offline"].get(name, FIELDS[name].default) for name in names}
     return load_settings("offline", seed=settings.seed, **own)
 

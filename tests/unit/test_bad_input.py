@@ -129,6 +129,10 @@ REFUSED = {  # name: what is done, and what the ValueError says
     "summaries of no token": (lambda: write(["Hi."], max_new_tokens=0), "greater than 0"),
     "no beam": (lambda: write(["Hi."], num_beams=0), "num_beams=0 must be at least 1"),
     "a misspelled option": (lambda: write(["Hi."], max_tokens=3), "max_tokens"),
+    "no answer to a prompt": (
+        lambda: write(["Hi."], do_sample=True, num_return_sequences=0),
+        "num_return_sequences=0 must be at least 1",
+    ),
     "two greedy answers to a prompt": (
         lambda: write(["Hi."], num_return_sequences=2),
         "do not support `num_return_sequences` different than 1",
