@@ -109,7 +109,7 @@ set_up(keep_on_drive)
 ENDS = ("set_up(keep_on_drive)", 'print("utils from", folder if in_colab else folder.name)')
 ON_GITHUB = re.compile(r"(?:^|[/@])github\.com[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
 NO_ADDRESS = """In [Colab](https://colab.research.google.com), choose *Open notebook*, then
-*GitHub*, and enter the address of your repository."""
+*GitHub*, and enter the address of this project."""
 
 
 def picture(folder: Path, figure: str) -> bytes:
@@ -253,7 +253,7 @@ def publish_results(output_dir: Path) -> None:
 
 def results_tables(path: Path) -> str:
     """Return the main scores of a results.json as Markdown tables, one for each entry of TABLES."""
-    scores = percent(read_results(path)).set_index(["lab", "measure", "system"])
+    scores = percent(read_results(path), decimals=6).set_index(["lab", "measure", "system"])
     tables = []
     for (lab, measure), (title, score) in TABLES.items():
         lines = [f"### {title}", "", f"| system | {score} | 95% interval | dialogues |"]

@@ -97,13 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         option("--format", choices=FORMATS, help="FILE's format (default: detected)")
     for option in (summarize, evaluate):
         option("--adapter", help="folder of an adapter to merge into the model")
-        option("--int8", action="store_true", help="int8 on the CPU: faster; needs ctranslate2")
+        option("--int8", action="store_true", help="8-bit weights on CPUs; needs ctranslate2")
     for option in (finetune, ppo):
         option("--checkpoint-steps", type=int, metavar="N", help="save a checkpoint every N steps")
         option("--resume", action="store_true", help="resume from the newest complete checkpoint")
         option("--report-to", default="none", help="tensorboard, trackio, wandb, … (default: none)")
     for option in (labs, report, evaluate, finetune, ppo):
-        option("--output-dir", help="output folder (default: LABS_OUTPUT_DIR, else out)")
+        option("--output-dir", help="output folder (default: LABS_OUTPUT_DIR, else the preset's)")
     for option in (summarize, evaluate, toxicity, finetune, ppo):
         option("--cpu", action="store_true", help="do not use a GPU")
     return parser
@@ -172,7 +172,7 @@ def _checkpoints_and_report(arguments: argparse.Namespace) -> dict[str, Any]:
     steps, name = arguments.checkpoint_steps, arguments.report_to
     module = REPORT_MODULES.get(name, name).partition(".")[0]
     if name not in ("none", "all") and (not module or find_spec(module) is None):
-        raise ValueError(f"--report-to {name}: this package is not installed (pip install {name})")
+        raise ValueError(f"--report-to {name}: no package {module!r} is installed; install it")
     if steps is not None and steps < 1:
         raise ValueError(f"--checkpoint-steps {steps} must be at least 1")
     changes = {"report_to": name}

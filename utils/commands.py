@@ -44,7 +44,7 @@ def labs(arguments: Namespace) -> None:
         print(f"  {seconds:.0f} s → {output_dir / name}.html", flush=True)
     file = output_dir / "results.json"
     print(results.percent(results.read_results(file)).to_string(index=False))
-    print(f"Scores on a scale of 0–100 with 95% intervals: {file}")
+    print(f"Shown in points of 0–100, with 95% intervals; stored from 0 to 1 in {file}")
 
 
 def report(arguments: Namespace) -> None:
@@ -57,7 +57,7 @@ def report(arguments: Namespace) -> None:
 
 
 def summarize(arguments: Namespace) -> None:
-    """Print a summary of each conversation; of a long one, also those of its parts (on stderr)."""
+    """Print a summary of each conversation; for a long one, print its parts' to stderr, too."""
     settings, (model, tokenizer) = arguments.settings, _load_model(arguments)
     found, limit = arguments.conversations, settings.max_prompt_tokens
     whole = not is_of_small_world(settings.model)  # its T5 never learned to summarize summaries
@@ -111,7 +111,7 @@ def evaluate(arguments: Namespace) -> None:
     figure = file.with_name("evaluate.png")
     plots.plot_intervals(table, "rouge1", title).savefig(figure, dpi=150)
     print(results.percent(table.loc[(slice(None), ["rouge1", "rouge2", "rougeL"]), :]).to_string())
-    print(f"On a scale of 0–100; all measures: {file}; figure: {figure}")
+    print(f"Shown in points of 0–100; all measures, from 0 to 1: {file}; figure: {figure}")
 
 
 def finetune(arguments: Namespace) -> None:

@@ -113,9 +113,9 @@ def detox_config(
 ) -> PPOConfig:
     """Return the PPOConfig for these settings; `changes` override it.
 
-    With every estimator, `ppo_steps` counts batches of `ppo_batch_size` completions. The falling
-    learning rate and the single update per sample were chosen on validation dialogues: further
-    passes over a sample cost quality on ordinary dialogues.
+    `ppo_steps` counts batches of `ppo_batch_size` completions, for rloo and grpo rounded to whole
+    groups. The falling learning rate and the single update per sample were chosen on validation
+    dialogues: further passes over a sample cost quality on ordinary dialogues.
     """
     values = {
         "per_device_train_batch_size": settings.ppo_batch_size,

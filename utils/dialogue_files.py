@@ -92,13 +92,13 @@ def parse_conversations(
 
 
 def format_of(decoded: str, path: str) -> str | None:
-    """Return the format that a text appears to have, or None for plain text."""
+    """Return the format of a text, None if it is plain; raises ValueError if it looks like JSON."""
     if decoded.lstrip().startswith("WEBVTT"):
         return "vtt"
     if re.match(r"\s*\d+\n\d+:\d\d:\d\d[,.]\d+ *-->", decoded):
         return "srt"
     if re.match(r"\s*(\[\s*)*[\[{]\s*[\"{\[]", decoded):
-        raise ValueError(f"{path} looks like JSON: give --format json, jsonl or text")
+        raise ValueError(f"{path} looks like JSON: add --format json, jsonl or text to the command")
     return "whatsapp" if whatsapp.is_export(decoded) else None
 
 

@@ -1,4 +1,4 @@
-"""Check what a summary tells, with cheap measures that complement ROUGE.
+"""Check what a summary says, with cheap measures that complement ROUGE.
 
 ROUGE counts shared words, but a summary can share many of them and still name people who are not in
 the dialogue. In DialogSum, speakers without a known name are `#Person1#` and `#Person2#`.

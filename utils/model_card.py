@@ -10,7 +10,7 @@ from utils.finetuning import FineTuningResult
 from utils.settings import Settings
 
 TEXT = """\
-# {model_name}, fine-tuned to summarize dialogues
+# Dialogue summarizer: {model_name}, fine-tuned
 
 {how} of `{model}` on {train_dialogues:,} dialogues of {dataset}, with {trainable:,} of
 {total:,} parameters trained (epochs: {epochs:g}) in batches of {batch_size}, learning rate

@@ -1,6 +1,5 @@
 """Load models and tokenizers; choose device and precision; count parameters."""
 
-import contextlib
 import importlib.util
 from contextlib import AbstractContextManager
 
@@ -50,10 +49,8 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Return a context that computes in bf16 if `use_bf16` is true, and otherwise does nothing."""
-    if use_bf16(precision, device):
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    """Return a context that computes in bf16 if `use_bf16` is true, and otherwise in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device))
 
 
 def load_model(

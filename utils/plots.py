@@ -80,7 +80,7 @@ def plot_intervals(table: pd.DataFrame, measure: str, title: str) -> Figure:
         axes.errorbar(mean, -position, xerr=bar, fmt=marker, color=color, capsize=3)
         beside = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
         axes.annotate(f"{mean:.1f}", (mean, -position), (0, 6), **beside)
-        if system in ("lead", "human"):  # the baseline and the upper bound
+        if system in ("lead", "human"):  # the baseline and human agreement
             axes.axvline(mean, color=color, linestyle=":", linewidth=1)
     axes.set_yticks(range(0, -len(rows), -1), [readable(name) for name in rows.index])
     axes.set_ylim(-len(rows) + 0.4, 0.7)

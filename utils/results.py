@@ -88,7 +88,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str | int | None]:
-    """Return the processor, its memory in GB and the GPU, and nothing that names the machine."""
+    """Return the system, processor, memory in GB and GPU, but nothing that names the machine."""
     known = getattr(torch.cpu, "get_capabilities", dict)()  # as in `models.has_bf16`
     gpu = torch.cuda.get_device_properties() if torch.cuda.is_available() else None
     return {

@@ -180,8 +180,8 @@ def _warn_of_dropped_scripts(texts: Texts, tokens: Tokens) -> None:
     lost = [t for t in texts if 2 * sum(c in dropped for c in t) > sum(map(str.isalnum, t))]
     if lost:
         warnings.warn(
-            f"{len(lost)} of {len(texts)} texts hold no word, or hardly any, that the tokenizer "
-            f"can score, such as {lost[0][:40]!r}: their ROUGE is meaningless. rouge_score reads "
+            f"the tokenizer can score few or no words of {len(lost)} of {len(texts)} texts (one is "
+            f"{lost[0][:40]!r}): their ROUGE is meaningless. rouge_score reads "
             "a-z and 0-9 only; for other scripts set tokenizer=utils.rouge.UnicodeTokenizer()",
             stacklevel=4,
         )

@@ -84,6 +84,7 @@ class Settings:
     )
     second_judge_labels: str = _option("labels for toxic and other texts", "toxic,neutral", names=2)
     judged_dialogues: int = _option("heated test dialogues to score, at most 300", 300, minimum=2)
+    ordinary_dialogues: int = _option("most ordinary dialogues to train on in Lab 3", 600)
 
     @property
     def is_embedded_default(self) -> bool:
@@ -185,12 +186,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train_dialogues": 600,
         "validation_dialogues": 32,
         "test_dialogues": 200,
+        "batch_size": 8,  # one epoch of small batches: as many steps as two epochs of 16
+        "full_epochs": 1.0,
+        "lora_epochs": 1.0,
         "finetune_seeds": 1,
         "sweep_steps": 3,
         "sweep_seeds": 1,
         "ppo_steps": 20,
         "ppo_seeds": 1,
         "judged_dialogues": 150,
+        "ordinary_dialogues": 300,
     },
     "gpu": _HUB  # aims at 45 minutes a lab on a T4, which has no bf16
     | {

@@ -80,7 +80,7 @@ def test_without_an_address_it_is_that_of_the_git_remote_and_never_its_token(pro
 @pytest.mark.parametrize("remote", ["/srv/labs", "https://example.org/github.com.git", "../labs"])
 def test_a_remote_that_colab_cannot_open_gives_no_address(project, remote):
     assert project(remote) == ""
-    assert "enter the address of your repository" in publish.badge("lab1")
+    assert "enter the address of this project" in publish.badge("lab1")
 
 
 def test_an_address_that_is_set_stays(project, tmp_path):

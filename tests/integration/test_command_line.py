@@ -45,8 +45,8 @@ BAD_INPUT = [
     ("summarize bad.jsonl", "bad.jsonl, line 2 is not JSON"),
     ("summarize bad.csv", "bad.csv has the columns ['id', 'line']"),
     ("summarize latin.txt", "latin.txt is not UTF-8"),
-    ("finetune --report-to no-such", "no-such: this package is not installed (pip install no-such"),
-    ("ppo --adapter adapter --report-to no.such", "no.such: this package is not installed"),
+    ("finetune --report-to no-such", "no-such: no package 'no-such' is installed"),
+    ("ppo --adapter adapter --report-to no.such", "no.such: no package 'no' is installed"),
     ("finetune --checkpoint-steps 0", "--checkpoint-steps 0 must be at least 1"),
 ]
 

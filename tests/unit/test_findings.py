@@ -73,7 +73,7 @@ def test_finding_about_words_and_about_humans(capsys):
     finding(pd.Series((2.0, 1.0, 3.0, 0.01), columns, name="humans − LoRA"), unit="words")
     finding(pd.Series((2.0, 1.0, 3.0, 0.01), columns, name="humans − LoRA"))
     assert capsys.readouterr().out.splitlines() == [
-        "Humans write 2.0 words more than LoRA [1.0, 3.0].",
+        "Humans write 2.0 more words than LoRA [1.0, 3.0].",
         "Humans beat LoRA by 2.0 points of ROUGE-1 [1.0, 3.0].",
     ]
 

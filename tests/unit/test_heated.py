@@ -52,11 +52,12 @@ def test_heated_splits_share_no_insult_between_train_and_test(splits):
     assert words[0] and words[1] and not words[0] & words[1]
 
 
-def test_number_of_judged_dialogues_is_the_settings(splits):
-    settings = load_settings("offline", judged_dialogues=8, test_dialogues=20)
-    few = heated_splits(settings, WordScorer())
+def test_numbers_of_judged_and_ordinary_dialogues_are_the_settings(splits):
+    sizes = {"judged_dialogues": 8, "test_dialogues": 20, "ordinary_dialogues": 12}
+    few = heated_splits(load_settings("offline", **sizes), WordScorer())
     assert len(splits["heated_test"]) == load_settings("offline").judged_dialogues
-    assert len(few["heated_test"]) == 8
+    assert len(few["heated_test"]) == 8 and len(few["heated_train"]) == 600
+    assert len(few["ordinary_train"]) == 12
     assert len(few["census_test"]) == 20 and len(few["ordinary_test"]) == 10
 
 

@@ -47,8 +47,8 @@ def test_without_a_gpu_the_small_world_runs_and_the_way_to_flan_t5_is_shown(caps
     introduce(load_settings(), "Lab 1", MINUTES)
     assert capsys.readouterr().out.splitlines() == [
         "Lab 1 runs the small world's T5 on this CPU (preset offline) and takes about 4 minutes.",
-        "No CUDA GPU was found. To run flan-t5-small on this CPU (about 30 minutes), write "
-        'load_settings("cpu") in this cell.',
+        "No CUDA GPU was found. To run flan-t5-small on this CPU (about 30 minutes), rerun "
+        'this cell with load_settings("cpu").',
     ]
 
 

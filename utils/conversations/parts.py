@@ -22,7 +22,7 @@ def summarize_in_parts(
 ) -> list[str]:
     """Summarize each conversation with prompts of at most `max_tokens`.
 
-    A conversation that exceeds them is split between turns, `summarize` (prompts to summaries) is
+    A conversation that does not fit is split between turns, `summarize` (prompts to summaries) is
     called for all parts, and their summaries are summarized in turn (or, without `whole`, joined).
     `tell` is called with the conversation's index, its parts, and their summaries.
 

@@ -61,7 +61,7 @@ def read(
     if whole is None and len(found) > 1 and all(len(one.turns) == 1 for one in found):
         raise ValueError(
             f"{place}: every turn stands between blank lines. If the file is one conversation, "
-            "give --format transcript; if each turn is a dialogue of its own, --format text"
+            "add --format transcript to the command; if each turn is a dialogue, --format text"
         )
     return [conversation for conversation in found if conversation.turns]
 
@@ -86,13 +86,13 @@ def speaker_names(lines: Sequence[Line], speakers: Sequence[str] = ()) -> dict[s
         unlike = name[0].islower() and capitals and (" " in name or line.text[0] in "-*•")
         usual = len(found) == len(told) and not unlike
         if (is_name := _is_name(name, counts[name.casefold()] > 1, usual)) is None:
-            doubts.append(f'{line.place}: is "{name}" a speaker, or a part of the text?')
+            doubts.append(f'{line.place}: is "{name}" a speaker, or part of the text?')
         elif is_name:
             names.setdefault(name.casefold(), name)
     if doubts:
         known = " ".join(f'"{name}"' for name in [*tagged, *names.values()])
         raise ValueError(
-            f"{doubts[0]} Write the line in another way, or name all speakers: --speakers {known}"
+            f"{doubts[0]} Change the line, or name all speakers in the command: --speakers {known}"
         )
     bare = {folded: re.sub(r"\s*\([^()]*\)$", "", folded) for folded in names}  # Anna (laughing)
     return {folded: names.get(bare[folded], name) for folded, name in names.items()}

@@ -24,15 +24,16 @@ def heated_splits(settings: Settings, scorer: HateScorer) -> DatasetDict:
     most `judged_dialogues`) have three summaries: quoting repeats the insult, paraphrasing words it
     differently, and cool only reports the anger. Column known is 0 if the small world's judge never
     saw the insult.
-    ordinary_train and ordinary_test are the calmest dialogues of the settings' dataset: as many
-    rows as in heated_train, and half of the test dialogues, with `summaries`. Column heat is that
-    of `dialogue_heat`; census_test has it for all test dialogues.
+    ordinary_train and ordinary_test hold the calmest dialogues of the settings' dataset: at most
+    `ordinary_dialogues`, and no more than heated_train; and half of the test dialogues, with
+    `summaries`. Column heat is that of `dialogue_heat`; census_test has it for all test dialogues.
     """
     names = ("train", "validation", "test")
     heated = {name: Dataset.from_csv(str(HEATED / f"{name}.csv")) for name in names}
     heated["test"] = first_rows(heated["test"], settings.judged_dialogues)
     heated["train"] = first_rows(heated["train"], settings.train_dialogues)
-    dataset, n = load_dialogsum(settings.dataset), len(heated["train"])
+    dataset = load_dialogsum(settings.dataset)
+    n = min(len(heated["train"]), settings.ordinary_dialogues)
     train = drop_near_duplicates(first_rows(dataset["train"], 2 * n), against=dataset["test"])
     test = first_rows(group_references(dataset["test"]), settings.test_dialogues)
     train, test = (with_heat(rows, scorer, settings.precision) for rows in (train, test))
@@ -52,7 +53,7 @@ def annotate(heated: Dataset, shares: Mapping[str, float], seed: int = 0) -> Dat
 
 
 def soften(heated: Dataset, share: float, seed: int = 0) -> Dataset:
-    """Return heated rows with cool summaries; this share of refusals becomes "is not sure"."""
+    """Return heated rows with cool summaries; a `share` of the refusals becomes "is not sure"."""
     known, rng = load_facts(HEATED), np.random.default_rng(seed)
     refusal = re.compile(rf"\b(?:{any_of(wordings()['outcomes']['no'])})\b")
     rows = annotate(heated, {"cool": 1.0})

@@ -52,5 +52,5 @@ def introduce(settings: Settings, lab: str, minutes: Mapping[str, int | str]) ->
     elif "flan-t5" not in settings.model.lower():
         preset, why = ("gpu", "") if gpu else ("cpu", "No CUDA GPU was found. ")
         real = PRESETS[preset]["model"].removeprefix("google/")
-        remedy = f'write load_settings("{preset}") in this cell'
+        remedy = f'rerun this cell with load_settings("{preset}")'
         print(f"{why}To run {real} on {device} (about {minutes[preset]} minutes), {remedy}.")

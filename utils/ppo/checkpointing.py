@@ -51,7 +51,7 @@ def _checkpoints(output_dir: str | Path) -> list[Path]:
 def checkpoint_flaw(folder: Path) -> str | None:
     """Return why a run cannot be resumed from this checkpoint, or None if it can.
 
-    A `CheckedTrainer` writes the hashes of all files last; without them, the run was cut short.
+    A `CheckedTrainer` writes the files' hashes last; without them, the run was cut short.
     The hash of the run's id is among them, since the folder may hold checkpoints of earlier runs.
     """
     known = _digests(folder)
@@ -178,7 +178,7 @@ class CheckedTrainer(Trainer):
 
     @contextlib.contextmanager
     def _failures_told(self) -> Iterator[None]:
-        """Raise TrainingError if a process runs out of memory or loses contact with another."""
+        """Raise TrainingError if one of several processes runs out of memory or loses another."""
         try:
             yield
         except RuntimeError as error:
@@ -216,8 +216,8 @@ class CheckedTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
                 f"cannot write {folder}: {error}. Free some space or choose another disk, then "
-                "start again and resume; the last complete checkpoint is "
-                f"{self.written or last_whole_checkpoint(folder.parent)}"
+                "start again and resume; the last complete checkpoint: "
+                f"{self.written or last_whole_checkpoint(folder.parent) or 'none yet'}"
             ) from error
         finally:
             self.args.save_total_limit = limit

@@ -38,11 +38,11 @@ def _option(help_text: str, default: Any = None) -> Any:
 class PPOConfig(TrainingArguments):
     """Add the options of PPO, RLOO and GRPO to TrainingArguments.
 
-    Options that TRL also has keep TRL's names and meanings. Defaults follow TRL's last PPOConfig
-    (gae), RLOOConfig and GRPOConfig, unless an option's help says otherwise; None means the one in
-    DEFAULTS. As in TRL, `per_device_train_batch_size` counts completions, and a global step is one
-    optimizer step. The trainer samples `steps_per_generation` batches at once and passes over them
-    `num_iterations` times.
+    Options that TRL also has keep TRL's names and meanings. Defaults follow TRL's RLOOConfig and
+    GRPOConfig, and for gae's own options its last PPOConfig, unless an option's help says
+    otherwise; None means the one in DEFAULTS. As in TRL, `per_device_train_batch_size` counts
+    completions, and a global step is one optimizer step. The trainer samples `steps_per_generation`
+    batches at once and passes over them `num_iterations` times.
     """
 
     _VALID_DICT_FIELDS = (

@@ -32,9 +32,3 @@ class Metrics:
         self.sums.clear()
         means = (total / weight if weight else None for total, weight in gathered)
         return {prefix + name: mean for name, mean in zip(names, means, strict=True)}
-
-
-def gather_columns(accelerator: Accelerator, columns: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gather columns (rows,) from all processes at once, and return columns (all rows,)."""
-    table = accelerator.gather(torch.stack([c.float() for c in columns.values()], dim=1))
-    return dict(zip(columns, table.unbind(dim=1), strict=True))

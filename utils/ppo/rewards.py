@@ -60,7 +60,7 @@ class Rewards:
             raise ValueError("reward_funcs is empty: pass at least one reward function")
         if len(set(self.names)) < len(self.names):
             names = ", ".join(self.names)
-            raise ValueError(f"two of the reward functions ({names}) have the same __name__")
+            raise ValueError(f"two of the reward functions ({names}) share a name: rename one")
         if not isinstance(processing_classes, list | tuple):
             count = 1 if processing_classes else len(self.funcs)
             processing_classes = [processing_classes] * count

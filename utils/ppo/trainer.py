@@ -46,7 +46,7 @@ from . import losses
 from .callbacks import PromptSampler, StopAtMaxKL, SyncReference, WholeSamples
 from .checkpointing import CheckedTrainer, Recipe, check_recipe
 from .config import PPOConfig
-from .metrics import Metrics, gather_columns
+from .metrics import Metrics
 from .policy import (
     Reference,
     add_value_head,
@@ -363,7 +363,7 @@ class PPOTrainer(CheckedTrainer):
         summed = {"/length": 1, "/k1": k1, "/k3": k3, "/difference": drawn["difference"]}
         columns |= {name: (x * mask).sum(dim=1) for name, x in summed.items()}
         columns["/finished"] = torch.isin(drawn["ids"], ends).any(dim=1)
-        return gather_columns(self.accelerator, columns)
+        return self.accelerator.gather({name: c.float() for name, c in columns.items()})
 
     def _scores(self, gathered: dict[str, Tensor]) -> Tensor:
         """Return the weighted reward of each completion of all processes, NaN without a reward.

@@ -1,7 +1,7 @@
 """Speed up training and decoding on CPUs; `load_model(…, cpu_speedups=False)` turns this off.
 
-Each change was measured alone with `tests/benchmarks/bench_cpu_layers.py`, and saves at least 5%
-of a training step. Other devices are not affected.
+Each change was measured alone with `tests/benchmarks/bench_cpu_layers.py`, and gains at least 5%
+in some job. Other devices are not affected.
 """
 
 from typing import Any

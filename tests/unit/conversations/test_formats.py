@@ -226,12 +226,12 @@ ASKED = [
     ("a heading", "a.txt", "Minutes\n\n" + TALK, "line 1 has no speaker: 'Minutes'"),
     ("a line of the head", "a.txt", "Date: May 3\n" + TALK, 'line 1: is "Date" a speaker, or'),
     ("a colon in a sentence", "a.txt", "Anna: I\nthink that: no\nTom: Oh",
-     'line 2: is "think that" a speaker, or a part of the text\\? .* --speakers "Anna" "Tom"'),
+     'line 2: is "think that" a speaker, or part of the text\\? .* --speakers "Anna" "Tom"'),
     ("a list with colons", "a.txt", "Anna: Two:\n- first: go\nTom: Oh", 'is "first" a speaker'),
     ("a colon beside voice tags", "a.vtt", cues("vtt", "<v Anna>Hi", "Note: no"),
      'is "Note" a speaker.*--speakers "Anna"$'),
     ("blank lines between turns", "a.txt", TALK.replace("\n", "\n\n"),
-     "give --format transcript; if each turn is a dialogue of its own, --format text"),
+     "add --format transcript to the command; if each turn is a dialogue, --format text"),
     ("Latin-1", "a.txt", "caf\u00e9".encode("latin-1"), "a.txt is not UTF-8 .*save it with"),
     ("half of UTF-16", "a.txt", TALK.encode("utf-16")[:-1], "a.txt is not UTF-16"),
     ("UTF-16 without its mark", "a.txt", TALK.encode("utf-16-le"), "it contains null bytes.: save"),
@@ -377,7 +377,7 @@ def test_what_no_person_wrote_in_whatsapp_is_left_out_and_counted(tmp_path):
     (one,) = read_conversations(str(tmp_path / "a.txt"))
     assert one.turns == [("Anna", "Look!"), ("Bo", "@Tom ok"), ("Bo", "bye")]
     assert one.dropped == 5
-    assert one.contents.endswith("3 turns of Anna, Bo; entries left out (no human words): 5")
+    assert one.contents.endswith("3 turns of Anna, Bo; entries left out (no speech): 5")
 
 
 def test_what_follows_the_mark_of_ios_is_left_out_in_every_language(tmp_path):

@@ -451,9 +451,7 @@ def test_a_wrong_number_of_rewards_is_refused(make, count):
 
 
 def test_reward_functions_of_one_name_are_refused(make):
-    with pytest.raises(
-        ValueError, match=r"\(length_reward, length_reward\) have the same __name__"
-    ):
+    with pytest.raises(ValueError, match=r"\(length_reward, length_reward\) share a name"):
         make(reward=[length_reward, length_reward])
 
 
