@@ -9,7 +9,7 @@ import pytest
 from tools.publish import DOCS, FIGURES, SYSTEMS, picture, results_tables
 from utils.cli import _parser, training_arguments
 from utils.lab.notebooks import ROOT
-from utils.results import percent, read_results
+from utils.results import read_results
 from utils.settings import parse_overrides
 
 STORED = DOCS / "results.json"
@@ -74,11 +74,11 @@ def test_every_row_of_the_results_page_has_the_stored_mean_interval_and_number_o
     lab, measure
 ):
     page = (DOCS / "results.md").read_text(encoding="utf-8")
-    scores = percent(read_results(STORED)).set_index(["lab", "measure", "system"])
+    scores = read_results(STORED).set_index(["lab", "measure", "system"])
     for system, name in SYSTEMS[lab, measure].items():
         row = scores.loc[(lab, measure, system)]
-        interval = f"{row['low']:.1f} to {row['high']:.1f}"
-        assert f"| {name} | {row['mean']:.1f} | {interval} | {row['n']:.0f} |" in page
+        mean, low, high = (f"{round(100 * row[name], 6):.1f}" for name in ("mean", "low", "high"))
+        assert f"| {name} | {mean} | {low} to {high} | {row['n']:.0f} |" in page
 
 
 def test_results_page_holds_the_tables_of_the_stored_run():

@@ -65,7 +65,7 @@ def test_preset_comes_from_the_environment_unless_given(monkeypatch):
 
 
 def test_environment_beats_preset_and_keyword_beats_environment(monkeypatch):
-    assert load_settings("cpu").batch_size == 16
+    assert load_settings("cpu").batch_size == 8
     monkeypatch.setenv("LABS_BATCH_SIZE", "7")
     assert load_settings("cpu").batch_size == 7
     assert load_settings("cpu", batch_size=5).batch_size == 5
