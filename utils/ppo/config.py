@@ -131,7 +131,7 @@ class PPOConfig(TrainingArguments):
     num_completions_to_keep: int = _option("completions per sample in trainer.completions", 2)
     model_init_kwargs: dict[str, Any] | str | None = _option("arguments for loading models by id")
 
-    learning_rate: float = _option("peak; TRL's 1e-6 suits models of billions of weights", 1e-5)
+    learning_rate: float = _option("peak; TRL's 1e-6 suits models with billions of weights", 1e-5)
     logging_steps: float = _option("optimizer steps between log entries", 10)
     report_to: str | list[str] | None = _option("where to log, besides the log history", "none")
     remove_unused_columns: bool | None = _option("False: reward functions get all columns", False)
