@@ -256,9 +256,8 @@ def fine_tune(
     `train` and `validation` are rows of `load_dialogsum` or `group_references`. "full" trains
     `model` itself; "lora" adds an adapter to it (`peft_config`, by default `lora_config()`).
     Weights stay float32, with bf16 autocast if `precision` allows. `resume` continues from the
-    newest complete checkpoint in `output_dir`. If a run on one device needs too much memory, its
-    batches are split. `arguments` go to Seq2SeqTrainingArguments; a `learning_rate` of None is the
-    method's default.
+    newest complete checkpoint in `output_dir`. Batches are split if one device lacks the memory.
+    `arguments` go to Seq2SeqTrainingArguments; a `learning_rate` of None is the method's default.
     Raises ValueError if an argument cannot be used or a checkpoint belongs to another run, and
     TrainingError if a gradient or weight is not finite or a checkpoint cannot be written.
     """

@@ -99,7 +99,7 @@ class PPOConfig(TrainingArguments):
 
     reward_weights: list[float] | None = _option("weights of the reward functions; None: 1 each")
     reward_clip_range: tuple[float, float] | None = _option("bounds of the weighted reward")
-    scale_rewards: str | bool | None = _option("std to divide rewards by: group, batch, none")
+    scale_rewards: str | bool | None = _option("std dividing rewards: group (grpo), batch, none")
     normalize_advantages: bool | None = _option("whiten the advantages over all completions")
     min_advantage_std: float = _option(
         "lower bound on the standard deviation in gae's whitening. TRL's PPO had none, so once all "
