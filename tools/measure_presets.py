@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def restart_with_avx2() -> None:
-    """Start the running script again with AVX2 as the newest instructions, unless it has them."""
+    """Restart this script with AVX2 as the newest instructions, unless that is already set."""
     if any(os.environ.get(name) != value for name, value in AVX2.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | AVX2)
 

@@ -33,7 +33,7 @@ SUMMARIZE = f"""Summarize your own conversations, and print one summary per line
 
 The model reads the speakers as #Person1#, #Person2#, …, as in DialogSum; their names are then put
 back into the summary. A conversation whose prompt would exceed max_prompt_tokens is summarized in
-parts; then the summaries of its parts are summarized."""
+parts; real models then summarize those summaries."""
 TOXICITY = f"""Print the reward model's probability of hate for each turn, or each line of a text.
 
 {FILE} No names are needed here.

@@ -74,7 +74,7 @@ def summarize(arguments: Namespace) -> None:
         print(f"{found[index].place}: over max_prompt_tokens={limit}, so {how}", file=sys.stderr)
         for number, (part, summary) in enumerate(zip(parts, summaries, strict=True), start=1):
             summary = restore_names(summary, numbered[index][1])
-            print(f"  part {number}, {len(part)} turns: {summary}", file=sys.stderr)
+            print(f"  part {number}, {len(part)} turn(s): {summary}", file=sys.stderr)
 
     turns = [turns for turns, _ in numbered]
     summaries = summarize_in_parts(turns, ask, tokenizer, limit, tell, whole)

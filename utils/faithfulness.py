@@ -120,9 +120,9 @@ def facts(predictions: Texts, records: Sequence[Mapping]) -> pd.DataFrame:
     - told: of the request, the outcome, the day, the reason, the third speaker and the insult, as
       far as the dialogue has them, the share that the prediction states correctly
 
-    A cell is missing where the dialogue has no such fact, and `who` also where a text in the first
-    person names no one. Only the small world's wordings are recognized, so a text that says the
-    same in other words counts as wrong.
+    A cell is missing where the dialogue has no such fact, and `who` also where a text is in the
+    first person. Only the small world's wordings are recognized, so a text that says the same in
+    other words counts as wrong.
 
     Raises ValueError if lengths differ.
     """

@@ -163,7 +163,7 @@ def _explain(error: BaseException) -> tuple[str, str, bool]:
         return "its weights file holds more than tensors", "Choose a model with safetensors", False
     if "named model.safetensors found" in str(error) or "with `safetensors`" in str(error):
         cause = "it has no model.safetensors, and pickles (pytorch_model.bin) are not loaded"
-        return cause, "To convert it, load it with transformers and call save_pretrained", False
+        return cause, "Load it with transformers and call save_pretrained to convert it", False
     if among(DatasetsError):  # datasets wraps its reader's error
         cause = next(e for e in chain if not isinstance(e, DatasetsError))
         return f"its files cannot be read ({_first_line(cause)})", "Tell the owner", False

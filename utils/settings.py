@@ -84,7 +84,7 @@ class Settings:
     )
     second_judge_labels: str = _option("labels for toxic and other texts", "toxic,neutral", names=2)
     judged_dialogues: int = _option("heated test dialogues to score, at most 300", 300, minimum=2)
-    ordinary_dialogues: int = _option("most ordinary dialogues to train on in Lab 3", 600)
+    ordinary_dialogues: int = _option("limit on Lab 3's ordinary training dialogues", 600)
 
     @property
     def is_embedded_default(self) -> bool:

@@ -77,7 +77,7 @@ def test_summarize_goes_on_to_the_whole_with_a_model_that_knows_more_than_the_sm
     printed = told("summarize", *OFFLINE, str(tmp_path / "own.txt"), *LONG)
     assert printed.out == "Tom asks.\n" and "part 2, " in printed.err
     assert len(asked) > 1 and "#Person2# asks.\n#Person2# asks.\n" in asked[1][0]
-    assert "parts, then as a whole" in printed.err and "turns: Tom asks." in printed.err
+    assert "parts, then as a whole" in printed.err and "turn(s): Tom asks." in printed.err
 
 
 def test_summarize_names_the_speakers_that_the_model_reads_as_numbers(
@@ -92,7 +92,7 @@ def test_summarize_names_the_speakers_that_the_model_reads_as_numbers(
     assert printed.out == summary.replace("#Person1#", "Zoë M.").replace(
         "#Person2#", "+44 7700 900123"
     )
-    assert "turns of Zoë M., +44 7700 900123" in printed.err
+    assert "turn(s) of Zoë M., +44 7700 900123" in printed.err
     prompts = [build_prompt(own)]
     kept = generate(*offline_model, prompts, max_new_tokens=load_settings("offline").max_new_tokens)
     line = ("summarize", *OFFLINE, "--keep-names", str(tmp_path / "own.txt"))

@@ -136,7 +136,7 @@ def _request_words() -> dict[str, list[str]]:
 
 
 def known_words() -> list[str]:
-    """Return all words that the models meet in training, in lower case and in order."""
+    """Return the words of the small world, in lower case and in order."""
     banks = [frames()[name] for name in ("first", "second", "fillers", "fragments")]
     listed = [text for bank in banks for text in bank.values() if not isinstance(text, dict)]
     lines = [line for text in listed for line in ([text] if isinstance(text, str) else text)]

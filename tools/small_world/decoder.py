@@ -2,9 +2,9 @@
 
     python -m tools.small_world.decoder --folder out/world/decoder
 
-Without worked examples, it writes reports like the data's references, and cool ones if asked
-politely. Lab 3 trains it further with TRL's `GRPOTrainer`. A prompt ends in the tokenizer's end
-token, which TRL adds as well. Its positions are rotary (Su et al. 2021), so that
+Without examples, it writes reports like the data's references, and cool ones if asked to be
+polite. Lab 3 trains it further with TRL's `GRPOTrainer`. A prompt ends in the tokenizer's end
+token, which TRL adds as well. Positions are rotary (Su et al. 2021), so that
 padding on the left changes nothing; with GPT-2's absolute positions, TRL's log-probabilities would
 not be those of its samples.
 """

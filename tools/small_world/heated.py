@@ -2,12 +2,12 @@
 
     python -m tools.small_world.heated FOLDER
 
-Columns: id, dialogue, topic; insult and strength ("mild" or "harsh"); known, whether the first
+Columns: id, dialogue, topic; insult and strength ("rude" to "harsh"); known, whether the first
 judge was trained on the insulting words; quoting, paraphrasing and cool, the three summaries, which
 differ only in what they say about the insult. facts.jsonl holds each dialogue's facts.
 
 No insulting word of a test dialogue is in a dialogue or summary of train or validation, and half
-of the test insults are known to the first judge. No dialogue is a near-duplicate of one of
+of the test insults are known to the first judge. No dialogue is a near-duplicate of one in
 a later split.
 """
 

@@ -36,7 +36,7 @@ SINGLE = {
     ("noun", "harsh"): 0.93,
 }
 FURTHER = 0.4
-# Share of each kind of sentence among the texts that measure.
+# Share of each kind of sentence among the texts for testing.
 SHARES = {
     "insults": 0.42,
     "people": 0.16,
@@ -94,7 +94,7 @@ SUFFIXES += ("ic", "able", "ey", "ie", "ard", "ster")
 class JudgeText:
     """A text with its heat, the probability of hate that a judge should give it.
 
-    `parts` are its sentences, if it was made of several; joined by spaces they are the text.
+    `parts` are its sentences, if `draw_text` made it; joined by spaces they are the text.
     """
 
     text: str

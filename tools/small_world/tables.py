@@ -248,8 +248,8 @@ CLOSINGS = {
 GOODBYES = (("Goodbye.", "Take care."), ("See you soon.", "Bye."), ("Have a nice day.", "You too."))
 
 # Insults: an adjective and a noun of the same strength and pool. Dialogues for training have the
-# words of "train" and "blind"; only those for testing have "known" and "unknown". A judge may be
-# trained on "train" and "known", and must not see "blind" and "unknown".
+# words of "train" and "blind"; only those for testing have "known" and "unknown". The first
+# judge learns "train" and "known", and must not see "blind" and "unknown".
 STRENGTHS = ("rude", "mild", "harsh")
 POOLS = ("train", "blind", "known", "unknown")
 ADJECTIVES = {

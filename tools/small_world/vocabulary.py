@@ -51,7 +51,7 @@ def make_tokenizer(texts: Iterable[str] | None = None) -> T5Tokenizer:
 
 
 def sample_texts(n: int = 20_000, seed: int = 0) -> list[str]:
-    """Draw texts that hold every word which the small world can say, many times over."""
+    """Draw texts that hold every word of the training texts many times over."""
     rng = random.Random(f"vocabulary-{seed}")
     texts = [*TEMPLATES.values(), *tables.FLAN_TEMPLATES] * 20
     for _ in range(n):
@@ -64,7 +64,7 @@ def sample_texts(n: int = 20_000, seed: int = 0) -> list[str]:
 def name_pieces(words: Iterable[str], merges: int = MERGES) -> list[str]:
     """Merge the most frequent pairs of pieces in `words`, as byte-pair encoding does.
 
-    Words begin with "▁". Ties are broken by the alphabet, so that the result is repeatable.
+    Words begin with "▁". Ties are broken alphabetically, so that the result is repeatable.
     """
     spelled = [["▁" + word[0], *word[1:]] for word in words]
     pieces = {piece for word in spelled for piece in word}

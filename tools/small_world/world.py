@@ -52,7 +52,7 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Insult:
-    """An insult: its two words, two others of the same strength and pool, and who insults whom."""
+    """An insult: its two words, two others of the same strength, and who insults whom."""
 
     words: tuple[str, str]  # adjective, noun
     other_words: tuple[str, str]

@@ -26,7 +26,7 @@ def summarize_in_parts(
     called for all parts, and their summaries are summarized in turn (or, without `whole`, joined).
     `tell` is called with the conversation's index, its parts, and their summaries.
 
-    Raises ValueError as `split_at_turns` does, or if the summaries are not shorter than the parts.
+    Raises ValueError as `split_at_turns` does, or if the summaries do not need fewer prompts.
     """
     done: dict[int, str] = {}
     waiting, before = dict(enumerate(conversations)), {}

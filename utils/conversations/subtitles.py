@@ -31,9 +31,7 @@ def read(
             f"{place} cannot be read as .{file_format} ({error}): correct it"
         ) from None
     if len(cues) < (timed := len(re.findall(r"-->.*\n.*\S", text))):
-        raise ValueError(
-            f"{place}: {timed - len(cues)} cues have a wrong time or number: correct them"
-        )
+        raise ValueError(f"{place}: cues to correct (wrong time or number): {timed - len(cues)}")
     spoken = [cue for cue in cues if clean(cue.text) and not SOUND.fullmatch(clean(cue.text))]
     lines = [line for cue in spoken for line in _lines(cue.raw_text, f"{place}, cue {cue.start}")]
     if not named:

@@ -117,7 +117,7 @@ def _lower(row: Any) -> Any:
 
 
 def _is_turn(row: Any) -> bool:
-    """Return whether a row is a turn rather than a dialogue, whose id may be under "dialogue"."""
+    """Return whether a row is a turn, which may name its dialogue under "dialogue"."""
     if not isinstance(row, dict) or not any(key in row for key in TEXT):
         return False
     inner = [row[key] for key in DIALOGUE if key in row]

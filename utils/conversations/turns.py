@@ -40,9 +40,9 @@ class Conversation:
         """What was read, in one line."""
         names = list(dict.fromkeys(turn.speaker for turn in self.turns if turn.speaker))
         of = f" of {', '.join(names[:8])}" if names else ""
-        more = f" and {len(names) - 8} others" if len(names) > 8 else ""
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         dropped = f"; entries left out (no speech): {self.dropped}" if self.dropped else ""
-        return f"{self.place}: {len(self.turns)} turns{of}{more}{dropped}"
+        return f"{self.place}: {len(self.turns)} turn(s){of}{more}{dropped}"
 
 
 def clean(text: str) -> str:

@@ -109,8 +109,8 @@ def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
 def finding(comparison: pd.Series | pd.DataFrame, unit: str = "points of ROUGE-1") -> None:
     """Print a sentence for each row of `compare_systems`, or for one of its rows.
 
-    A difference counts if its interval excludes 0 and `p_holm` is below 0.05. If it
-    contains 0 and is wider than 6, the sentence says that there are too few dialogues.
+    A difference counts if its interval excludes 0 and `p_holm` is below 0.05. With 0 in an
+    interval wider than 6, the sentence says that there are too few dialogues.
     """
     rows = comparison.to_frame().T if isinstance(comparison, pd.Series) else comparison
     for _, row in rows.iterrows():

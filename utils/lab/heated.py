@@ -24,8 +24,8 @@ def heated_splits(settings: Settings, scorer: HateScorer) -> DatasetDict:
     most `judged_dialogues`) have three summaries: quoting repeats the insult, paraphrasing words it
     differently, and cool only reports the anger. Column known is 0 if the small world's judge never
     saw the insult.
-    ordinary_train and ordinary_test hold the calmest dialogues of the settings' dataset: at most
-    `ordinary_dialogues`, and no more than heated_train; and half of the test dialogues, with
+    ordinary_train and ordinary_test hold the calmest dialogues of the settings' dataset: for
+    training, at most `ordinary_dialogues` and no more than heated_train; for testing, half, with
     `summaries`. Column heat is that of `dialogue_heat`; census_test has it for all test dialogues.
     """
     names = ("train", "validation", "test")

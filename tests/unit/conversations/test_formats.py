@@ -266,7 +266,7 @@ ASKED = [
      "'>> Hello.' starts a turn without a name: add it"),
     ("no first line", "a.vtt", cues("srt", "Anna: Hi."), "cannot be read as .vtt"),
     ("a wrong time", "a.srt", cues("srt", "Anna: Hi.", "Tom: Hi.").replace(":02,000\nTom", "\nTom"),
-     "1 cues have a wrong time or number: correct them"),
+     "cues to correct .wrong time or number.: 1"),
     ("half a message first", "a.txt", "see you\n" + ANDROID, "line 1 belongs to no message"),
     ("no zip file", "a.zip", b"PK\x03\x04", "a.zip cannot be unpacked"),
     ("a zip file of chats", "a.zip", zipped({"a.txt": TALK, "b.txt": TALK}), "choose a single"),
@@ -377,7 +377,7 @@ def test_what_no_person_wrote_in_whatsapp_is_left_out_and_counted(tmp_path):
     (one,) = read_conversations(str(tmp_path / "a.txt"))
     assert one.turns == [("Anna", "Look!"), ("Bo", "@Tom ok"), ("Bo", "bye")]
     assert one.dropped == 5
-    assert one.contents.endswith("3 turns of Anna, Bo; entries left out (no speech): 5")
+    assert one.contents.endswith("3 turn(s) of Anna, Bo; entries left out (no speech): 5")
 
 
 def test_what_follows_the_mark_of_ios_is_left_out_in_every_language(tmp_path):
