@@ -55,7 +55,7 @@ class Speed:
 
 SPEEDS = {
     # FLAN-T5-small in fp32 on two cores without AVX-512
-    "cpu": Speed(0.9e-3, 2.3e-3, 0.12, 0.3e-3, full=0.36, lora=0.28, ppo=0.4, judge=1.6e-3),
+    "cpu": Speed(0.9e-3, 2.3e-3, 0.12, 0.3e-3, full=0.53, lora=0.45, ppo=0.73, judge=2e-3),
     # FLAN-T5-base in fp32 on a T4
     "gpu": Speed(0.06e-3, 0.7e-3, 0.01, 0.01e-3, full=0.065, lora=0.045, ppo=0.12, judge=0.05e-3),
 }

@@ -31,13 +31,13 @@ def test_a_summary_takes_about_the_measured_time_of_one_core_divided_by_1_8(
 
 
 def test_training_takes_the_time_per_example_and_grows_with_the_prompts():
-    assert SPEEDS["cpu"].seconds(Work("full", 10, 200)) == pytest.approx(3.6)
-    assert SPEEDS["cpu"].seconds(Work("lora", 10, 400)) == pytest.approx(5.6)
+    assert SPEEDS["cpu"].seconds(Work("full", 10, 200)) == pytest.approx(5.3)
+    assert SPEEDS["cpu"].seconds(Work("lora", 10, 400)) == pytest.approx(9.0)
 
 
 def test_minutes_are_summed_by_kind():
     work = [Work("full", 60, 200), Work("full", 60, 200), Work("lora", 60, 200)]
-    assert minutes(work, "cpu") == pytest.approx({"full": 0.72, "lora": 0.28})
+    assert minutes(work, "cpu") == pytest.approx({"full": 1.06, "lora": 0.45})
 
 
 def test_the_page_shows_the_times_per_item():
