@@ -19,7 +19,7 @@ TEXT = """\
 ## Scores on the test split
 
 Scores are on a scale of 0–100, except for the number of words, with 95% intervals over dialogues
-(exact for shares, else bootstrap). ROUGE is `rouge_score`'s stemmed F1, averaged over references.
+(exact for yes/no, else bootstrap). ROUGE is `rouge_score`'s stemmed F1, averaged over references.
 
 {table}
 
