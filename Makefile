@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make labs` and `make test`. The README gives the same without make.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: labs test test-slow test-all browser-test bench bench-classic sweep small-world notebooks publish clean
 

@@ -32,7 +32,7 @@ from transformers import (
     set_seed,
 )
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.utils import hash_module
@@ -155,6 +155,15 @@ def token_loss(
     return loss / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
+class ProgressBar(ProgressCallback):
+    """The Trainer's progress bar, with the loss beside it instead of log entries above it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show the newest loss."""
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=logs["loss"])
+
+
 class _LengthGroups(LengthGroupedSampler):
     """Sample batches of similar length, in an order that depends only on the seed and the epoch.
 
@@ -183,6 +192,8 @@ class SummaryTrainer(CheckedTrainer, Seq2SeqTrainer):
         self.prompts = [build_prompt(text, template=template) for text in validation["dialogue"]]
         self.generation, self.peak_bytes = generation, 0
         self.remove_callback(PrinterCallback)  # it prints every log entry as a dict
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(ProgressBar)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler:
         if self.args.train_sampling_strategy != "group_by_length":

@@ -53,7 +53,7 @@ def test_summarize_prints_what_the_small_world_says_of_the_parts_of_a_long_conve
 ):
     (tmp_path / "own.txt").write_text("\n".join(dialogues), encoding="utf-8")
     printed = told("summarize", *OFFLINE, str(tmp_path / "own.txt"), *LONG)
-    said = re.findall(r"  part \d+, \d+ turns: (.*)", printed.err)
+    said = re.findall(r"  part \d+, \d+ turn\(s\): (.*)", printed.err)
     assert (
         f"own.txt, line 1: over max_prompt_tokens=80, so summarized in {len(said)} parts\n"
         in printed.err

@@ -54,7 +54,7 @@ def test_package_has_at_most_20_modules_at_its_top():
 
 def test_package_does_not_grow():
     """The aim is 4,000 lines. Until then, this number rises only with a new capability."""
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES) <= 7_669
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES) <= 7_680
 
 
 @pytest.mark.parametrize("folder", ["utils", "tools"])

@@ -63,7 +63,7 @@ def test_with_a_gpu_flan_t5_base_runs_and_no_hint_is_needed(capsys, gpu):
 def test_small_world_on_a_gpu_comes_with_a_hint_about_flan_t5_base(capsys, gpu):
     gpu(True)
     introduce(load_settings("offline"), "Lab 1", MINUTES)
-    assert "To run flan-t5-base on Tesla T4 (about 45 minutes), write" in capsys.readouterr().out
+    assert "To run flan-t5-base on Tesla T4 (about 45 minutes), rerun" in capsys.readouterr().out
 
 
 def test_colab_without_a_gpu_says_how_to_switch_it_on_and_goes_on_with_the_small_world(

@@ -236,7 +236,7 @@ ASKED = [
     ("half of UTF-16", "a.txt", TALK.encode("utf-16")[:-1], "a.txt is not UTF-16"),
     ("UTF-16 without its mark", "a.txt", TALK.encode("utf-16-le"), "it contains null bytes.: save"),
     ("a program's format", "a.docx", b"PK\x03\x04\0", "a.docx is not UTF-8 .*save it .* as text"),
-    ("JSON without the extension", "a.txt", json.dumps(ROWS), "looks like JSON: give --format"),
+    ("JSON without the extension", "a.txt", json.dumps(ROWS), "looks like JSON: add --format"),
     ("JSON cut off", "a.json", '[{"dialogue": "An', "a.json is not JSON .*correct it, or"),
     ("JSONL as JSON", "a.json", '{"dialogue": "A: B"}\n{"dialogue": "A: B"}', "give --format j"),
     ("no JSON in a line", "a.jsonl", '{"dialogue": "A: B"}\nhello\n', "line 2 is not JSON"),
