@@ -41,6 +41,7 @@ def test_a_few_steps_lower_each_loss(trained, name, loss):
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
 
 
+@pytest.mark.slow  # trains each a second time
 @pytest.mark.parametrize("name", ["judge", "second_judge"])
 def test_two_trainings_write_the_same_files(trained, tmp_path, name):
     train_judge(tmp_path, JUDGES[name], SHORT)

@@ -45,6 +45,7 @@ def test_a_batch_has_one_number_of_examples_and_stays_within_its_tokens(tokenize
     assert {len(batch[0].task.shown) for batch in drawn} == {0, 1, 2, 3}
 
 
+@pytest.mark.slow  # trains a T5
 def test_the_loss_of_the_answers_falls(trained):
     rows = [row["answer"] for row in trained[1] if "answer" in row]
     assert rows[-1] < rows[1] < rows[0]
@@ -57,6 +58,7 @@ def test_training_repeats_to_the_bit(trained, tmp_path):
     assert (tmp_path / "t5" / file).read_bytes() == (trained[0] / file).read_bytes()
 
 
+@pytest.mark.slow  # trains a T5
 def test_the_model_is_saved_with_dropout_for_fine_tuning_and_without_probes(trained):
     folder, _ = trained
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
@@ -103,6 +105,7 @@ def test_references_judge_themselves_right():
     assert (scores[["rouge1", "who", "facts"]].min() == [100, 1, 1]).all()
 
 
+@pytest.mark.slow  # trains a decoder
 def test_the_decoder_learns_and_padding_on_the_left_changes_nothing(tmp_path):
     log = decoder.train_decoder(tmp_path / "gpt", SHORT_DECODER, judged=4)
     rows = [row for row in log if "prompt" in row]
