@@ -251,6 +251,12 @@ def test_fp16_is_refused_because_it_overflows_in_t5():
         use_bf16("fp16", CPU)
 
 
+def test_fp32_is_fp32_even_inside_bf16_autocast():
+    a = torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16), autocast("fp32", CPU):
+        assert (a @ a).dtype == torch.float32
+
+
 @pytest.mark.parametrize(("there", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_autocast_computes_in_bf16_or_fp32_and_never_in_fp16(monkeypatch, there, dtype):
     monkeypatch.setattr(models, "has_bf16", lambda device: there)
