@@ -355,7 +355,7 @@ class PPOTrainer(CheckedTrainer):
         return rewards.to(self.args.device), texts
 
     def _gather(self, drawn: Sample, rewards: Tensor) -> dict[str, Tensor]:
-        """Gather per-completion quantities, each (completions of all processes,), in one call."""
+        """Gather per-completion quantities, each (completions of all processes,)."""
         mask, logprobs = drawn["mask"], drawn["old_logprobs"]
         k1, _, k3 = losses.kl_estimates(logprobs, drawn["reference_logprobs"])
         ends = torch.tensor(self.eos_token_ids, device=mask.device)
